@@ -1,0 +1,162 @@
+"""The offline enricher: reads wording, needs no network and takes well under a millisecond."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from workflows.enrichers import cues
+from workflows.enrichers.tidy import tidy_description
+from workflows.enrichers.types import EnrichRequest, PriorityName, Proposal
+
+MODEL: Final = "heuristic"
+RULES_VERSION: Final = "rules-1"
+
+# Characters of the description that are read. People say what is urgent at the start, and the
+# limit bounds the time for the longest description that the API takes.
+_READ = 2_000
+# Characters before a cue in which negation, tense and conditions are looked for.
+_CONTEXT = 60
+
+_ALL: Final = re.compile(
+    r"(?<![\w-])(?:"
+    + "|".join(f"(?P<c{i}>{cue.pattern})" for i, cue in enumerate(cues.CUES))
+    + r")(?![\w-])"
+    r"|(?P<shout>!!+)|(?P<smile>[:;]-?\))"
+)
+_BY_GROUP: Final = {f"c{i}": cue for i, cue in enumerate(cues.CUES)} | {
+    "shout": cues.Cue("harm", 1, ""),
+    "smile": cues.Cue("low", 2, ""),
+}
+_NOW: Final = re.compile(r"\bNOW\b|\bnow[ !.]*$|\bQuick(?:ly)?[!,]")
+_MENTION_AFTER: Final = re.compile(cues.MENTIONED_AFTER)
+_MENTION_BEFORE: Final = re.compile(cues.MENTIONED_BEFORE)
+_NEGATED: Final = re.compile(cues.NEGATED_BEFORE)
+_PAST_BEFORE: Final = re.compile(cues.PAST_BEFORE)
+_PAST_AFTER: Final = re.compile(cues.PAST_AFTER)
+_CONDITION: Final = re.compile(cues.CONDITION_BEFORE)
+_ABOUT: Final = re.compile(cues.ABOUT)
+_FAR: Final = re.compile(cues.FAR)
+# A few words in quotation marks name something; a longer quotation is somebody speaking.
+_QUOTED: Final = re.compile(r"(?<!\w)([\"'`])(?=\S)((?:(?!\1).){1,40}?)(?<=\S)\1(?!\w)")
+_FOLD: Final = str.maketrans("’‘‛´“”„«»", "''''\"\"\"\"\"")
+
+
+class _Reading(NamedTuple):
+    """One cue as it is meant: weight above 0 speaks for HIGH, below for LOW, 0 for neither."""
+
+    weight: int
+    quote: str
+
+
+class HeuristicEnricher:
+    """Implements `Enricher` by rules; the reason of a proposal quotes the words it rests on."""
+
+    async def suggest(self, request: EnrichRequest) -> list[Proposal]:
+        proposals = []
+        if "priority" in request.kinds:
+            proposals.append(suggest_priority(request.title, request.description))
+        if "description" in request.kinds:
+            tidied = tidy_description(request.description)
+            if tidied is not None:
+                proposals.append(
+                    Proposal("description", tidied.text, tidied.reason, 0.6, MODEL, RULES_VERSION)
+                )
+        return proposals
+
+
+def suggest_priority(title: str, description: str) -> Proposal:
+    """HIGH for urgent wording, LOW for casual or optional wording, otherwise MEDIUM."""
+    about = _ABOUT.search(_folded(title)) is not None
+    readings = [*_read(title, about), *_read(description[:_READ], about)]
+    score = sum(reading.weight for reading in readings)
+    if score >= 2:
+        return _priority("HIGH", score, _strongest(readings, 1))
+    if score <= -1:
+        return _priority("LOW", -score, _strongest(readings, -1))
+    return _undecided(readings)
+
+
+def _priority(name: PriorityName, strength: int, reading: _Reading) -> Proposal:
+    confidence = min(0.95, 0.5 + 0.1 * strength)
+    return Proposal(
+        "priority", name, f'says "{reading.quote}"', confidence, MODEL, RULES_VERSION
+    )
+
+
+def _undecided(readings: list[_Reading]) -> Proposal:
+    reason = "no cue either way"
+    if readings:
+        weighty = max(readings, key=lambda reading: abs(reading.weight))
+        how = "only" if weighty.weight == 0 or len(readings) == 1 else "among others"
+        reason = f'no clear cue either way, {how} "{weighty.quote}"'
+    return Proposal("priority", "MEDIUM", reason, 0.5, MODEL, RULES_VERSION)
+
+
+def _strongest(readings: list[_Reading], sign: int) -> _Reading:
+    return max(readings, key=lambda reading: reading.weight * sign)
+
+
+def _read(text: str, about: bool) -> Iterator[_Reading]:
+    folded = _folded(text)
+    for match in _ALL.finditer(_without_names(folded)):
+        cue = _BY_GROUP[match.lastgroup or ""]
+        yield _interpret(cue, text, folded, match.start(), match.end(), about)
+    for match in _NOW.finditer(text):
+        yield _Reading(2, match.group().strip(" .,"))
+    for match in _FAR.finditer(folded):
+        yield _Reading(0, text[match.start() : match.end()])
+
+
+def _interpret(
+    cue: cues.Cue, text: str, folded: str, start: int, end: int, about: bool
+) -> _Reading:
+    quote = text[start:end]
+    before = folded[max(0, start - _CONTEXT) : start]
+    if cue.sort in ("urgency", "low") and _is_mention(folded, before, end):
+        return _Reading(0, quote)
+    negation = _NEGATED.search(before)
+    if cue.sort == "low":
+        return _Reading(0 if negation and "no need" not in quote else -cue.weight, quote)
+    if negation:
+        negated = text[start - len(before) + negation.start() : end].strip()
+        return _Reading(0 if cue.sort == "deadline" else -2, negated)
+    if cue.sort in ("urgency", "incident") and _is_elsewhere(cue, folded, before, end, about):
+        return _Reading(0, quote)
+    return _Reading(cue.weight, quote)
+
+
+def _is_mention(folded: str, before: str, end: int) -> bool:
+    return (
+        _MENTION_AFTER.match(folded, end) is not None or _MENTION_BEFORE.search(before) is not None
+    )
+
+
+def _is_elsewhere(cue: cues.Cue, folded: str, before: str, end: int, about: bool) -> bool:
+    """Past, hypothetical, or the subject of a text instead of its state."""
+    return (
+        (about and cue.sort == "incident")
+        or _PAST_BEFORE.search(before) is not None
+        or _PAST_AFTER.match(folded, end) is not None
+        or _CONDITION.search(before) is not None
+    )
+
+
+def _without_names(folded: str) -> str:
+    return _QUOTED.sub(
+        lambda quoted: "_" * len(quoted.group())
+        if quoted.group().count(" ") <= 3
+        else quoted.group(),
+        folded,
+    )
+
+
+def _folded(text: str) -> str:
+    """Lower case with plain quotation marks, every character at its old position."""
+    lowered = text.translate(_FOLD).lower()
+    if len(lowered) == len(text):
+        return lowered
+    return "".join(
+        char.lower() if len(char.lower()) == 1 else char for char in text.translate(_FOLD)
+    )
