@@ -1,0 +1,41 @@
+"""Whether the ports are free, asked before anything starts."""
+
+import errno
+import socket
+from collections.abc import Iterable
+
+from deploy.local.program import Program, StackError
+
+
+def check_ports(host: str, programs: Iterable[Program]) -> None:
+    """Raise StackError naming each port that can't be used and the setting that moves it."""
+    owners: dict[int, str] = {}
+    problems = []
+    for program in programs:
+        for setting, port in program.ports.items():
+            change = f"set TASKFLOW_{setting} to a free port"
+            if port in owners:
+                problems.append(
+                    f"Port {port} is wanted by both {owners[port]} and {program.name}: {change}."
+                )
+            elif reason := _refusal(host, port):
+                problems.append(f"Port {port} ({program.name}) {reason}: {change}.")
+            owners[port] = program.name
+    if problems:
+        raise StackError("\n".join(problems))
+
+
+def _refusal(host: str, port: int) -> str:
+    """Why a server can't listen there; "" when it can."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As the servers do: connections of an earlier run that the kernel still remembers are no obstacle.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return "is taken"
+            return f"can't be used on {host} ({error.strerror})"
+    return ""

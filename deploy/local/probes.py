@@ -1,0 +1,91 @@
+"""Short questions to a server: does it serve? Each answers True or False and never raises for a server that isn't there."""
+
+import asyncio
+import json
+
+import grpc
+from grpc_health.v1 import health_pb2
+
+# One connection per question: the shared pool would remember a refused attempt and back off for a second.
+_CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
+_ANSWER_SECONDS = 2.0
+
+
+async def greeting(host: str, port: int) -> bytes:
+    """The first line a server sends to a new connection (NATS and SMTP do), or b"" when there is none."""
+    try:
+        reader, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return b""
+    try:
+        return await reader.readline()
+    except (OSError, ValueError):
+        return b""
+    finally:
+        writer.close()
+
+
+async def accepts(host: str, port: int) -> bool:
+    """Whether something accepts TCP connections there."""
+    try:
+        _, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+async def http_get(host: str, port: int, path: str) -> tuple[int, bytes]:
+    """Status and body of a plain GET; (0, b"") when nothing answers."""
+    try:
+        reader, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return 0, b""
+    try:
+        writer.write(f"GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+        head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
+        return int(head.split(b" ", 2)[1]), body
+    except (OSError, IndexError, ValueError):
+        return 0, b""
+    finally:
+        writer.close()
+
+
+async def grpc_call(host: str, port: int, method: str, request: bytes) -> bytes | None:
+    """The serialized response of a unary call, or None when it fails."""
+    if not await accepts(host, port):
+        return None
+    async with grpc.aio.insecure_channel(f"{host}:{port}", options=_CHANNEL_OPTIONS) as channel:
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
+        try:
+            answer: bytes = await call(request, timeout=_ANSWER_SECONDS)
+        except grpc.aio.AioRpcError:
+            return None
+        return answer
+
+
+async def grpc_serving(host: str, port: int, service: str = "") -> bool:
+    """Whether the standard health service there says SERVING for `service`."""
+    request = health_pb2.HealthCheckRequest(service=service).SerializeToString()
+    answer = await grpc_call(host, port, "/grpc.health.v1.Health/Check", request)
+    if answer is None:
+        return False
+    status = health_pb2.HealthCheckResponse.FromString(answer).status
+    return bool(status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def gateway_routes(host: str, admin_port: int) -> bool:
+    """Whether Envoy is up and every cluster has a host that passes its health check."""
+    status, body = await http_get(host, admin_port, "/clusters?format=json")
+    if status != 200:
+        return False
+    clusters = json.loads(body).get("cluster_statuses", [])
+    return bool(clusters) and all(
+        any(_passes(endpoint) for endpoint in cluster.get("host_statuses", []))
+        for cluster in clusters
+    )
+
+
+def _passes(endpoint: dict[str, dict[str, object]]) -> bool:
+    health = endpoint.get("health_status", {})
+    return not health.get("failed_active_health_check") and not health.get("pending_active_hc")

@@ -1,0 +1,224 @@
+"""One program kept running: started, watched, started again when it ends, and stopped for good."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from deploy.local.binaries import REPOSITORY, setpriv
+from deploy.local.program import Program, StackError
+
+_PROBE_EVERY_SECONDS = 0.03
+_PROBE_LIMIT_SECONDS = 3.0
+_START_LIMIT_SECONDS = 60.0
+# A program that never became ready gets this many attempts in all, then the stack gives up.
+_FIRST_ATTEMPTS = 5
+_BACKOFF_FIRST_SECONDS = 0.5
+_BACKOFF_MOST_SECONDS = 10.0
+_HEALTHY_AFTER_SECONDS = 30.0
+# $0 is the launcher's pid: a child whose parent is already gone when the death signal is armed has to end by itself.
+_STILL_MY_PARENT = '[ "$PPID" = "$0" ] || exit 1; exec "$@"'
+_END_SIGNALS = frozenset(
+    {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT, signal.SIGSEGV}
+)
+
+Say = Callable[[str, str], None]
+
+
+def child_command(program: Program) -> list[str]:
+    """The command that ends with its parent, under the account the program needs.
+
+    The kernel forgets the death signal on a change of credentials, so setpriv arms it after changing them.
+    """
+    tool = setpriv()
+    if tool is None:
+        return list(program.command)
+    signal_name = program.orphan_signal.name
+    guard = ["/bin/sh", "-c", _STILL_MY_PARENT, str(os.getpid())]
+    return [tool, *program.privileges, "--pdeathsig", signal_name, "--", *guard, *program.command]
+
+
+def tail(path: Path, lines: int = 15) -> str:
+    """The last lines of a log file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 16_384))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+class Process:
+    """A supervised program. `ready` is set while the running process has passed its probe."""
+
+    def __init__(
+        self, program: Program, environment: Mapping[str, str], folder: Path, say: Say
+    ) -> None:
+        self.program = program
+        self.log = folder / "logs" / f"{program.name}.log"
+        self.ready = asyncio.Event()
+        self._pid_file = folder / "run" / f"{program.name}.pid"
+        self._environment = {**environment, **program.environment}
+        self._say = say
+        self._child: asyncio.subprocess.Process | None = None
+        self._stopping = asyncio.Event()
+        self._served = False
+        self.begun = False
+
+    @property
+    def pid(self) -> int | None:
+        child = self._child
+        return None if child is None or child.returncode is not None else child.pid
+
+    def kill(self, number: signal.Signals) -> None:
+        """Send a signal to the process as it is now; after one that ends it, `ready` waits for its successor."""
+        if self.pid is None:
+            raise ProcessLookupError(f"{self.program.name} isn't running")
+        if number in _END_SIGNALS:
+            self.ready.clear()
+        os.kill(self.pid, number)
+
+    def kill_group(self) -> None:
+        """End the process and what it started, now."""
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    async def run(self) -> None:
+        """Keep the program running until `stop`; a `once` program until it has succeeded.
+
+        Raises StackError when it can't be brought up at all.
+        """
+        self.begun = True
+        if self.program.prepare is not None:
+            await self.program.prepare()
+        failures = 0
+        backoff = _BACKOFF_FIRST_SECONDS
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            child = await self._start()
+            await self._watch(child)
+            self._ended()
+            if self._stopping.is_set():
+                return
+            if self.program.once:
+                if child.returncode == 0:
+                    self.ready.set()
+                    return
+                raise self._failure(f"{self.program.name} failed ({_ending(child.returncode)})")
+            failures += 1
+            if not self._served and failures == _FIRST_ATTEMPTS:
+                raise self._failure(
+                    f"{self.program.name} ended {failures} times before it was ready ({_ending(child.returncode)})"
+                )
+            if time.monotonic() - started >= _HEALTHY_AFTER_SECONDS:
+                backoff = _BACKOFF_FIRST_SECONDS
+            self._say(
+                self.program.name, f"{_ending(child.returncode)}; starting again in {backoff:g} s"
+            )
+            await self._pause(backoff)
+            backoff = min(2 * backoff, _BACKOFF_MOST_SECONDS)
+
+    def stop(self) -> None:
+        """Ask the process to end and don't start it again; `run` returns when it has ended."""
+        self._stopping.set()
+        self._send_stop()
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        with self.log.open("ab") as log:
+            child = await asyncio.create_subprocess_exec(
+                *child_command(self.program),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                cwd=REPOSITORY,
+                # Ctrl-C in the terminal is for the launcher, which stops its programs in order.
+                start_new_session=True,
+            )
+        self._child = child
+        self._pid_file.write_text(f"{child.pid} {birth(child.pid)}\n")
+        if self._stopping.is_set():
+            self._send_stop()
+        return child
+
+    def _send_stop(self) -> None:
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, self.program.stop_signal)
+                # A paused process (SIGSTOP) would never see the request.
+                os.kill(self.pid, signal.SIGCONT)
+
+    async def _watch(self, child: asyncio.subprocess.Process) -> None:
+        """Return when the process has ended; set `ready` meanwhile, when it serves."""
+        end = asyncio.create_task(child.wait())
+        try:
+            if not self.program.once:
+                await self._probe_until_ready(end)
+            stop = asyncio.create_task(self._stopping.wait())
+            await asyncio.wait({end, stop}, return_when=asyncio.FIRST_COMPLETED)
+            stop.cancel()
+            if not end.done():
+                await asyncio.wait({end}, timeout=self.program.stop_seconds)
+            if not end.done():
+                self._say(self.program.name, "doesn't stop; killing it")
+        finally:
+            if not end.done():
+                self.kill_group()
+            await end
+
+    async def _probe_until_ready(self, end: asyncio.Task[int]) -> None:
+        started = time.monotonic()
+        while not end.done() and not self._stopping.is_set():
+            try:
+                serves = await asyncio.wait_for(self.program.ready(), _PROBE_LIMIT_SECONDS)
+            except TimeoutError:
+                serves = False
+            if serves and not end.done():
+                self._served = True
+                self.ready.set()
+                self._say(self.program.name, f"ready after {time.monotonic() - started:.1f} s")
+                return
+            if not self._served and time.monotonic() - started > _START_LIMIT_SECONDS:
+                raise self._failure(
+                    f"{self.program.name} runs but isn't ready after {_START_LIMIT_SECONDS:g} s"
+                )
+            await asyncio.wait({end}, timeout=_PROBE_EVERY_SECONDS)
+
+    def _ended(self) -> None:
+        self.ready.clear()
+        self._pid_file.unlink(missing_ok=True)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            return
+
+    def _failure(self, sentence: str) -> StackError:
+        last = tail(self.log)
+        return StackError(f"{sentence}. The end of {self.log}:\n{last}" if last else f"{sentence}.")
+
+
+def birth(pid: int) -> str:
+    """When a process started, in clock ticks since boot: tells it from a later one with the same pid.
+
+    "" when it has ended, or where there is no /proc.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    # The second field, the name, may itself contain spaces and parentheses.
+    fields = stat.rpartition(")")[2].split()
+    return "" if fields[0] == "Z" else fields[19]
+
+
+def _ending(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"ended by signal {-code}, {signal.strsignal(-code)}"
+    return f"ended with code {code}"

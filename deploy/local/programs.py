@@ -1,0 +1,156 @@
+"""The list of programs that make the stack, from the settings. The only file that knows them all."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from deploy.local import envoy, nats, postgres, temporal
+from deploy.local.probes import greeting, grpc_serving, http_get
+from deploy.local.program import Program
+from services.platform.config import Settings
+
+_PREFIX = "TASKFLOW_"
+# The k-th replica listens this far above the configured port, so that nine fit before the next range begins.
+_REPLICA_STEP = 10
+
+
+def programs(settings: Settings) -> list[Program]:
+    """Every program of the stack, those that others need first. `settings` come from `completed`."""
+    folder = settings.data_dir
+    return [
+        postgres.program(folder, settings.postgres_port),
+        nats.program(folder, settings.nats_port),
+        temporal.program(folder, settings.temporal_port),
+        _mail(settings),
+        _migrate(),
+        *_replicas(settings, "auth", settings.auth_port, settings.auth_http_port),
+        *_replicas(settings, "task", settings.task_port, settings.task_http_port),
+        *_replicas(
+            settings, "notification", settings.notification_port, settings.notification_http_port
+        ),
+        *_background(settings, "relay", ("services", "relay"), settings.relay_http_port),
+        *_background(settings, "worker", ("workflows",), settings.worker_http_port),
+        envoy.program(settings, _endpoints(settings)),
+    ]
+
+
+def completed(settings: Settings) -> Settings:
+    """The settings with an absolute data folder and the addresses of the embedded servers filled in."""
+    folder = settings.data_dir.resolve()
+    return settings.model_copy(
+        update={
+            "data_dir": folder,
+            "database_url": postgres.url(folder, settings.postgres_port),
+            "nats_url": f"nats://127.0.0.1:{settings.nats_port}",
+            "temporal_address": f"127.0.0.1:{settings.temporal_port}",
+        }
+    )
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """The environment of every program: ours, with exactly these settings in it."""
+    inherited = {k: v for k, v in os.environ.items() if not k.upper().startswith(_PREFIX)}
+    ours = {
+        f"{_PREFIX}{name.upper()}": _as_text(value)
+        for name, value in settings.model_dump().items()
+        if value is not None
+    }
+    return {**inherited, **ours, "PYTHONUNBUFFERED": "1"}
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, str | Path):
+        return str(value)
+    return json.dumps(value, default=str)
+
+
+def reachable(host: str) -> str:
+    """The address under which a server that listens on `host` is reached from this machine."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def _replica_ports(settings: Settings, port: int) -> Iterator[int]:
+    return iter(range(port, port + settings.replicas * _REPLICA_STEP, _REPLICA_STEP))
+
+
+def _endpoints(settings: Settings) -> Mapping[str, list[int]]:
+    ports = {
+        "auth": settings.auth_port,
+        "task": settings.task_port,
+        "notification": settings.notification_port,
+    }
+    return {name: list(_replica_ports(settings, port)) for name, port in ports.items()}
+
+
+def _mail(settings: Settings) -> Program:
+    async def ready() -> bool:
+        return (await greeting(reachable(settings.host), settings.mail_port)).startswith(b"220 ")
+
+    return Program(
+        name="mail",
+        command=(sys.executable, "-m", "deploy.local.mail"),
+        ready=ready,
+        ports={"MAIL_PORT": settings.mail_port},
+    )
+
+
+def _migrate() -> Program:
+    return Program(
+        name="migrate",
+        command=(sys.executable, "-m", "services", "migrate"),
+        after=frozenset({"postgres"}),
+        once=True,
+    )
+
+
+def _replicas(settings: Settings, name: str, port: int, http_port: int) -> Iterator[Program]:
+    """A gRPC service: ready when its health service says so."""
+    ports = zip(_replica_ports(settings, port), _replica_ports(settings, http_port), strict=True)
+    for number, (grpc_at, http_at) in enumerate(ports, start=1):
+
+        async def ready(at: int = grpc_at) -> bool:
+            return await grpc_serving(reachable(settings.host), at)
+
+        yield Program(
+            name=_numbered(name, number),
+            command=(sys.executable, "-m", "services", name),
+            ready=ready,
+            after=frozenset({"migrate", "nats"}),
+            ports={f"{name.upper()}_PORT": grpc_at, f"{name.upper()}_HTTP_PORT": http_at},
+            environment={
+                f"{_PREFIX}{name.upper()}_PORT": str(grpc_at),
+                f"{_PREFIX}{name.upper()}_HTTP_PORT": str(http_at),
+            },
+            stop_seconds=8.0,
+        )
+
+
+def _background(
+    settings: Settings, name: str, module: tuple[str, ...], http_port: int
+) -> Iterator[Program]:
+    """A process without a gRPC port: ready when /healthz answers 200."""
+    for number, port in enumerate(_replica_ports(settings, http_port), start=1):
+
+        async def ready(at: int = port) -> bool:
+            status, _ = await http_get(reachable(settings.host), at, "/healthz")
+            return status == 200
+
+        yield Program(
+            name=_numbered(name, number),
+            command=(sys.executable, "-m", *module),
+            ready=ready,
+            after=frozenset({"migrate", "nats"} | ({"temporal"} if name == "worker" else set())),
+            ports={f"{name.upper()}_HTTP_PORT": port},
+            environment={f"{_PREFIX}{name.upper()}_HTTP_PORT": str(port)},
+            stop_seconds=8.0,
+        )
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}-{number}"

@@ -1,0 +1,135 @@
+"""The whole stack as one object: started in dependency order, stopped in reverse."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+
+from deploy.local.folder import claimed
+from deploy.local.ports import check_ports
+from deploy.local.process import Process, Say
+from deploy.local.program import Program
+from deploy.local.programs import child_environment, completed, programs
+from services.platform.config import Settings
+
+
+def _silent(name: str, text: str) -> None:
+    return None
+
+
+class Stack:
+    """Programs under one supervision. Their names: `postgres`, `task`, `task-2` for the second replica, …"""
+
+    def __init__(self, settings: Settings, chosen: list[Program], say: Say) -> None:
+        self.settings = settings
+        environment = child_environment(settings)
+        self._processes = {
+            program.name: Process(program, environment, settings.data_dir, say)
+            for program in chosen
+        }
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def processes(self) -> Collection[Process]:
+        return self._processes.values()
+
+    def pid(self, name: str) -> int:
+        """The process id now; another one after a restart. ProcessLookupError while it isn't running."""
+        pid = self._processes[name].pid
+        if pid is None:
+            raise ProcessLookupError(f"{name} isn't running")
+        return pid
+
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to one program. Ended by it, the program is started again, as after any crash."""
+        self._processes[name].kill(number)
+
+    async def wait_ready(self, name: str, seconds: float = 30.0) -> None:
+        """Wait until the program serves; after `kill`, until its successor does. TimeoutError after `seconds`."""
+        await asyncio.wait_for(self._processes[name].ready.wait(), seconds)
+
+    async def start(self) -> float:
+        """Start everything; return the seconds it took until all of it served.
+
+        Raises StackError when a program can't be started. Call `stop` afterwards in any case.
+        """
+        started = time.monotonic()
+        for name, process in self._processes.items():
+            self._tasks[name] = asyncio.create_task(self._bring_up(process), name=name)
+        everything = asyncio.create_task(self._all_ready())
+        pending: set[asyncio.Task[None]] = {everything, *self._tasks.values()}
+        try:
+            while not everything.done():
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+        finally:
+            everything.cancel()
+        return time.monotonic() - started
+
+    async def failure(self) -> None:
+        """Wait as long as the stack runs; raise what ended it."""
+        done, _ = await asyncio.wait(self._tasks.values(), return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+
+    async def stop(self) -> None:
+        """Stop every program after those that need it. What doesn't end in its time is killed."""
+        await asyncio.gather(*(self._take_down(name) for name in self._tasks))
+
+    def kill_all(self) -> None:
+        """End every program at once, in no order and without asking."""
+        for process in self._processes.values():
+            process.stop()
+            process.kill_group()
+
+    async def _all_ready(self) -> None:
+        for process in self._processes.values():
+            await process.ready.wait()
+
+    async def _bring_up(self, process: Process) -> None:
+        for name in process.program.after & self._processes.keys():
+            await self._processes[name].ready.wait()
+        await process.run()
+
+    async def _take_down(self, name: str) -> None:
+        dependents = {
+            self._tasks[other]
+            for other, process in self._processes.items()
+            if name in process.program.after
+        }
+        if dependents:
+            await asyncio.wait(dependents)
+        process, task = self._processes[name], self._tasks[name]
+        if process.begun:
+            process.stop()
+        else:
+            task.cancel()
+        await asyncio.wait({task})
+
+
+@asynccontextmanager
+async def running_stack(
+    settings: Settings, only: Collection[str] | None = None, say: Say = _silent
+) -> AsyncIterator[Stack]:
+    """The embedded stack, or the part of it named in `only`, serving while the block runs.
+
+        async with running_stack(settings, only={"postgres", "nats", "temporal", "mail"}) as stack:
+            engine = connect(stack.settings.database_url)
+
+    Give each stack its own `data_dir` and ports. `stack.settings` are the given ones with the addresses of the
+    servers filled in. With `only`, a dependency that isn't named is taken to be there already. Logs go to
+    `data_dir`/logs/<name>.log, mails to `data_dir`/mail. Call it from the main thread: the programs end with the
+    thread that started them. Raises StackError, with the end of the log of the program that failed.
+    """
+    with claimed(settings.data_dir.resolve()):
+        complete = completed(settings)
+        chosen = [p for p in programs(complete) if only is None or p.name.split("-")[0] in only]
+        check_ports(complete.host, chosen)
+        stack = Stack(complete, chosen, say)
+        try:
+            await stack.start()
+            yield stack
+        finally:
+            await stack.stop()
