@@ -31,8 +31,12 @@ _BY_GROUP: Final = {f"c{i}": cue for i, cue in enumerate(cues.CUES)} | {
 }
 _NOW: Final = re.compile(r"\bNOW\b|\bnow[ !.]*$|\bQuick(?:ly)?[!,]")
 _MENTION_AFTER: Final = re.compile(cues.MENTIONED_AFTER)
+_INCIDENT_NAMED: Final = re.compile(cues.INCIDENT_NAMED_AFTER)
 _MENTION_BEFORE: Final = re.compile(cues.MENTIONED_BEFORE)
 _NEGATED: Final = re.compile(cues.NEGATED_BEFORE)
+_TAKEN_BACK: Final = re.compile(cues.NEGATED_AFTER)
+_WITHDRAWN: Final = re.compile(cues.LOW_WITHDRAWN)
+_COMPOUND: Final = re.compile(cues.COMPOUND_EMERGENCY)
 _PAST_BEFORE: Final = re.compile(cues.PAST_BEFORE)
 _PAST_AFTER: Final = re.compile(cues.PAST_AFTER)
 _CONDITION: Final = re.compile(cues.CONDITION_BEFORE)
@@ -114,29 +118,34 @@ def _interpret(
 ) -> _Reading:
     quote = text[start:end]
     before = folded[max(0, start - _CONTEXT) : start]
-    if cue.sort in ("urgency", "low") and _is_mention(folded, before, end):
+    if cue.sort in ("urgency", "low") and _is_mention(folded, before, start, end):
         return _Reading(0, quote)
     negation = _NEGATED.search(before)
     if cue.sort == "low":
-        return _Reading(0 if negation and "no need" not in quote else -cue.weight, quote)
+        return _Reading(0 if negation or _WITHDRAWN.search(before) else -cue.weight, quote)
+    taken_back = _TAKEN_BACK.match(folded, end)
+    if taken_back and cue.weight:
+        return _Reading(-2, text[start : taken_back.end()])
     if negation:
         negated = text[start - len(before) + negation.start() : end].strip()
-        return _Reading(0 if cue.sort == "deadline" else -2, negated)
+        return _Reading(-2 if cue.sort == "urgency" else 0, negated)
     if cue.sort in ("urgency", "incident") and _is_elsewhere(cue, folded, before, end, about):
         return _Reading(0, quote)
     return _Reading(cue.weight, quote)
 
 
-def _is_mention(folded: str, before: str, end: int) -> bool:
+def _is_mention(folded: str, before: str, start: int, end: int) -> bool:
     return (
-        _MENTION_AFTER.match(folded, end) is not None or _MENTION_BEFORE.search(before) is not None
+        _MENTION_AFTER.match(folded, end) is not None
+        or _MENTION_BEFORE.search(before) is not None
+        or (folded.startswith("emergency", start) and _COMPOUND.match(folded, end) is not None)
     )
 
 
 def _is_elsewhere(cue: cues.Cue, folded: str, before: str, end: int, about: bool) -> bool:
     """Past, hypothetical, or the subject of a text instead of its state."""
     return (
-        (about and cue.sort == "incident")
+        (cue.sort == "incident" and (about or _INCIDENT_NAMED.match(folded, end) is not None))
         or _PAST_BEFORE.search(before) is not None
         or _PAST_AFTER.match(folded, end) is not None
         or _CONDITION.search(before) is not None
