@@ -51,17 +51,17 @@ def _end_leftovers(run: Path) -> None:
     """End programs of a launcher that was killed before it could, and wait for those that are just ending."""
     left: dict[int, str] = {}
     for file in run.glob("*.pid"):
-        pid, _, born = file.read_text().strip().partition(" ")
-        if pid.isdigit() and born and birth(int(pid)) == born:
-            left[int(pid)] = born
+        number, _, born = file.read_text().strip().partition(" ")
+        if number.isdigit() and born and birth(int(number)) == born:
+            left[int(number)] = born
         file.unlink()
-    for number, seconds in (
+    for how, seconds in (
         (signal.SIGINT, _LEFTOVER_SECONDS),
         (signal.SIGKILL, _LEFTOVER_SECONDS),
     ):
         for pid in left:
             with suppress(ProcessLookupError):
-                os.kill(pid, number)
+                os.kill(pid, how)
         give_up = time.monotonic() + seconds
         while left and time.monotonic() < give_up:
             left = {pid: born for pid, born in left.items() if birth(pid) == born}

@@ -1,10 +1,8 @@
 """The list of programs that make the stack, from the settings. The only file that knows them all."""
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from pydantic import SecretStr
 
@@ -34,21 +32,32 @@ def programs(settings: Settings) -> list[Program]:
         ),
         *_background(settings, "relay", ("services", "relay"), settings.relay_http_port),
         *_background(settings, "worker", ("workflows",), settings.worker_http_port),
-        envoy.program(settings, _endpoints(settings)),
+        envoy.program(settings, reachable(settings.host), _endpoints(settings)),
     ]
 
 
 def completed(settings: Settings) -> Settings:
     """The settings with an absolute data folder and the addresses of the embedded servers filled in."""
     folder = settings.data_dir.resolve()
-    return settings.model_copy(
-        update={
-            "data_dir": folder,
-            "database_url": postgres.url(folder, settings.postgres_port),
-            "nats_url": f"nats://127.0.0.1:{settings.nats_port}",
-            "temporal_address": f"127.0.0.1:{settings.temporal_port}",
-        }
-    )
+    values = settings.model_dump()
+    if settings.database_url is None:
+        values["database_url"] = postgres.url(folder, settings.postgres_port)
+    if settings.nats_url is None:
+        values["nats_url"] = f"nats://127.0.0.1:{settings.nats_port}"
+    if settings.temporal_address is None:
+        values["temporal_address"] = f"127.0.0.1:{settings.temporal_port}"
+    return type(settings)(**{**values, "data_dir": folder})
+
+
+def external(settings: Settings) -> frozenset[str]:
+    """The servers that the settings place elsewhere, so that the embedded ones stay off."""
+    given = {
+        "postgres": settings.database_url,
+        "nats": settings.nats_url,
+        "temporal": settings.temporal_address,
+        "mail": settings.smtp_host,
+    }
+    return frozenset(name for name, address in given.items() if address is not None)
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
@@ -63,11 +72,12 @@ def child_environment(settings: Settings) -> dict[str, str]:
 
 
 def _as_text(value: object) -> str:
+    """A setting as pydantic-settings reads it back."""
     if isinstance(value, SecretStr):
         return value.get_secret_value()
-    if isinstance(value, str | Path):
-        return str(value)
-    return json.dumps(value, default=str)
+    if isinstance(value, tuple):
+        return ",".join(str(part) for part in value)
+    return str(value)
 
 
 def reachable(host: str) -> str:

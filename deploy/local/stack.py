@@ -3,14 +3,14 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from deploy.local.folder import claimed
 from deploy.local.ports import check_ports
 from deploy.local.process import Process, Say
 from deploy.local.program import Program
-from deploy.local.programs import child_environment, completed, programs
+from deploy.local.programs import child_environment, completed, external, programs
 from services.platform.config import Settings
 
 
@@ -109,6 +109,24 @@ class Stack:
         await asyncio.wait({task})
 
 
+@contextmanager
+def assembled(
+    settings: Settings, only: Collection[str] | None = None, say: Say = _silent
+) -> Iterator[Stack]:
+    """A stack that is ready to start: its folder is claimed, its ports are free. The caller starts and stops it."""
+    with claimed(settings.data_dir.resolve()):
+        complete = completed(settings)
+        elsewhere = external(settings)
+        chosen = [
+            program
+            for program in programs(complete)
+            if program.name not in elsewhere
+            and (only is None or program.name.split("-")[0] in only)
+        ]
+        check_ports(complete.host, chosen)
+        yield Stack(complete, chosen, say)
+
+
 @asynccontextmanager
 async def running_stack(
     settings: Settings, only: Collection[str] | None = None, say: Say = _silent
@@ -116,18 +134,15 @@ async def running_stack(
     """The embedded stack, or the part of it named in `only`, serving while the block runs.
 
         async with running_stack(settings, only={"postgres", "nats", "temporal", "mail"}) as stack:
-            engine = connect(stack.settings.database_url)
+            connection = await psycopg.AsyncConnection.connect(stack.settings.postgres)
 
+    The names: postgres, nats, temporal, mail, migrate, auth, task, notification, relay, worker, envoy.
     Give each stack its own `data_dir` and ports. `stack.settings` are the given ones with the addresses of the
     servers filled in. With `only`, a dependency that isn't named is taken to be there already. Logs go to
     `data_dir`/logs/<name>.log, mails to `data_dir`/mail. Call it from the main thread: the programs end with the
     thread that started them. Raises StackError, with the end of the log of the program that failed.
     """
-    with claimed(settings.data_dir.resolve()):
-        complete = completed(settings)
-        chosen = [p for p in programs(complete) if only is None or p.name.split("-")[0] in only]
-        check_ports(complete.host, chosen)
-        stack = Stack(complete, chosen, say)
+    with assembled(settings, only, say) as stack:
         try:
             await stack.start()
             yield stack

@@ -1,0 +1,146 @@
+"""What the person at the terminal sees: log lines with their program's name and colour, and one summary."""
+
+import asyncio
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from queue import Full, Queue
+from threading import Thread
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from deploy.local.process import Process
+from services.platform.config import Settings
+
+Show = Callable[[str, str], None]
+
+_COLOURS = {
+    "postgres": "blue",
+    "nats": "cyan",
+    "temporal": "magenta",
+    "mail": "bright_black",
+    "migrate": "bright_blue",
+    "auth": "yellow",
+    "task": "green",
+    "notification": "bright_cyan",
+    "relay": "bright_magenta",
+    "worker": "bright_green",
+    "envoy": "bright_yellow",
+}
+_WIDTH = max(len(name) for name in _COLOURS) + 2
+_QUEUE_LINES = 10_000
+_CLOSE_SECONDS = 2.0
+_FOLLOW_EVERY_SECONDS = 0.1
+_READ_BYTES = 256 * 1024
+# A log file is cut at this size; what it held stays as <name>.log.1.
+_LOG_BYTES = 20 * 1024 * 1024
+# Log lines may quote what users sent: their control characters don't reach the terminal.
+_CONTROLS = {
+    code: "\N{REPLACEMENT CHARACTER}" for code in (*range(9), *range(10, 32), *range(127, 160))
+}
+
+
+class Terminal:
+    """Prints from a thread of its own, so that a terminal that is paused or gone never holds up the stack."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._queue: Queue[Text | Table | None] = Queue(_QUEUE_LINES)
+        self._thread = Thread(target=self._print_all, daemon=True)
+        self._thread.start()
+
+    def line(self, name: str, text: str, style: str = "") -> None:
+        """One line under a program's name."""
+        prefix = Text(f"{name:>{_WIDTH}} | ", style=_COLOURS.get(name.split("-")[0], "white"))
+        self._put(prefix + Text(text.translate(_CONTROLS), style=style))
+
+    def say(self, name: str, text: str) -> None:
+        """News of the launcher about a program."""
+        if not self._quiet:
+            self.line(name, text, "bold")
+
+    def summary(self, settings: Settings, seconds: float) -> None:
+        """Where everything is, once all of it serves."""
+        table = Table(title=f"TaskFlow is ready ({seconds:.1f} s)", show_header=False)
+        for what, where in _addresses(settings):
+            table.add_row(what, where)
+        self._put(table)
+
+    def note(self, text: str) -> None:
+        self._put(Text(text, style="bold"))
+
+    def error(self, text: str) -> None:
+        """Why it doesn't go on, in a sentence."""
+        self._put(Text(text, style="red"))
+
+    def close(self) -> None:
+        """Wait a moment for what is still to be printed."""
+        self._put(None)
+        self._thread.join(_CLOSE_SECONDS)
+
+    def _put(self, what: Text | Table | None) -> None:
+        # When the terminal is that far behind, lines are left out here; the log files have them all.
+        with suppress(Full):
+            self._queue.put_nowait(what)
+
+    def _print_all(self) -> None:
+        console = Console(highlight=False)
+        while (what := self._queue.get()) is not None:
+            try:
+                console.print(what, soft_wrap=isinstance(what, Text))
+            except OSError:
+                return
+
+
+def _addresses(settings: Settings) -> Iterator[tuple[str, str]]:
+    yield "gateway (gRPC, gRPC-Web)", f"{settings.host}:{settings.gateway_port}"
+    for name, port in (
+        ("auth", settings.auth_port),
+        ("task", settings.task_port),
+        ("notification", settings.notification_port),
+    ):
+        yield name, f"{settings.host}:{port}"
+    yield "PostgreSQL", f"{settings.host}:{settings.postgres_port}, password in postgres.password"
+    yield "NATS", f"{settings.host}:{settings.nats_port}"
+    yield "Temporal", f"{settings.host}:{settings.temporal_port}"
+    yield "mail (SMTP)", f"{settings.host}:{settings.mail_port}, caught mails in mail/"
+    yield "Envoy admin", f"127.0.0.1:{settings.envoy_admin_port}"
+    yield "data and logs", str(settings.data_dir)
+
+
+async def follow(processes: Collection[Process], show: Show | None) -> None:
+    """Print what the programs log, and keep their log files from growing without bound. Runs until cancelled.
+
+    The programs write to files and not through us, so that nothing here can ever hold them up.
+    """
+    places = {process.program.name: 0 for process in processes}
+    while True:
+        for process in processes:
+            places[process.program.name] = _catch_up(process, places[process.program.name], show)
+        await asyncio.sleep(_FOLLOW_EVERY_SECONDS)
+
+
+def _catch_up(process: Process, place: int, show: Show | None) -> int:
+    """Print the complete lines after `place`; return the place behind them."""
+    try:
+        with process.log.open("rb") as file:
+            file.seek(place)
+            new = file.read(_READ_BYTES)
+    except FileNotFoundError:
+        return place
+    complete = new[: new.rfind(b"\n") + 1]
+    if not complete and len(new) == _READ_BYTES:
+        complete = new
+    if show is not None:
+        for line in complete.decode(errors="replace").splitlines():
+            show(process.program.name, line)
+    place += len(complete)
+    if place < _LOG_BYTES:
+        return place
+    # The program has the file open for appending: cut to nothing, it goes on at the start.
+    shutil.copyfile(process.log, process.log.with_name(f"{process.log.name}.1"))
+    with process.log.open("rb+") as file:
+        file.truncate(0)
+    return 0
