@@ -44,7 +44,7 @@ _ABOUT: Final = re.compile(cues.ABOUT)
 _FAR: Final = re.compile(cues.FAR)
 # A few words in quotation marks name something; a longer quotation is somebody speaking.
 _QUOTED: Final = re.compile(r"(?<!\w)([\"'`])(?=\S)((?:(?!\1).){1,40}?)(?<=\S)\1(?!\w)")
-_FOLD: Final = str.maketrans("’‘‛´“”„«»", "''''\"\"\"\"\"")
+_FOLD: Final = str.maketrans("’‘‛´“”„«»", '\'\'\'\'"""""')
 
 
 class _Reading(NamedTuple):
@@ -84,9 +84,7 @@ def suggest_priority(title: str, description: str) -> Proposal:
 
 def _priority(name: PriorityName, strength: int, reading: _Reading) -> Proposal:
     confidence = min(0.95, 0.5 + 0.1 * strength)
-    return Proposal(
-        "priority", name, f'says "{reading.quote}"', confidence, MODEL, RULES_VERSION
-    )
+    return Proposal("priority", name, f'says "{reading.quote}"', confidence, MODEL, RULES_VERSION)
 
 
 def _undecided(readings: list[_Reading]) -> Proposal:
@@ -154,9 +152,9 @@ def _is_elsewhere(cue: cues.Cue, folded: str, before: str, end: int, about: bool
 
 def _without_names(folded: str) -> str:
     return _QUOTED.sub(
-        lambda quoted: "_" * len(quoted.group())
-        if quoted.group().count(" ") <= 3
-        else quoted.group(),
+        lambda quoted: (
+            "_" * len(quoted.group()) if quoted.group().count(" ") <= 3 else quoted.group()
+        ),
         folded,
     )
 

@@ -1,0 +1,73 @@
+"""A mail server that keeps what it gets and refuses what a test tells it to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+
+@dataclass
+class MailReceiver:
+    """`rcpt_replies` and `data_replies` are SMTP answers used up in order, then all is accepted."""
+
+    port: int = 0
+    messages: list[EmailMessage] = field(default_factory=list)
+    recipients: list[list[str]] = field(default_factory=list)
+    rcpt_replies: list[str] = field(default_factory=list)
+    data_replies: list[str] = field(default_factory=list)
+    # Accept a message and then lose the connection instead of saying so, this many times.
+    lose_answers: int = 0
+
+    async def handle_RCPT(  # noqa: N802 (the library's name)
+        self,
+        server: SMTP,
+        session: Session,
+        envelope: Envelope,
+        address: str,
+        options: list[str],
+    ) -> str:
+        if self.rcpt_replies and not self.rcpt_replies[0].startswith("250"):
+            return self.rcpt_replies.pop(0)
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(  # noqa: N802 (the library's name)
+        self, server: SMTP, session: Session, envelope: Envelope
+    ) -> str:
+        if self.data_replies:
+            return self.data_replies.pop(0)
+        content = envelope.content
+        raw = content.encode() if isinstance(content, str) else content or b""
+        message = message_from_bytes(raw, policy=policy.default)
+        assert isinstance(message, EmailMessage)
+        self.messages.append(message)
+        self.recipients.append(list(envelope.rcpt_tos))
+        if self.lose_answers:
+            self.lose_answers -= 1
+            assert server.transport is not None
+            server.transport.close()
+        return "250 OK"
+
+
+@asynccontextmanager
+async def mail_receiver(port: int = 0) -> AsyncIterator[MailReceiver]:
+    """Receives on the loopback until the block ends; port 0 takes a free one."""
+    fake = MailReceiver()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: SMTP(fake, hostname="localhost", enable_SMTPUTF8=True, loop=loop),
+        "127.0.0.1",
+        port,
+    )
+    fake.port = server.sockets[0].getsockname()[1]
+    try:
+        yield fake
+    finally:
+        server.close()
+        await server.wait_closed()

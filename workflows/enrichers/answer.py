@@ -1,0 +1,88 @@
+"""From a model's words to proposals: parsed, validated, sanitised, and never followed."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from workflows.enrichers.prompt import PROMPT_VERSION, DescriptionAnswer, PriorityAnswer
+from workflows.enrichers.sanitise import clean_line, clean_text, cut
+from workflows.enrichers.types import MAX_DESCRIPTION, MAX_REASON, Kind, Proposal
+
+# Characters. Far above any valid answer; bounds the work on nonsense.
+_MAX_ANSWER: Final = 200_000
+_FENCED: Final = re.compile(r"^\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*$", re.S)
+
+
+class Unusable(Exception):
+    """Why an answer doesn't fit, in words for the model; never quotes the answer."""
+
+
+def read_answer(text: str, kinds: frozenset[Kind], original: str, model: str) -> list[Proposal]:
+    """Proposals of the wanted kinds. `original` is the description as it is now.
+
+    Raises `Unusable`.
+    """
+    answer = _parsed(text)
+    if not isinstance(answer, dict) or set(answer) != set(kinds):
+        raise Unusable(f"the answer must be an object with exactly the keys {sorted(kinds)}")
+    try:
+        proposals = [_proposal(kind, answer[kind], original, model) for kind in sorted(kinds)]
+    except ValidationError as error:
+        raise Unusable(_explained(error)) from None
+    return [proposal for proposal in proposals if proposal is not None]
+
+
+def _parsed(text: str) -> Any:
+    if len(text) > _MAX_ANSWER:
+        raise Unusable("the answer is far too long")
+    fenced = _FENCED.match(text)
+    try:
+        return json.loads(fenced[1] if fenced else text)
+    except (ValueError, RecursionError):
+        raise Unusable("the answer is not one JSON object") from None
+
+
+def _proposal(kind: Kind, raw: Any, original: str, model: str) -> Proposal | None:
+    if kind == "priority":
+        priority = PriorityAnswer.model_validate(_cleaned(raw))
+        value, reason, confidence = priority.value, priority.reason, priority.confidence
+        return Proposal(kind, value, _reason(reason), confidence, model, PROMPT_VERSION)
+    if raw is None:
+        return None
+    description = DescriptionAnswer.model_validate(_cleaned(raw))
+    text = description.value.strip()
+    if not text or len(text) > MAX_DESCRIPTION:
+        raise Unusable(f"the description must have 1 to {MAX_DESCRIPTION} characters")
+    if text == clean_text(original).strip():
+        return None
+    reason = _reason(description.reason)
+    return Proposal(kind, text, reason, description.confidence, model, PROMPT_VERSION)
+
+
+def _cleaned(raw: Any) -> Any:
+    # Before validation, because a lone surrogate is no valid string for it.
+    if not isinstance(raw, dict):
+        return raw
+    return {
+        clean_line(key): clean_text(value) if isinstance(value, str) else value
+        for key, value in raw.items()
+    }
+
+
+def _reason(text: str) -> str:
+    reason = clean_line(text)
+    if not reason:
+        raise Unusable("every proposal needs a reason")
+    return cut(reason, MAX_REASON)
+
+
+def _explained(error: ValidationError) -> str:
+    problems = error.errors(include_input=False, include_url=False, include_context=False)
+    return "; ".join(
+        f"{'.'.join(str(step) for step in problem['loc'][:1])}: {problem['msg']}"
+        for problem in problems[:3]
+    )

@@ -1,0 +1,51 @@
+"""Makes text from outside safe to store, to show and to send on."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Final
+
+_LINE_ENDS: Final = re.compile("\r\n?|[\u0085\u2028\u2029]")
+# Control characters except tab and newline, lone surrogates, bidirectional controls, invisible
+# tag characters, the byte order mark and the noncharacters. Joiners stay: emoji and scripts
+# need them.
+_UNSAFE: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+    "\ufeff\ufdd0-\ufdef\ufffe\uffff\U000e0000-\U000e007f]"
+)
+_JOINERS: Final = frozenset("\u200c\u200d\ufe0e\ufe0f")
+
+
+def clean_text(text: str) -> str:
+    """NFC, plain newlines, none of the characters that hide, reorder or break text."""
+    return unicodedata.normalize("NFC", _UNSAFE.sub("", _LINE_ENDS.sub("\n", text)))
+
+
+def clean_line(text: str) -> str:
+    """`clean_text` on one line, with single spaces."""
+    return " ".join(clean_text(text).split())
+
+
+def cut(text: str, limit: int) -> str:
+    """At most `limit` code points, never between a character and what combines with it."""
+    if len(text) <= limit:
+        return text
+    end = limit
+    while end > 0 and _continues(text, end):
+        end -= 1
+    # A text of nothing but combining marks has no boundary to cut at.
+    return text[: end or limit]
+
+
+def cut_bytes(text: str, limit: int) -> str:
+    """As `cut`, with the limit in bytes of UTF-8."""
+    encoded = text.encode("utf-8", "surrogatepass")
+    if len(encoded) <= limit:
+        return text
+    return cut(text, len(encoded[:limit].decode("utf-8", "ignore")))
+
+
+def _continues(text: str, at: int) -> bool:
+    char = text[at]
+    return char in _JOINERS or text[at - 1] == "\u200d" or unicodedata.combining(char) != 0

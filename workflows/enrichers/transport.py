@@ -1,0 +1,88 @@
+"""An HTTP client for addresses that people configure: it stays out of the network it runs in.
+
+The name is resolved here, every address is judged, and the connection goes to the judged address
+itself, so that a name which changes its answer in between (rebinding) changes nothing. Redirects
+are not followed and proxies from the environment are not used: both would move the target.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from typing import Final
+
+import httpx2
+
+_NAT64: Final = IPv6Network("64:ff9b::/96")
+_IPV4_COMPATIBLE: Final = IPv6Network("::/96")
+
+
+class ForbiddenAddress(Exception):
+    """The address isn't public, and private ones are not allowed here."""
+
+
+class GuardedTransport(httpx2.AsyncHTTPTransport):
+    """Connects to public addresses only.
+
+    Raises `ForbiddenAddress` before anything is sent when one of the name's addresses is not.
+    """
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        host = request.url.host
+        addresses = await _resolve(host, request.url.port, request.url.scheme, request)
+        if not all(is_public(address) for address in addresses):
+            raise ForbiddenAddress("the address is loopback, private, link-local or multicast")
+        # The certificate still has to be the name's, and the Host header already is.
+        request.extensions = {**request.extensions, "sni_hostname": host}
+        for address in addresses[:-1]:
+            try:
+                return await super().handle_async_request(_aimed(request, address))
+            except (httpx2.ConnectError, httpx2.ConnectTimeout):
+                continue
+        return await super().handle_async_request(_aimed(request, addresses[-1]))
+
+
+def guarded_client(timeout: float, allow_private: bool = False) -> httpx2.AsyncClient:
+    """`timeout` in seconds, for each of connect, read and write."""
+    transport = httpx2.AsyncHTTPTransport() if allow_private else GuardedTransport()
+    return httpx2.AsyncClient(
+        transport=transport, timeout=timeout, trust_env=False, follow_redirects=False
+    )
+
+
+def is_public(address: str) -> bool:
+    """Whether a literal address lies in the public internet, seen through embedded IPv4 ones."""
+    ip = ip_address(address.partition("%")[0])
+    embedded = _embedded(ip) if isinstance(ip, IPv6Address) else None
+    if embedded is not None:
+        return is_public(str(embedded))
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved and not ip.is_unspecified
+
+
+def _embedded(ip: IPv6Address) -> IPv4Address | None:
+    if ip.teredo is not None:
+        return ip.teredo[1]
+    if ip in _NAT64 or (ip in _IPV4_COMPATIBLE and int(ip) > 1):
+        return IPv4Address(int(ip) & 0xFFFF_FFFF)
+    return ip.ipv4_mapped or ip.sixtofour
+
+
+async def _resolve(host: str, port: int | None, scheme: str, request: httpx2.Request) -> list[str]:
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host, port or scheme, type=socket.SOCK_STREAM
+        )
+    except OSError as error:
+        raise httpx2.ConnectError("the name can't be resolved", request=request) from error
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def _aimed(request: httpx2.Request, address: str) -> httpx2.Request:
+    return httpx2.Request(
+        request.method,
+        request.url.copy_with(host=address),
+        headers=request.headers,
+        stream=request.stream,
+        extensions=request.extensions,
+    )
