@@ -1,0 +1,37 @@
+"""python -m services <auth|task|notification|relay|migrate|grant-operator>"""
+
+import argparse
+import asyncio
+
+from services import migrations
+from services.platform import config, logging
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m services")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("auth", "task", "notification"):
+        commands.add_parser(name, help=f"run the {name} service")
+    commands.add_parser("relay", help="publish the outbox to JetStream")
+    commands.add_parser("migrate", help="bring the database to the newest schema")
+    grant = commands.add_parser("grant-operator", help="let a user see and replay dead letters")
+    grant.add_argument("email")
+    arguments = parser.parse_args()
+    settings = config.load()
+    logging.configure(settings, arguments.command)
+    if arguments.command == "migrate":
+        migrations.upgrade(settings)
+        return
+    # Only what is asked for is imported: it's most of a process's memory and start time.
+    from services import app
+
+    if arguments.command == "relay":
+        asyncio.run(app.run_relay(settings))
+    elif arguments.command == "grant-operator":
+        asyncio.run(app.grant_operator(settings, arguments.email))
+    else:
+        asyncio.run(app.run_service(arguments.command, settings))
+
+
+if __name__ == "__main__":
+    main()

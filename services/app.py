@@ -1,0 +1,132 @@
+"""The composition root: the only file that knows every service."""
+
+import asyncio
+from collections.abc import Callable
+
+import grpc.aio
+import structlog
+
+from services.auth import rpc as auth_rpc
+from services.auth.tokens import SigningKeys
+from services.migrations import wait_until_current
+from services.notification import rpc as notification_rpc
+from services.platform import telemetry
+from services.platform.access import ACCESS, Access
+from services.platform.bus import Bus
+from services.platform.config import Settings
+from services.platform.db import Database
+from services.platform.identity import Identity, KeySource
+from services.platform.interceptors import Gate
+from services.platform.relay import Relay
+from services.platform.runtime import Loop, Platform
+from services.platform.seal import Seal
+from services.platform.server import Check, Health, Server, stop_signal
+from services.task import rpc as task_rpc
+from taskflow.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
+
+log = structlog.get_logger()
+
+# Registers a service's servicers and returns the loops that run beside them.
+Register = Callable[[grpc.aio.Server, Platform], list[Loop]]
+
+_REGISTER: dict[str, Register] = {
+    "auth": auth_rpc.register,
+    "task": task_rpc.register,
+    "notification": notification_rpc.register,
+}
+# The proto packages that each service answers for.
+_PACKAGES = {
+    "auth": ("taskflow.auth.v1",),
+    "task": ("taskflow.task.v1",),
+    "notification": ("taskflow.notification.v1", "taskflow.event.v1"),
+}
+
+SERVICES = tuple(_REGISTER)
+
+
+async def run_service(name: str, settings: Settings) -> None:
+    """Runs the auth, task or notification service until SIGTERM."""
+    db = Database(settings, application=name)
+    await db.open()
+    bus = Bus(settings, name=name)
+    db.on_events = bus.wake_relay
+    identity = Identity(settings, _key_source(name, settings))
+    gate = Gate(settings, identity)
+    server = Server(
+        settings,
+        gate,
+        port=getattr(settings, f"{name}_port"),
+        http_port=getattr(settings, f"{name}_http_port"),
+        services=_full_names(_PACKAGES[name]),
+        checks=_checks(name, db, bus),
+    )
+    await wait_until_current(db)
+    loops = _REGISTER[name](server.grpc, Platform(settings, db, bus, Seal(settings), gate))
+    await _beside([bus.connect(), *loops], server.run())
+    await bus.close()
+    await db.close()
+
+
+async def run_relay(settings: Settings) -> None:
+    """Runs the relay until SIGTERM."""
+    stop = stop_signal()
+    db = Database(settings, application="relay")
+    await db.open()
+    bus = Bus(settings, name="relay")
+    health = Health([], _checks("relay", db, bus))
+    http = await telemetry.serve_http(settings.host, settings.relay_http_port, health.report)
+    await wait_until_current(db)
+
+    async def relay() -> None:
+        await bus.connect()
+        await Relay(settings, db, bus).run()
+
+    await _beside([relay(), health.run()], stop.wait())
+    http.close()
+    await bus.close()
+    await db.close()
+
+
+def _key_source(name: str, settings: Settings) -> KeySource:
+    if name == "auth":
+        return SigningKeys(settings).public_keys
+    stub = auth_service_pb2_grpc.AuthServiceStub(grpc.aio.insecure_channel(settings.auth))
+
+    async def fetch() -> list[auth_service_pb2.SigningKey]:
+        answer = await stub.GetSigningKeys(
+            auth_service_pb2.GetSigningKeysRequest(), timeout=3, wait_for_ready=True
+        )
+        return list(answer.keys)
+
+    return fetch
+
+
+def _checks(name: str, db: Database, bus: Bus) -> dict[str, Check]:
+    """What a process can't do its work without. Calls are served without NATS: events wait in the outbox."""
+
+    async def nats() -> None:
+        if not bus.connected:
+            raise ConnectionError("not connected to NATS")
+
+    return {"postgres": db.ping} | ({"nats": nats} if name == "relay" else {})
+
+
+def _full_names(packages: tuple[str, ...]) -> list[str]:
+    services = {method.rpartition("/")[0].removeprefix("/") for method in ACCESS}
+    return sorted(service for service in services if service.rpartition(".")[0] in packages)
+
+
+async def _beside(loops: list[Loop], work: Loop) -> None:
+    """Runs `work` to its end with the loops beside it. A loop that fails ends the process: its supervisor restarts it."""
+    tasks = [asyncio.ensure_future(loop) for loop in loops]
+    main = asyncio.ensure_future(work)
+    try:
+        pending: set[asyncio.Future[None]] = {main, *tasks}
+        while not main.done():
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+    finally:
+        for task in (main, *tasks):
+            task.cancel()
+        await asyncio.gather(main, *tasks, return_exceptions=True)

@@ -1,0 +1,38 @@
+"""The transactional outbox: an event is written by the transaction that makes it true, and published by the relay."""
+
+from uuid import UUID
+
+from sqlalchemy import insert
+
+from services.platform.db import Statement, Transaction
+from uuid_utils.compat import uuid7
+from services.platform.tables import outbox
+from services.platform.telemetry import trace_parent
+from taskflow.event.v1.event_pb2 import Event
+
+# Stands in the subject for the workspace of an event that belongs to none.
+NO_WORKSPACE = "_"
+
+_ADD = Statement(insert(outbox), ["event_id", "subject", "payload"])
+
+
+def subject(event: Event) -> str:
+    """`taskflow.<workspace>.<aggregate>.<event>`; holds no personal data."""
+    return f"taskflow.{event.workspace_id or NO_WORKSPACE}.{event.type}"
+
+
+async def add_event(tx: Transaction, event: Event) -> UUID:
+    """Writes an event and returns its id, which is set here with the time and the trace.
+
+    The caller holds the lock of the aggregate's row, from which it took `event.revision`: the order of ids is then the
+    order of revisions, which is what the relay keeps.
+    """
+    event_id = uuid7()
+    event.id = str(event_id)
+    event.occur_time.GetCurrentTime()
+    event.trace_parent = trace_parent()
+    await tx.run(
+        _ADD, event_id=event_id, subject=subject(event), payload=event.SerializeToString()
+    )
+    tx.has_events = True
+    return event_id

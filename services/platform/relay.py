@@ -1,0 +1,244 @@
+"""The relay: publishes the outbox to JetStream, in order, and refills a stream that lost its tail.
+
+One relay works at a time, by an advisory lock that lives as long as its connection; others stand by. Postgres ends that
+connection when a relay is paused (idle_session_timeout), so a standby takes over. What the paused one does when it wakes
+up is harmless: each message names the one before it (Nats-Expected-Last-Msg-Id) and its own id (Nats-Msg-Id).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import nats.errors
+import nats.js.errors
+import psycopg
+import psycopg_pool
+import structlog
+from nats.js.api import StreamInfo
+from sqlalchemy import ARRAY, BigInteger, Interval, Text, bindparam, column, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from services.platform import telemetry
+from services.platform.bus import STREAM, WAKE_RELAY, Bus
+from services.platform.config import Settings
+from services.platform.db import Database, Row, Statement, Transaction
+from services.platform.tables import outbox, relay_position
+
+log = structlog.get_logger()
+
+# Any number that nothing else locks.
+_LOCK = 7_402_001
+# How long a relay may be paused before a standby takes over (seconds).
+_TAKEOVER = 4
+_BATCH = 1000
+_ACK_TIMEOUT = 5.0
+
+_UNPUBLISHED = Statement(
+    select(outbox.c.id, outbox.c.event_id, outbox.c.subject, outbox.c.payload)
+    .where(outbox.c.published_at.is_(None))
+    .order_by(outbox.c.id)
+    .limit(_BATCH)
+)
+_acked = func.unnest(
+    bindparam("ids", type_=ARRAY(BigInteger)), bindparam("sequences", type_=ARRAY(BigInteger))
+).table_valued(column("id", BigInteger), column("sequence", BigInteger), name="acked")
+_MARK = Statement(
+    update(outbox)
+    .where(outbox.c.id == _acked.c.id)
+    .values(published_at=func.now(), stream_sequence=_acked.c.sequence)
+)
+_POSITION = Statement(
+    select(relay_position.c.stream_created, relay_position.c.last_sequence).where(
+        relay_position.c.stream == STREAM
+    )
+)
+_set_position = insert(relay_position).values(
+    stream=STREAM,
+    stream_created=bindparam("created", type_=Text),
+    last_sequence=bindparam("sequence", type_=BigInteger),
+)
+_MOVE = Statement(
+    _set_position.on_conflict_do_update(
+        index_elements=["stream"],
+        set_={
+            "stream_created": _set_position.excluded.stream_created,
+            "last_sequence": _set_position.excluded.last_sequence,
+        },
+    )
+)
+_UNMARK = Statement(
+    update(outbox)
+    .where(
+        outbox.c.stream_sequence > bindparam("after", type_=BigInteger),
+        outbox.c.published_at > func.now() - bindparam("retention", type_=Interval),
+    )
+    .values(published_at=None, stream_sequence=None)
+)
+_BACKLOG = Statement(
+    select(
+        func.count().label("depth"),
+        func.coalesce(
+            func.extract("epoch", func.now() - func.min(outbox.c.created_at)), 0
+        ).label("age"),
+    ).where(outbox.c.published_at.is_(None))
+)
+
+
+class Relay:
+    """Drains the outbox into the stream."""
+
+    def __init__(self, settings: Settings, db: Database, bus: Bus) -> None:
+        self._settings = settings
+        self._db = db
+        self._bus = bus
+        self._awake = asyncio.Event()
+        self._checked_connection = 0
+        self._stream_created = ""
+        self.active = False
+
+    async def run(self) -> None:
+        """Works for ever; stands by while another relay works."""
+        await self._bus.client.subscribe(WAKE_RELAY, cb=self._wake)
+        while True:
+            try:
+                async with self._sole() as lock:
+                    log.info("relay active")
+                    self.active = True
+                    await self._work(lock)
+            except (
+                psycopg.Error,
+                psycopg_pool.PoolTimeout,
+                nats.errors.Error,
+                OSError,
+                TimeoutError,
+            ) as error:
+                log.warning("relay starts again", error=repr(error))
+            finally:
+                self.active = False
+                self._checked_connection = 0
+            await asyncio.sleep(0.5)
+
+    async def _wake(self, _: object) -> None:
+        self._awake.set()
+
+    @asynccontextmanager
+    async def _sole(self) -> AsyncIterator[psycopg.AsyncConnection[Row]]:
+        """Waits for the lock and holds it."""
+        connection = await psycopg.AsyncConnection.connect(
+            self._settings.postgres,
+            autocommit=True,
+            connect_timeout=5,
+            application_name="taskflow-relay-lock",
+            options=f"-c idle_session_timeout={_TAKEOVER * 1000}",
+        )
+        async with connection:
+            while True:
+                cursor = await connection.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK,))
+                row = await cursor.fetchone()
+                if row and row[0]:
+                    break
+                await asyncio.sleep(1)
+            yield connection
+
+    async def _work(self, lock: psycopg.AsyncConnection[Row]) -> None:
+        loop = asyncio.get_running_loop()
+        looked = 0.0
+        while True:
+            self._awake.clear()
+            if self._checked_connection != self._bus.connections:
+                await self.refill()
+            while await self.drain_once():
+                await lock.execute("SELECT 1")
+            if loop.time() - looked > 1:
+                looked = loop.time()
+                # Keeps the lock's session from idling out, and raises once it's gone.
+                await lock.execute("SELECT 1")
+                await self._measure()
+            try:
+                async with asyncio.timeout(self._settings.relay_interval):
+                    await self._awake.wait()
+            except TimeoutError:
+                pass
+
+    async def drain_once(self) -> int:
+        """Publishes the oldest unpublished events, and returns how many JetStream took.
+
+        They go out without waiting for each other and are taken in order or not at all. Raises what NATS or Postgres
+        raised, after marking those that were taken.
+        """
+        async with self._db.read() as tx:
+            rows = await tx.all(_UNPUBLISHED)
+        if not rows:
+            return 0
+        futures = []
+        previous = None
+        for row in rows:
+            headers = {"Nats-Msg-Id": str(row.event_id)}
+            if previous:
+                headers["Nats-Expected-Last-Msg-Id"] = previous
+            previous = headers["Nats-Msg-Id"]
+            futures.append(
+                await self._bus.jetstream.publish_async(
+                    row.subject, row.payload, wait_stall=_ACK_TIMEOUT, headers=headers
+                )
+            )
+        taken: dict[int, int] = {}
+        failure: BaseException | None = None
+        try:
+            async with asyncio.timeout(_ACK_TIMEOUT):
+                results = await asyncio.gather(*futures, return_exceptions=True)
+            for row, result in zip(rows, results, strict=True):
+                if isinstance(result, BaseException):
+                    failure = failure or result
+                else:
+                    taken[row.id] = result.seq
+        except TimeoutError as error:
+            failure = error
+            taken = {
+                row.id: future.result().seq
+                for row, future in zip(rows, futures, strict=True)
+                if future.done() and not future.cancelled() and not future.exception()
+            }
+        if taken:
+            async with self._db.transaction() as tx:
+                await tx.run(_MARK, ids=list(taken), sequences=list(taken.values()))
+                await self._move(tx, max(taken.values()))
+            telemetry.EVENTS_PUBLISHED.inc(len(taken))
+        if failure:
+            raise failure
+        return len(taken)
+
+    async def refill(self) -> None:
+        """Has events published again that the stream no longer holds: all if it's a new one, else those after its end."""
+        connection = self._bus.connections
+        info = await self._bus.ensure_stream()
+        created, last = _identity(info), info.state.last_seq
+        async with self._db.transaction() as tx:
+            known = await tx.one(_POSITION)
+            if known and (known.stream_created != created or known.last_sequence > last):
+                after = last if known.stream_created == created else 0
+                count = await tx.run(
+                    _UNMARK,
+                    after=after,
+                    retention=timedelta(seconds=self._settings.event_retention),
+                )
+                log.warning("stream lost events; publishing them again", events=count)
+            self._stream_created = created
+            await self._move(tx, last)
+        self._checked_connection = connection
+
+    async def _move(self, tx: Transaction, sequence: int) -> None:
+        await tx.run(_MOVE, created=self._stream_created, sequence=sequence)
+
+    async def _measure(self) -> None:
+        async with self._db.read() as tx:
+            row = await tx.one(_BACKLOG)
+        if row:
+            telemetry.OUTBOX_DEPTH.set(row.depth)
+            telemetry.OUTBOX_AGE.set(float(row.age))
+
+
+def _identity(info: StreamInfo) -> str:
+    """When the stream was created, to the nanosecond: a stream made anew has another one."""
+    return str(info.created)

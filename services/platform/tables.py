@@ -1,0 +1,84 @@
+"""Tables of the schema `platform`, which every service writes to in its own transactions."""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    Uuid,
+    func,
+)
+
+metadata = MetaData(schema="platform")
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("event_id", Uuid, nullable=False, unique=True),
+    Column("subject", Text, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("published_at", DateTime(timezone=True)),
+    # Where it stands in the stream: what a broker that lost its disk has to be sent again.
+    Column("stream_sequence", BigInteger),
+    Index("outbox_unpublished", "id", postgresql_where="published_at IS NULL"),
+    Index("outbox_published", "published_at"),
+    Index("outbox_stream_sequence", "stream_sequence"),
+)
+
+# One row: the stream that the outbox was published to, and how far.
+relay_position = Table(
+    "relay_position",
+    metadata,
+    Column("stream", Text, primary_key=True),
+    Column("stream_created", Text, nullable=False),
+    Column("last_sequence", BigInteger, nullable=False),
+)
+
+# Effects of events that have been had: one row per consumer and event, written in the effect's transaction.
+consumed_events = Table(
+    "consumed_events",
+    metadata,
+    Column("consumer", Text, nullable=False),
+    Column("event_id", Uuid, nullable=False),
+    Column("consumed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("consumer", "event_id"),
+    Index("consumed_events_age", "consumed_at"),
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("consumer", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("event_type", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("parked_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("replayed_at", DateTime(timezone=True)),
+    Index("dead_letters_event", "consumer", "event_id", unique=True),
+)
+
+# First answers to requests that carried a request_id.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("caller", Text, nullable=False),
+    Column("method", Text, nullable=False),
+    Column("request_id", Uuid, nullable=False),
+    # HMAC: the request can hold a password.
+    Column("request_hash", LargeBinary, nullable=False),
+    Column("response", LargeBinary),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("caller", "method", "request_id"),
+    Index("idempotency_keys_age", "created_at"),
+)
