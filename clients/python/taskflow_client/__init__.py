@@ -1,0 +1,66 @@
+"""Python client for TaskFlow: typed calls, resumable streams, and the `taskflow` command.
+
+Importing it is cheap; grpc and protobuf are imported when the first name is used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taskflow_client.client import TaskFlow
+    from taskflow_client.errors import (
+        Aborted,
+        AlreadyExists,
+        Canceled,
+        DeadlineExceeded,
+        FailedPrecondition,
+        FieldViolation,
+        Internal,
+        InvalidArgument,
+        NotFound,
+        PermissionDenied,
+        ResourceExhausted,
+        TaskFlowError,
+        Unauthenticated,
+        Unavailable,
+        Unimplemented,
+    )
+    from taskflow_client.pages import pages
+    from taskflow_client.session import FileSessions, MemorySessions, Session
+
+__all__ = [
+    "Aborted",
+    "AlreadyExists",
+    "Canceled",
+    "DeadlineExceeded",
+    "FailedPrecondition",
+    "FieldViolation",
+    "FileSessions",
+    "Internal",
+    "InvalidArgument",
+    "MemorySessions",
+    "NotFound",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "Session",
+    "TaskFlow",
+    "TaskFlowError",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+    "pages",
+]
+
+_HOMES = {
+    "TaskFlow": "client",
+    "pages": "pages",
+    "FileSessions": "session",
+    "MemorySessions": "session",
+    "Session": "session",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
