@@ -43,7 +43,6 @@ class Catcher:
 
 async def serve(host: str, port: int, folder: Path) -> None:
     """Catch mail until SIGTERM or SIGINT."""
-    folder.mkdir(parents=True, exist_ok=True)
     catcher = Catcher(folder)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -68,7 +67,9 @@ async def serve(host: str, port: int, folder: Path) -> None:
 
 def main() -> None:
     settings = load()
-    asyncio.run(serve(settings.host, settings.mail_port, settings.data_dir.resolve() / "mail"))
+    folder = settings.data_dir.resolve() / "mail"
+    folder.mkdir(parents=True, exist_ok=True)
+    asyncio.run(serve(settings.host, settings.mail_port, folder))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def program(folder: Path, port: int) -> Program:
     uid = _account(data)
     privileges = () if uid is None else _privileges(uid, folder)
     options = {**_CONFIGURATION, "port": str(port)}
-    server = Program(
+    return Program(
         name="postgres",
         command=(
             str(binaries.postgres("postgres")),
@@ -80,7 +80,6 @@ def program(folder: Path, port: int) -> Program:
         stop_seconds=10.0,
         privileges=privileges,
     )
-    return server
 
 
 def _check_data(data: Path) -> None:

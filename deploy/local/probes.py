@@ -1,4 +1,4 @@
-"""Short questions to a server: does it serve? Each answers True or False and never raises for a server that isn't there."""
+"""Short questions to a server: does it serve? One that isn't there is an answer, not an error."""
 
 import asyncio
 import json

@@ -1,0 +1,50 @@
+# Every target that needs something installed installs it first, so any of them can be the first one.
+
+SHELL := /bin/sh
+PY := .venv/bin/python
+PYTHON ?= .venv/bin/python python3 python3.14 python3.13 python3.12 python3.11
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test up lint fmt gen lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Install what is missing into .venv; every other target does it by itself
+	@for python in $(PYTHON); do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    exec $$python deploy/install.py; \
+	  fi; \
+	done; \
+	echo "TaskFlow needs Python 3.11 or newer; python3 here is: $$(python3 --version 2>&1)." >&2; \
+	echo "Install one, or say where it is: make setup PYTHON=/path/to/python3" >&2; \
+	exit 1
+
+demo: setup ## Show TaskFlow at work, start to end, on a stack of its own
+	@$(PY) -m deploy.demo $(ARGS)
+
+test: setup ## Run all tests; ARGS="-k name" for some
+	@$(PY) -m pytest -q $(ARGS)
+
+up: setup ## Run everything on this machine until Ctrl-C
+	@exec $(PY) -m deploy.local --exit-with-parent $(ARGS)
+
+lint: setup ## Check format, rules, types, imports, protos and that generated code is up to date
+	@$(PY) -m deploy.lint
+
+fmt: setup ## Format Python and proto files, and mend what can be mended by itself
+	@$(PY) -m ruff check --quiet --fix-only
+	@$(PY) -m ruff format
+	@.venv/bin/buf format --write
+
+gen: setup ## Generate the Python stubs from the protos
+	@$(PY) -m deploy.gen
+
+lock: setup ## Choose versions anew for requirements.lock, after a change of pyproject.toml
+	@.venv/bin/uv pip compile --quiet --generate-hashes --no-header --all-extras --group dev \
+	  --no-emit-package taskflow-client --python-version 3.11 --universal pyproject.toml -o requirements.lock
+
+clean: ## Remove .venv and the caches of the tools; the data in .taskflow stays
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

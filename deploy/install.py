@@ -1,0 +1,161 @@
+"""Installs TaskFlow into .venv: `make setup`. Needs only Python itself, and does nothing when all is there.
+
+Everything installed is pinned by version and hash in requirements.lock, the installer and build tools included.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+UV = VENV / "bin" / "uv"
+STAMP = VENV / "installed"
+# A change in one of these asks for another installation.
+INPUTS = (
+    "requirements.lock",
+    "pyproject.toml",
+    "clients/python/pyproject.toml",
+    "deploy/install.py",
+)
+
+
+def main() -> None:
+    os.chdir(ROOT)
+    with _alone():
+        wanted = _fingerprint()
+        if _works() and STAMP.exists() and STAMP.read_text() == wanted:
+            return
+        STAMP.unlink(missing_ok=True)
+        _make_venv()
+        _get_uv()
+        _install_locked()
+        _install_taskflow()
+        STAMP.write_text(wanted)
+    print("Installed.", flush=True)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Two targets started at once install one after the other."""
+    folder = os.open(ROOT, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _fingerprint() -> str:
+    # The folder counts too: what is installed as editable points to it.
+    parts = [str(ROOT).encode(), *((ROOT / name).read_bytes() for name in INPUTS)]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def _works() -> bool:
+    """Whether .venv has a Python that runs; the one it was made from may have been removed."""
+    if not PYTHON.exists():
+        return False
+    return subprocess.run([PYTHON, "-c", ""], capture_output=True, check=False).returncode == 0
+
+
+def _make_venv() -> None:
+    if _works() and (UV.exists() or (VENV / "bin" / "pip").exists()):
+        return
+    _step(1, f"a virtual environment in .venv with Python {sys.version.split()[0]}")
+    try:
+        import ensurepip  # noqa: F401
+        import venv  # noqa: F401
+    except ImportError:
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        sys.exit(
+            f"{sys.executable} lacks the module venv. On Debian and Ubuntu it comes with: "
+            f"apt install python{version}-venv"
+        )
+    _run(getattr(sys, "_base_executable", sys.executable), "-m", "venv", "--clear", VENV)
+
+
+def _get_uv() -> None:
+    if UV.exists():
+        return
+    _step(2, "uv, the installer")
+    pinned = re.search(r"^uv==(?:.*\\\n)*.*\n", (ROOT / "requirements.lock").read_text(), re.M)
+    if pinned is None:
+        sys.exit("requirements.lock doesn't name uv. Run `git checkout requirements.lock`.")
+    requirement = VENV / "uv.txt"
+    requirement.write_text(pinned[0])
+    _run(
+        PYTHON,
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--require-hashes",
+        "-r",
+        requirement,
+    )
+
+
+def _install_locked() -> None:
+    _step(3, "the packages of requirements.lock")
+    _run(UV, "pip", "sync", "--python", PYTHON, "--require-hashes", "requirements.lock")
+
+
+def _install_taskflow() -> None:
+    _step(4, "TaskFlow itself, as editable")
+    # Built with the locked build tools, so that nothing unpinned is fetched.
+    options = ("--quiet", "--python", PYTHON, "--no-deps", "--no-build-isolation")
+    _run(UV, "pip", "install", *options, "--editable", "clients/python", "--editable", ".")
+
+
+def _step(number: int, what: str) -> None:
+    print(f"[{number}/4] Installing {what}", flush=True)
+
+
+def _run(*command: str | Path) -> None:
+    try:
+        subprocess.run([str(part) for part in command], check=True, env=_environment())
+    except subprocess.CalledProcessError:
+        sys.exit(
+            "That failed; the reason is above. Running the same command again goes on from here."
+        )
+    except KeyboardInterrupt:
+        sys.exit("\nInterrupted. Running the same command again goes on from here.")
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with what uv needs to act like pip does on this machine."""
+    environment = dict(os.environ)
+    home = Path(environment.get("XDG_CACHE_HOME") or environment.get("HOME") or "/nonexistent")
+    if not os.access(home, os.W_OK) and "UV_CACHE_DIR" not in environment:
+        environment["UV_NO_CACHE"] = "1"
+    if (mirror := _pip_index()) and not {"UV_DEFAULT_INDEX", "UV_INDEX_URL"} & environment.keys():
+        environment["UV_DEFAULT_INDEX"] = mirror
+    return environment
+
+
+def _pip_index() -> str:
+    """The package index pip is configured for, when it isn't the public one."""
+    if mirror := os.environ.get("PIP_INDEX_URL"):
+        return mirror
+    if not (VENV / "bin" / "pip").exists():
+        return ""
+    asked = subprocess.run(
+        [PYTHON, "-m", "pip", "config", "get", "global.index-url"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return asked.stdout.strip()
+
+
+if __name__ == "__main__":
+    main()
