@@ -14,7 +14,7 @@ help: ## Show this list
 setup: ## Install what is missing into .venv; every other target does it by itself
 	@for python in $(PYTHON); do \
 	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-	    exec $$python deploy/install.py; \
+	    exec $$python deploy/install.py $(if $(filter setup,$(MAKECMDGOALS)),--verbose); \
 	  fi; \
 	done; \
 	echo "TaskFlow needs Python 3.11 or newer; python3 here is: $$(python3 --version 2>&1)." >&2; \

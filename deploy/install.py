@@ -31,7 +31,9 @@ def main() -> None:
     os.chdir(ROOT)
     with _alone():
         wanted = _fingerprint()
-        if _works() and STAMP.exists() and STAMP.read_text() == wanted:
+        if _runs(PYTHON, "-c", "") and STAMP.exists() and STAMP.read_text() == wanted:
+            if "--verbose" in sys.argv[1:]:
+                print("Everything is installed.")
             return
         STAMP.unlink(missing_ok=True)
         _make_venv()
@@ -59,15 +61,18 @@ def _fingerprint() -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
-def _works() -> bool:
-    """Whether .venv has a Python that runs; the one it was made from may have been removed."""
-    if not PYTHON.exists():
+def _runs(*command: str | Path) -> bool:
+    """Whether a program is there and whole: an earlier installation may have been cut off."""
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
         return False
-    return subprocess.run([PYTHON, "-c", ""], capture_output=True, check=False).returncode == 0
 
 
 def _make_venv() -> None:
-    if _works() and (UV.exists() or (VENV / "bin" / "pip").exists()):
+    if _runs(PYTHON, "-m", "pip", "--version") or (
+        _runs(PYTHON, "-c", "") and _runs(UV, "--version")
+    ):
         return
     _step(1, f"a virtual environment in .venv with Python {sys.version.split()[0]}")
     try:
@@ -83,7 +88,7 @@ def _make_venv() -> None:
 
 
 def _get_uv() -> None:
-    if UV.exists():
+    if _runs(UV, "--version"):
         return
     _step(2, "uv, the installer")
     pinned = re.search(r"^uv==(?:.*\\\n)*.*\n", (ROOT / "requirements.lock").read_text(), re.M)
