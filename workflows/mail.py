@@ -100,15 +100,16 @@ def render(
     if not items:
         raise ValueError("a mail needs at least one notification")
     shown = [_shown(item, ZoneInfo(zone)) for item in sorted(items, key=lambda item: item.time)]
+    subject = _subject(items)
     context = {
-        "subject": _subject(items),
+        "subject": subject,
         "name": clean_line(recipient_name),
         "items": shown,
         "preferences_url": _web_address(preferences_url),
     }
     text = _TEMPLATES.get_template("notifications.txt").render(context)
     html = _INLINER.inline(_TEMPLATES.get_template("notifications.html").render(context))
-    return Rendered(context["subject"], text, html)
+    return Rendered(subject, text, html)
 
 
 def compose(

@@ -30,6 +30,7 @@ _BY_GROUP: Final = {f"c{i}": cue for i, cue in enumerate(cues.CUES)} | {
     "smile": cues.Cue("low", 2, ""),
 }
 _NOW: Final = re.compile(r"\bNOW\b|\bnow[ !.]*$|\bQuick(?:ly)?[!,]")
+_NOT_NOW: Final = re.compile(r"(?:\bno need|\bnot|n't|\bnever|\buntil|\bby|\bfrom)\b[^.!?:]*$")
 _MENTION_AFTER: Final = re.compile(cues.MENTIONED_AFTER)
 _INCIDENT_NAMED: Final = re.compile(cues.INCIDENT_NAMED_AFTER)
 _MENTION_BEFORE: Final = re.compile(cues.MENTIONED_BEFORE)
@@ -106,6 +107,8 @@ def _read(text: str, about: bool) -> Iterator[_Reading]:
         cue = _BY_GROUP[match.lastgroup or ""]
         yield _interpret(cue, text, folded, match.start(), match.end(), about)
     for match in _NOW.finditer(text):
+        if _NOT_NOW.search(folded, max(0, match.start() - _CONTEXT), match.start()):
+            continue
         yield _Reading(2, match.group().strip(" .,"))
     for match in _FAR.finditer(folded):
         yield _Reading(0, text[match.start() : match.end()])
@@ -125,7 +128,10 @@ def _interpret(
     if taken_back and cue.weight:
         return _Reading(-2, text[start : taken_back.end()])
     if negation:
-        negated = text[start - len(before) + negation.start() : end].strip()
+        opening = start - len(before) + negation.start()
+        while opening > 0 and text[opening - 1].isalnum():
+            opening -= 1  # "isn't" is found by its "n't"
+        negated = text[opening:end].strip()
         return _Reading(-2 if cue.sort == "urgency" else 0, negated)
     if cue.sort in ("urgency", "incident") and _is_elsewhere(cue, folded, before, end, about):
         return _Reading(0, quote)

@@ -18,7 +18,7 @@ _MIN_ITEMS = 3
 
 # Anything where spaces or separators carry meaning is left alone.
 _VERBATIM: Final = re.compile(
-    r"```|~~~|^(?: {4}|\t)\S|^\s*\||^>|\{|\}|</|&&|\$ |;\s*$|https?://\S*;", re.M
+    r"```|~~~|^(?: {4}|\t)\S|^[ \t]*\||^>|\{|\}|</|&&|\$ |;[ \t]*$|https?://\S*;", re.M
 )
 _INTRODUCED: Final = re.compile(r"^([^\n:;.]{1,60}:)\s+([^\n]*;[^\n]*)$", re.M)
 _NUMBERED: Final = re.compile(r"(?<!\S)(\d{1,2})[.)]\s+")
@@ -58,18 +58,16 @@ def _bullets(head: str, parts: list[str]) -> str | None:
 
 def _dashed_list(text: str) -> str:
     """`pack: - soap - towel - brush` on one line; a lone dash is punctuation."""
-    lines = []
-    for line in text.split("\n"):
-        head, *parts = _DASHED.split(line)
-        introduced = head.endswith(":") or line.lstrip().startswith(("- ", "* ", "• "))
-        bullets = _bullets(head, parts) if introduced and not line.startswith(" ") else None
-        lines.append(_opened(bullets) if bullets else line)
-    return "\n".join(lines)
+    return "\n".join(_undashed(line) for line in text.split("\n"))
 
 
-def _opened(bullets: str) -> str:
-    # The first item of a line that starts with its dash keeps that dash.
-    return re.sub(r"^[*•] ", "- ", bullets)
+def _undashed(line: str) -> str:
+    head, *items = _DASHED.split(line)
+    if head.endswith(":"):
+        return _bullets(head, items) or line
+    if head.startswith(("- ", "* ", "• ")) and len(items) + 1 >= _MIN_ITEMS:
+        return "\n".join(f"- {item.strip()}" for item in [head[2:], *items])
+    return line
 
 
 def _numbered_list(text: str) -> str:
