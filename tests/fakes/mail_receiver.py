@@ -24,7 +24,7 @@ class MailReceiver:
     # Accept a message and then lose the connection instead of saying so, this many times.
     lose_answers: int = 0
 
-    async def handle_RCPT(  # noqa: N802 (the library's name)
+    async def handle_RCPT(
         self,
         server: SMTP,
         session: Session,
@@ -37,9 +37,7 @@ class MailReceiver:
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
-    async def handle_DATA(  # noqa: N802 (the library's name)
-        self, server: SMTP, session: Session, envelope: Envelope
-    ) -> str:
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         if self.data_replies:
             return self.data_replies.pop(0)
         content = envelope.content

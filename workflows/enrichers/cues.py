@@ -114,7 +114,7 @@ CUES: Final[tuple[Cue, ...]] = (
     Cue("incident", 3, rf"{_SYSTEM} (?:is |are |keeps? |has been )?(?:refus\w+|crash\w+|timing out|times? out|failing|hang(?:s|ing)|stuck)"),
     Cue("incident", 3, rf"(?:{_UTILITY}) (?:is|are|has been|went|just|still|again| )*(?:out|down|off|gone|cut|broken)"),
     Cue("incident", 3, rf"{_PEOPLE} (?:still |also |now |currently )?(?:{_NOT}|don't|aren't able to) (?:\w+ )?(?:pay|work|log|login|sign|order|access|continue|ship|use|check|open|get|reach|do|start|call|present|buy|enter|breathe|sell|print|book|proceed|leave|answer|serve|deliver|reply|help|send|receive|treat|operate|cook|teach|travel|park|upload|download|save)"),
-    Cue("incident", 3, rf"(?:nobody|no one|no-one|none of \w+)(?: \w+){{0,4}} (?:can|is able to) (?:\w+ )?(?:pay|work|log|login|sign|order|access|continue|ship|use|get|reach|do|start|call|buy|enter|sell|print|book|proceed)"),
+    Cue("incident", 3, r"(?:nobody|no one|no-one|none of \w+)(?: \w+){0,4} (?:can|is able to) (?:\w+ )?(?:pay|work|log|login|sign|order|access|continue|ship|use|get|reach|do|start|call|buy|enter|sell|print|book|proceed)"),
     Cue("incident", 2, rf"(?:{_NOT}) (?:ship|release|deploy|operate|continue|work|log in|proceed|sell|take orders)"),
     Cue("incident", 3, r"(?:crash(?:es|ing)?|fail(?:s|ing)?|broken|down) (?:on startup |completely )?for (?:everyone|everybody|all(?: \w+)?)"),
     Cue("incident", 2, r"(?:is|are|been|am|im|\w+'(?:s|re|m)) (?:\w+ )?(?:blocked|blocking|stuck|locked out|stranded|paralysed|paralyzed|at a standstill|standing still|trapped)"),

@@ -12,7 +12,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import openai
-from openai.types.chat import ChatCompletion
+from pydantic import BaseModel, ValidationError
 
 from workflows.enrichers.answer import Unusable, read_answer
 from workflows.enrichers.circuit import Circuit
@@ -57,6 +57,22 @@ class _Dialect:
     structured: bool = True
     temperature: bool = True
     limit: str = "max_tokens"
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Completion(BaseModel):
+    """What is read of a chat completion; the library's own type doesn't check anything."""
+
+    choices: list[_Choice]
 
 
 class ModelEnricher:
@@ -129,7 +145,7 @@ class ModelEnricher:
     ) -> object:
         body = _body(self._settings, messages, prompt, dialect)
         try:
-            return await self._client.post("/chat/completions", cast_to=ChatCompletion, body=body)
+            return await self._client.post("/chat/completions", cast_to=object, body=body)
         except openai.APIConnectionError:
             raise RetryableModelError("the model endpoint can't be reached") from None
         except ForbiddenAddress as refusal:
@@ -168,14 +184,15 @@ def _correction(problem: Unusable) -> str:
 
 def _content(completion: object) -> str:
     """The answer's text, empty when there is none. Raises `ModelRefused`."""
-    if not isinstance(completion, ChatCompletion) or not completion.choices:
+    try:
+        choices = _Completion.model_validate(completion).choices
+    except ValidationError:
         return ""
-    choice = completion.choices[0]
-    message = choice.message
-    if choice.finish_reason == "content_filter" or (message and message.refusal):
+    if not choices:
+        return ""
+    if choices[0].finish_reason == "content_filter" or choices[0].message.refusal:
         raise ModelRefused("the model declined to answer")
-    content = message.content if message else None
-    return content if isinstance(content, str) else ""
+    return choices[0].message.content or ""
 
 
 def _simpler(dialect: _Dialect, error: openai.APIStatusError) -> _Dialect | None:

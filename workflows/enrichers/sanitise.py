@@ -34,7 +34,7 @@ def cut(text: str, limit: int) -> str:
     end = limit
     while end > 0 and _continues(text, end):
         end -= 1
-    # A text of nothing but combining marks has no boundary to cut at.
+    # Not even the first character fits, or there are only combining marks: no boundary to cut at.
     return text[: end or limit]
 
 

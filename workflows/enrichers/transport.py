@@ -57,6 +57,9 @@ def is_public(address: str) -> bool:
     embedded = _embedded(ip) if isinstance(ip, IPv6Address) else None
     if embedded is not None:
         return is_public(str(embedded))
+    # Site-local addresses are deprecated, count as global, and may still be routed inside.
+    if isinstance(ip, IPv6Address) and ip.is_site_local:
+        return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved and not ip.is_unspecified
 
 
