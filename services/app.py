@@ -62,7 +62,7 @@ async def run_service(name: str, settings: Settings) -> None:
     )
     await wait_until_current(db)
     loops = _REGISTER[name](server.grpc, Platform(settings, db, bus, Seal(settings), gate))
-    await _beside([bus.connect(), *loops], server.run())
+    await _beside([bus.connect(), gate.guard_streams(db), *loops], server.run())
     await bus.close()
     await db.close()
 

@@ -75,7 +75,8 @@ class Settings(BaseSettings):
 
     # Streams.
     heartbeat_interval: Annotated[float, Field(gt=0)] = 15
-    reader_timeout: Annotated[float, Field(gt=0)] = 30
+    # A reader that doesn't read for this long is cut off, at the next check.
+    reader_timeout: Annotated[float, Field(gt=0)] = 25
     session_check_interval: Annotated[float, Field(gt=0)] = 2
 
     # Events.

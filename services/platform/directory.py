@@ -17,6 +17,7 @@ from sqlalchemy import (
     bindparam,
     column,
     exists,
+    func,
     select,
     table,
 )
@@ -42,6 +43,7 @@ sessions = table(
     column("id", Uuid),
     column("user_id", Uuid),
     column("revoked_at", DateTime(timezone=True)),
+    column("expires_at", DateTime(timezone=True)),
     schema="auth",
 )
 members = table(
@@ -126,6 +128,7 @@ _LIVE_SESSIONS = Statement(
     select(sessions.c.id).where(
         sessions.c.id == any_(bindparam("session_ids", type_=ARRAY(Uuid))),
         sessions.c.revoked_at.is_(None),
+        sessions.c.expires_at > func.now(),
     )
 )
 _WORKSPACE = Statement(

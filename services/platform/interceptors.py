@@ -11,8 +11,10 @@ It's one interceptor, built once per method: grpc.aio would otherwise wrap every
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -21,14 +23,18 @@ import protovalidate
 import structlog
 from google.protobuf.message import DecodeError, Message
 
-from services.platform import telemetry
+from services.platform import directory, telemetry
 from services.platform.access import ACCESS, Access
 from services.platform.config import Settings
+from services.platform.db import Database
 from services.platform.errors import DomainError, abort, public
 from services.platform.identity import SERVICE_HEADER, Caller, Identity
 from taskflow.error.v1 import error_reason_pb2 as reasons
 
 log = structlog.get_logger()
+
+# How long the end of a stream waits for its reader (seconds).
+_ABORT_TIMEOUT = 1.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -41,16 +47,32 @@ def current_caller() -> Caller:
     return _caller.get()
 
 
+@dataclass(eq=False, slots=True)
+class _Stream:
+    """An open stream, for those who may have to end it."""
+
+    task: asyncio.Task[Any] | None
+    caller: Caller | None = None
+    # time.monotonic() while a message is being written; a reader that doesn't read leaves it so.
+    writing_since: float | None = None
+    ended_by: DomainError | None = None
+
+    def end(self, reason: DomainError) -> None:
+        if self.ended_by is None and self.task is not None:
+            self.ended_by = reason
+            self.task.cancel()
+
+
 class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """The way in, see above. `draining` is set when the process shuts down; streams end then by themselves."""
+    """The way in, see above; and the end of every stream that must not go on."""
 
     def __init__(self, settings: Settings, identity: Identity) -> None:
         self._settings = settings
         self._identity = identity
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any] | None] = {}
         self._calls = 0
-        self._streams = 0
-        self.draining = asyncio.Event()
+        self._streams: set[_Stream] = set()
+        self._draining = False
 
     async def intercept_service(
         self,
@@ -143,42 +165,79 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     def _stream(
         self,
         method: str,
-        behave: Callable[[Message, Context], AsyncIterator[Message | bytes]],
+        behave: Callable[[Message, Context], AsyncGenerator[Message | bytes, None]],
         admit: Callable[[bytes, Context], Awaitable[Message]],
-    ) -> Callable[[bytes, Context], AsyncIterator[Message | bytes]]:
+    ) -> Callable[[bytes, Context], Awaitable[None]]:
         settings = self._settings
         counted = telemetry.STREAM_MESSAGES.labels(method)
         gauge = telemetry.STREAMS_OPEN.labels(method)
 
-        async def call(raw: bytes, context: Context) -> AsyncIterator[Message | bytes]:
+        async def call(raw: bytes, context: Context) -> None:
             code = "OK"
-            self._streams += 1
+            stream = _Stream(asyncio.current_task())
             gauge.inc()
+            self._streams.add(stream)
             try:
-                if self.draining.is_set():
+                if self._draining:
                     raise DomainError(reasons.ERROR_REASON_DRAINING)
-                if self._streams > settings.max_streams:
+                if len(self._streams) > settings.max_streams:
                     raise DomainError(reasons.ERROR_REASON_OVERLOADED)
-                async for message in behave(await admit(raw, context), context):
-                    yield message
-                    counted.inc()
-            except (asyncio.CancelledError, GeneratorExit):
-                code = "CANCELLED"
-                raise
-            except grpc.aio.AbortError:
-                code = "ABORTED_BY_HANDLER"
-                raise
+                request = await admit(raw, context)
+                stream.caller = current_caller()
+                async with aclosing(behave(request, context)) as messages:
+                    async for message in messages:
+                        stream.writing_since = time.monotonic()
+                        await context.write(message)
+                        stream.writing_since = None
+                        counted.inc()
+            except asyncio.CancelledError:
+                if stream.ended_by is None:
+                    code = "CANCELLED"
+                    raise
+                # Ended by us, not by the client.
+                asyncio.current_task().uncancel()  # type: ignore[union-attr]
+                code = stream.ended_by.code.name
+                await _abort_unread(context, stream.ended_by)
             except Exception as error:
                 failure = public(error)
                 code = failure.code.name
-                await abort(context, failure)
+                await _abort_unread(context, failure)
             finally:
-                self._streams -= 1
+                self._streams.discard(stream)
                 gauge.dec()
                 telemetry.STREAMS_ENDED.labels(method, code).inc()
                 log.debug("stream ended", method=method, code=code)
 
         return call
+
+    async def guard_streams(self, db: Database) -> None:
+        """Ends, for ever, the streams that aren't read and those whose session has ended."""
+        while True:
+            await asyncio.sleep(self._settings.session_check_interval)
+            try:
+                await self.guard_streams_once(db)
+            except Exception as error:
+                # While Postgres is away nobody can log out either.
+                public(error)
+
+    async def guard_streams_once(self, db: Database) -> None:
+        limit = time.monotonic() - self._settings.reader_timeout
+        for stream in list(self._streams):
+            if stream.writing_since is not None and stream.writing_since < limit:
+                stream.end(DomainError(reasons.ERROR_REASON_READER_TOO_SLOW))
+        sessions = {stream.caller.session_id for stream in self._streams if stream.caller}
+        if sessions:
+            async with db.read() as tx:
+                live = await directory.live_sessions(tx, sessions)
+            for stream in list(self._streams):
+                if stream.caller and stream.caller.session_id in sessions - live:
+                    stream.end(DomainError(reasons.ERROR_REASON_SESSION_REVOKED))
+
+    def drain(self) -> None:
+        """Ends all streams; new ones are refused. Calls are served until the server stops."""
+        self._draining = True
+        for stream in list(self._streams):
+            stream.end(DomainError(reasons.ERROR_REASON_DRAINING))
 
     async def _authenticate(self, access: Access, context: Context) -> None:
         sent: dict[str, list[str | bytes]] = {}
@@ -213,6 +272,15 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 fields=[_field(violation.proto) for violation in violations[:50]],
             )
         return request
+
+
+async def _abort_unread(context: Context, failure: DomainError) -> None:
+    """Aborts a stream; doesn't wait for a reader that doesn't read. The status reaches it if it ever does."""
+    try:
+        async with asyncio.timeout(_ABORT_TIMEOUT):
+            await abort(context, failure)
+    except TimeoutError:
+        pass
 
 
 def _field(violation: Any) -> tuple[str, str]:

@@ -17,6 +17,15 @@ from services.platform import telemetry
 from services.platform.access import ACCESS, Access
 from services.platform.config import Settings
 from services.platform.interceptors import Gate
+from taskflow.auth.v1 import auth_service_pb2, user_service_pb2, workspace_service_pb2
+from taskflow.event.v1 import dead_letter_service_pb2
+from taskflow.notification.v1 import notification_service_pb2
+from taskflow.task.v1 import (
+    job_service_pb2,
+    project_service_pb2,
+    suggestion_service_pb2,
+    task_service_pb2,
+)
 
 log = structlog.get_logger()
 
@@ -27,13 +36,31 @@ _CHECK_TIMEOUT = 3.0
 Check = Callable[[], Awaitable[None]]
 
 
+# Any process answers reflection for all public services, as the gateway asks only one; so it has to know them.
+_DESCRIBED = (
+    auth_service_pb2,
+    user_service_pb2,
+    workspace_service_pb2,
+    dead_letter_service_pb2,
+    notification_service_pb2,
+    job_service_pb2,
+    project_service_pb2,
+    suggestion_service_pb2,
+    task_service_pb2,
+)
+
+
 def _public_services() -> list[str]:
-    services = {
-        method.rpartition("/")[0].removeprefix("/")
-        for method, access in ACCESS.items()
-        if access is not Access.SERVICE
+    internal = {
+        method.rpartition("/")[0] for method, access in ACCESS.items() if access is Access.SERVICE
     }
-    return sorted(services)
+    described = {
+        service.full_name
+        for module in _DESCRIBED
+        for service in module.DESCRIPTOR.services_by_name.values()
+        if f"/{service.full_name}" not in internal
+    }
+    return sorted(described | {health_pb2.DESCRIPTOR.services_by_name["Health"].full_name})
 
 
 @dataclass
@@ -150,7 +177,7 @@ class Server:
         await self.health.tell()
         # The gateway's next health check takes us out of its rotation; until then new calls are still served.
         await asyncio.sleep(self._settings.drain_notice)
-        self.gate.draining.set()
+        self.gate.drain()
         await self.grpc.stop(self._settings.drain_grace)
         log.info("stopped")
 
