@@ -2,8 +2,9 @@
 
 `priority_cases.tsv` was written before the rules it judges. Its sets: `development` and
 `held-out` are two halves split by a hash of the title, and rules were tuned on the first only.
-The later sets were each written after the rules as they then stood, scored once at first sight
-(`FIRST_SIGHT`), and only then used to improve the rules.
+The `later` sets, adversarial ones first, were each written after the rules as they then stood and
+scored once before they were used to improve them. At that first sight they got 24, 37, 47 and 48
+of 60 right, which is the better estimate of what the rules do with sentences nobody thought of.
 """
 
 from __future__ import annotations
@@ -89,11 +90,11 @@ def test_negation_mentions_tense_and_far_deadlines_are_read(
 
 
 def test_a_suggestion_takes_well_under_a_millisecond() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     for case in CASES:
         suggest_priority(case["title"], case["description"])
     # Half a millisecond each; measured at about a quarter of that on a shared machine.
-    assert (time.perf_counter() - started) / len(CASES) < 0.000_5
+    assert (time.process_time() - started) / len(CASES) < 0.000_5
 
 
 @pytest.mark.parametrize(
@@ -115,10 +116,10 @@ def test_a_suggestion_takes_well_under_a_millisecond() -> None:
     ids=range(12),
 )
 def test_no_text_makes_it_slow(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     suggest_priority(text[:255], text)
     tidy_description(text)
-    assert time.perf_counter() - started < 0.1
+    assert time.process_time() - started < 0.1
 
 
 async def test_only_the_wanted_kinds_are_proposed() -> None:

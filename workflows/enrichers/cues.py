@@ -30,7 +30,7 @@ _SOON = r"(?:an?|one|two|three|four|five|six|eight|twelve|\d{1,2}|a few|a couple
 _NOT = r"(?:can't|cannot|can not|cant|couldn't|could not|unable to|not able to|no longer able to)"
 _PEOPLE = (
     r"(?:customers?|clients?|users?|patients?|guests?|people|tenants?|students?|teams?|staff|nurses|"
-    r"doctors|workers|crew|residents|visitors|subscribers|members|everyone|everybody|they|she|he|we|"
+    r"doctors|workers|crew|residents|visitors|subscribers|members|everyone|everybody|they|she|he|we|i|"
     r"half the \w+|all of \w+|the (?:whole |entire )?(?:team|floor|office|crew|company|ward|site|shop|store))"
 )
 _SYSTEM = (
@@ -65,6 +65,9 @@ CUES: Final[tuple[Cue, ...]] = (
     Cue("deadline", 0, r"(?:today|yesterday|tomorrow)'s (?:minutes|notes|figures|numbers|menu|report|readings|results|photos|receipts|entries|post|orders|news|lesson|leftovers)"),
     Cue("low", 3, r"(?:not|\w+n't)(?: \w+){0,3} any ?time soon"),
     Cue("low", 3, r"no need to (?:\w+ ){1,4}(?:now|yet|today|tomorrow|this (?:week|month))"),
+    Cue("low", 3, r"(?:not|\w+n't)(?: really)? (?:a|my|our|the|any|of) (?:\w+ )?priority"),
+    Cue("low", 2, r"not (?:really |strictly |exactly |actually )?(?:needed|required|necessary|essential)(?! any ?more)"),
+    Cue("low", 3, r"(?:only )?if (?:you|anyone|anybody|someone|somebody|u)(?:'re| are| is|'s) (?:\w+ )?(?:keen|interested|curious|up for \w+|bored|free|in town|around|idle)"),
     # -- said outright
     Cue("urgency", 3, r"(?:urgent(?:ly)?|urgentt|urgnt(?:ly)?|urgant|ugent(?:ly)?|urgend)"),
     Cue("urgency", 3, r"(?:asap|a\.s\.a\.p\.?|asapp|as soon as (?:possible|you can|humanly possible)|as quickly as possible|as fast as possible)"),
@@ -127,6 +130,7 @@ CUES: Final[tuple[Cue, ...]] = (
     Cue("incident", 3, r"(?:hazard|danger(?:ous)?(?! goods)|life[- ]threatening|unsafe|risk of (?:injury|collapse|fire|death|fall\w*)|gets? (?:hurt|injured|killed)|bleeding|unconscious|chest pain|collaps(?:ed|ing))"),
     Cue("incident", 2, r"(?:alarm(?:s)?|(?:will |is going to |going to )spoil|warming up|double (?:the )?dose|wrong dose|allergic)"),
     Cue("incident", 2, r"(?:memory|disk|queue|tank|battery|stock|oxygen|insulin)(?: \w+){0,3} (?:growing fast|running out|full|almost empty|nearly empty|critically low)"),
+    Cue("incident", 2, r"(?:vanished|disappeared|gone missing|no (?:orders|calls|payments|mails|messages|data|signal|water|oxygen|pulse)(?: are| is)? (?:coming in|arriving|going out|coming through|left)|going off|went off|left the (?:gas|stove|oven|tap|water|iron) on)"),
     Cue("incident", 2, r"(?:overflow(?:s|ed|ing)?|running (?:into|down|through)|seeping|spilling|deteriorat\w+|(?:getting|growing|becoming) (?:worse|bigger|larger|wider|longer|deeper|louder|hotter)(?: \w+)?|worsening|spread(?:s|ing)|about to \w+|locked out|(?:customers|clients|users|patients|guests|parents) (?:are |keep )?(?:complain\w*|angry|furious|shouting|leaving|cancelling)|filling up(?: \w+)?|(?:at|over|above|reached) (?:9\d|100) ?(?:%|percent))"),
     Cue("incident", 3, r"(?:logged in as (?:someone|somebody|another|other|each)(?: \w+)?|(?:unknown|strange|foreign|suspicious) (?:country|device|logins?|transactions?|ip|person|man|package|charges?)|(?:sent|mailed|e-?mailed|forwarded|published|exposed) [^.!?\n]{0,40}?to (?:the )?(?:all-staff|all staff|wrong|whole company|everyone|everybody|public))"),
     # -- harm that stays urgent however it is told
@@ -136,9 +140,9 @@ CUES: Final[tuple[Cue, ...]] = (
     Cue("harm", 3, r"(?:visible to other|other (?:users|customers|tenants|people|patients)'?s? (?:data|sessions?|invoices|records|files|orders))"),
     Cue("harm", 3, r"(?:recall|contempt of court|litigation hold|injunction|court order|subpoena|cease and desist|evict(?:ed|ion)|hard deadline|regulator(?:y)? deadline|penalt(?:y|ies) (?:is|of|are|applies))"),
     Cue("harm", 2, r"(?:threatening|threatened|going to the press|1-star|one-star|furious|wrong (?:patient|medication|medicine|blood|leg|dose|drug|recipients?|account)(?: \w+)?|(?:someone|somebody) else\'s (?:results?|data|invoices?|records?|account|files|details|prescription|medication)|glass fragments|contaminated|(?:cut|cuts|cutting) us off|under minimum|get hurt)"),
-    Cue("incident", 1, r"(?:(?:have|has|had|'ve|'s) (?:given up|died|packed up|stopped working|broken down|failed|gone|crashed|frozen)|gave up|broke down|stopped working|quit working|packed up|conked out|not working|(?:doesn't|does not|don't|won't|isn't|aren't|didn't) (?:work|start|open|load|respond|close|arrive|come up|boot|working|answer|answering|responding)|crash(?:es|ed|ing)?|stopped|aborted|denied|rejects?|rejected|frozen|jammed|idle|broken|failing|errors?|empty page|blank (?:page|screen)|ran out|run out|running low|out of stock|missing|smashed|leaks?|cancelled|collapsed|wrong)"),
+    Cue("incident", 1, r"(?:(?:have|has|had|'ve|'s) (?:given up|died|packed up|stopped working|broken down|failed|gone|crashed|frozen)|gave up|broke down|stopped working|quit working|packed up|conked out|not working|(?:doesn't|does not|don't|won't|isn't|aren't|didn't) (?:work|start|open|load|respond|close|arrive|come up|boot|working|answer|answering|responding)|crash(?:es|ed|ing)?|stopped|revoked|no sound|no picture|no signal|no power|aborted|denied|rejects?|rejected|frozen|jammed|idle|broken|failing|errors?|empty page|blank (?:page|screen)|ran out|run out|running low|out of stock|missing|smashed|leaks?|cancelled|collapsed|wrong)"),
     Cue("incident", 1, r"(?:(?:can't|cannot|can not|couldn't) find|again each|again and again|over and over|expired|charges? (?:customers|clients|users|guests) again|before the (?:evening|morning|night|noon|lunch)(?: \w+)?)"),
-    Cue("incident", 1, r"(?:every (?:customer|user|visitor|patient|guest|order|call|single|minute)|all (?:our |the |of our |of the )?(?:users|customers|patients|guests|branches|shops|stores|sites|teams|staff|classes|rooms|lines|orders|three|four|five)|(?:the )?whole (?:floor|team|company|warehouse|building|ward|site|street|shift|class|school|crew|office|line)|half (?:of )?(?:the|our) \w+|everyone|everybody|nobody|queue (?:reaches|is out|goes)|piling up|customers|complaining)"),
+    Cue("incident", 1, r"(?:every (?:customer|user|visitor|patient|guest|order|call|single|minute)|all (?:our |the |of our |of the )?(?:users|customers|patients|guests|branches|shops|stores|sites|teams|staff|classes|rooms|lines|orders|three|four|five)|(?:the )?whole (?:floor|team|company|warehouse|building|ward|site|street|shift|class|school|crew|office|line)|half (?:of )?(?:the|our) \w+|everyone|everybody|nobody|queue (?:reaches|is out|goes)|piling up|customers|people are (?:watching|waiting)|complaining)"),
     Cue("harm", 1, r"(?:!!+|pls pls|deadline|ugh|on-call)"),
     # -- said outright: it is not
     Cue("low", 3, r"(?:nice[- ]to[- ]have|nice2have|good to have)"),
@@ -158,7 +162,7 @@ CUES: Final[tuple[Cue, ...]] = (
     Cue("low", 3, r"(?:for fun|just for fun|for the fun of it|would be (?:\w+ )?fun|might be fun|fun (?:project|idea|side project)|side project|hobby|pet project)"),
     Cue("low", 3, r"(?:just|only|purely|merely) (?:an? (?:idea|thought|suggestion)|curious|for inspiration|out of (?:curiosity|interest)|thinking (?:aloud|out loud)|bugs me|a detail|dreaming|collecting)"),
     Cue("low", 3, r"(?:would|might|could|'d) (?:also |just |really |perhaps |maybe )?be (?:\w+ )?(?:nice|cool|neat|fun|great|lovely|handy|sweet|cute|a bonus|an improvement|nicer|prettier|friendlier|neater)(?: to have)?"),
-    Cue("low", 3, r"(?:stretch goal|later (?:version|release|iteration)|v2|bottom of (?:the|my|our|your) (?:\w+ )?(?:pile|list|heap|backlog|stack)|back ?burner|last on (?:the|my|our|your) list|one for the future|gold[- ]plating|after everything else|food for thought|pie in the sky|blue[- ]sky|daydream\w*|pipe dream)"),
+    Cue("low", 3, r"(?:stretch goal|later (?:version|release|iteration)|v2|bottom of (?:the|my|our|your) (?:pile|heap|backlog|(?:to-?do |priority )?list|stack)|back ?burner|last on (?:the|my|our|your) list|one for the future|gold[- ]plating|after everything else|food for thought|pie in the sky|blue[- ]sky|daydream\w*|pipe dream)"),
     Cue("low", 3, r"(?:makes? (?:no|little) difference|wouldn't hurt|won't hurt|can'?t hurt|live without (?:it|them|one)|pointless|frivolous|silly|luxury|icing on the cake|cherry on top|overrated|overkill|a bonus|aesthetics?|purely (?:decorative|visual|for looks)|looks only|for looks|scratched|hell freezes(?: over)?|pigs fly|once we're rich)"),
     Cue("low", 3, r"(?:mood (?:strikes|takes)|in the mood|toying with|because why not|why not(?=\?)|for the (?:heck|hell) of it|just because|only worth|reading material|something to read|guilty pleasure|(?:next year|spring|summer|winter|autumn) or (?:the (?:year|one) after|later|so)|in a (?:year|couple of years|few years|year or two)|(?:when|once|after) (?:the )?(?:dust settles|busy season|season|rush is over|holidays|high season|summer|winter|christmas|launch|move))"),
     Cue("low", 2, r"(?:(?:still |it |they |all )?works? (?:perfectly|fine|ok|well enough|just fine|anyway)|(?:do|does|doing) the job|still (?:fine|ok|okay|usable|good|works|work)|good enough|nothing wrong with|i'd (?:love|like|enjoy) (?:to see|to have|it|a)|could do with|(?:should|if) we ever|if (?:ever|anyone ever)|park(?:ing|ed)? (?:it|this|the \w+(?: \w+)?) here|remind me (?:in|next|after) (?:spring|summer|autumn|fall|winter|year|the holidays|a few months))"),
@@ -190,7 +194,7 @@ MENTIONED_AFTER: Final = (
 )
 MENTIONED_BEFORE: Final = (
     r"(?:\b(?:word|words|term|terms|label|labels|tag|tags|called|named|phrase|wording|marked as|button|"
-    r"difference between|severity|severities|level|levels|option|options|such as|e\.g\.|headed|titled|marked|rated|classed|flagged|listed as|"
+    r"(?:mark|flag|label|classify|rate|tag)\w*(?: \w+){0,3} as|difference between|severity|severities|level|levels|option|options|such as|e\.g\.|headed|titled|marked|rated|classed|flagged|listed as|"
     r"choice of|values?|status|between)(?: the)?[ :]+(?:\w+, )*[\"'`(]?)$"
 )
 NEGATED_BEFORE: Final = (
