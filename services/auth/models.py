@@ -1,0 +1,101 @@
+"""Tables of the schema `auth`: people, their sessions, workspaces and members."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    text,
+)
+
+metadata = MetaData(schema="auth")
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    # As it was registered, for people to read; mail goes here.
+    Column("email", Text, nullable=False),
+    # What accounts are compared by (emails.py).
+    Column("email_key", Text, nullable=False),
+    Column("display_name", Text, nullable=False),
+    Column("time_zone", Text, nullable=False),
+    Column("email_notifications", Boolean, nullable=False, server_default=text("true")),
+    Column("operator", Boolean, nullable=False, server_default=text("false")),
+    # Argon2id with its parameters and salt.
+    Column("password_hash", Text, nullable=False),
+    Column("revision", BigInteger, nullable=False, server_default=text("1")),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    UniqueConstraint("email_key", name="users_email_key"),
+)
+
+# A session is one family of refresh tokens, of which the one of the current generation works.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("user_id", Uuid, ForeignKey(users.c.id), nullable=False),
+    Column("device", Text, nullable=False),
+    Column("generation", Integer, nullable=False, server_default=text("1")),
+    Column("rotated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("last_used_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("revoked_at", DateTime(timezone=True)),
+    Index("sessions_user", "user_id"),
+    Index("sessions_expiry", "expires_at"),
+)
+
+workspaces = Table(
+    "workspaces",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("display_name", Text, nullable=False),
+    Column("ai_enabled", Boolean, nullable=False),
+    Column("revision", BigInteger, nullable=False, server_default=text("1")),
+    # Counts the changes of all its memberships. A membership takes its revision from here, so that revisions go on
+    # rising for somebody who leaves and comes back.
+    Column("members_revision", BigInteger, nullable=False, server_default=text("1")),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+members = Table(
+    "members",
+    metadata,
+    Column("workspace_id", Uuid, ForeignKey(workspaces.c.id), nullable=False),
+    Column("user_id", Uuid, ForeignKey(users.c.id), nullable=False),
+    # The number of taskflow.auth.v1.Role.
+    Column("role", SmallInteger, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("workspace_id", "user_id"),
+    Index("members_user", "user_id", "workspace_id"),
+    Index("members_joined", "workspace_id", "created_at", "user_id"),
+)
+
+# Wrong passwords of the last minutes, one row for the account and one for the address (throttle.py).
+login_attempts = Table(
+    "login_attempts",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    # HMAC of what is counted: neither e-mails that were tried nor addresses are kept.
+    Column("key", LargeBinary, nullable=False),
+    Column("attempted_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index("login_attempts_key", "key", "attempted_at"),
+    Index("login_attempts_age", "attempted_at"),
+)
