@@ -11,7 +11,7 @@ from services.auth.tokens import SigningKeys
 from services.migrations import wait_until_current
 from services.notification import rpc as notification_rpc
 from services.platform import telemetry
-from services.platform.access import ACCESS, Access
+from services.platform.access import ACCESS
 from services.platform.bus import Bus
 from services.platform.config import Settings
 from services.platform.db import Database
@@ -117,7 +117,7 @@ def _full_names(packages: tuple[str, ...]) -> list[str]:
 
 
 async def _beside(loops: list[Loop], work: Loop) -> None:
-    """Runs `work` to its end with the loops beside it. A loop that fails ends the process: its supervisor restarts it."""
+    """Runs `work` to its end with the loops beside it. A loop that fails ends the process, to be restarted."""
     tasks = [asyncio.ensure_future(loop) for loop in loops]
     main = asyncio.ensure_future(work)
     try:

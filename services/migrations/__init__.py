@@ -21,7 +21,9 @@ _VERSION = Statement(select(table("alembic_version", column("version_num", Text)
 def alembic_config(settings: Settings) -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
-    config.attributes["url"] = settings.postgres.replace("postgresql://", "postgresql+psycopg://", 1)
+    config.attributes["url"] = settings.postgres.replace(
+        "postgresql://", "postgresql+psycopg://", 1
+    )
     return config
 
 

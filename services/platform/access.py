@@ -21,7 +21,9 @@ class Access(Enum):
     @property
     def role(self) -> Role.ValueType:
         """The least role; UNSPECIFIED where no membership is asked for."""
-        return self.value if isinstance(self.value, int) else workspace_pb2.ROLE_UNSPECIFIED
+        if isinstance(self.value, int):
+            return Role.ValueType(self.value)
+        return workspace_pb2.ROLE_UNSPECIFIED
 
 
 _AUTH = "/taskflow.auth.v1."

@@ -77,7 +77,8 @@ class Bus:
             name=f"taskflow-{self._name}",
             allow_reconnect=True,
             max_reconnect_attempts=-1,
-            reconnect_time_wait=0.5,
+            # Annotated as int, used as seconds of any kind.
+            reconnect_time_wait=0.5,  # type: ignore[arg-type]
             connect_timeout=2,
             ping_interval=10,
             max_outstanding_pings=2,
@@ -232,7 +233,9 @@ async def _batch(inbox: Subscription) -> AsyncIterator[Msg]:
             yield message
         elif status == "100":
             continue
-        elif status == "503" or "Consumer Deleted" in (message.headers or {}).get("Description", ""):
+        elif status == "503" or "Consumer Deleted" in (message.headers or {}).get(
+            "Description", ""
+        ):
             raise nats.js.errors.ServiceUnavailableError
         else:
             return

@@ -89,7 +89,11 @@ class Settings(BaseSettings):
     enrich_debounce: Seconds = 2
     email_window: Seconds = 300
     # Seconds before a deadline at which people are reminded; 0 is the deadline itself.
-    reminder_offsets: Annotated[tuple[Annotated[int, Field(ge=0)], ...], NoDecode] = (86400, 3600, 0)
+    reminder_offsets: Annotated[tuple[Annotated[int, Field(ge=0)], ...], NoDecode] = (
+        86400,
+        3600,
+        0,
+    )
     workflow_concurrency: Annotated[int, Field(ge=1)] = 50
 
     # AI: without a base URL and a model, priorities are read off the wording, offline.

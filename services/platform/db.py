@@ -15,7 +15,7 @@ from services.platform.config import Settings
 
 log = structlog.get_logger()
 
-_DIALECT = PGDialect_psycopg()
+_DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
 # A named tuple with the columns of the statement that returned it.
 Row = Any
@@ -48,23 +48,17 @@ class Transaction:
         self.has_events = False
 
     async def all(self, statement: Statement, **parameters: Any) -> list[Row]:
-        cursor = await self._connection.execute(
-            statement.sql, statement.parameters(parameters)
-        )
+        cursor = await self._connection.execute(statement.sql, statement.parameters(parameters))
         return await cursor.fetchall()
 
     async def one(self, statement: Statement, **parameters: Any) -> Row | None:
         """The first row, or None."""
-        cursor = await self._connection.execute(
-            statement.sql, statement.parameters(parameters)
-        )
+        cursor = await self._connection.execute(statement.sql, statement.parameters(parameters))
         return await cursor.fetchone()
 
     async def run(self, statement: Statement, **parameters: Any) -> int:
         """How many rows it touched."""
-        cursor = await self._connection.execute(
-            statement.sql, statement.parameters(parameters)
-        )
+        cursor = await self._connection.execute(statement.sql, statement.parameters(parameters))
         return cursor.rowcount
 
     async def run_many(self, statement: Statement, rows: list[dict[str, Any]]) -> None:
@@ -110,10 +104,9 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """Commits at the end, rolls back on an exception. READ COMMITTED."""
-        async with self._pool.connection() as connection:
-            async with connection.transaction():
-                transaction = Transaction(connection)
-                yield transaction
+        async with self._pool.connection() as connection, connection.transaction():
+            transaction = Transaction(connection)
+            yield transaction
         if transaction.has_events and self.on_events:
             self.on_events()
 
@@ -126,10 +119,9 @@ class Database:
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Transaction]:
         """For several reads that have to agree: they all see the state at the first of them."""
-        async with self._pool.connection() as connection:
-            async with connection.transaction():
-                await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                yield Transaction(connection)
+        async with self._pool.connection() as connection, connection.transaction():
+            await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            yield Transaction(connection)
 
     async def ping(self) -> None:
         """Raises when Postgres doesn't answer."""

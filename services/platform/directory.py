@@ -100,14 +100,10 @@ def membership(workspace_id: ColumnElement[UUID]) -> ColumnElement[bool]:
     )
 
 
-_ROLE = Statement(
-    select(members.c.role).where(membership(bindparam("workspace_id", type_=Uuid)))
-)
+_ROLE = Statement(select(members.c.role).where(membership(bindparam("workspace_id", type_=Uuid))))
 _SESSION = Statement(select(1).where(live_session()))
 _OPERATOR = Statement(
-    select(users.c.operator).where(
-        users.c.id == bindparam("caller_id", type_=Uuid), live_session()
-    )
+    select(users.c.operator).where(users.c.id == bindparam("caller_id", type_=Uuid), live_session())
 )
 _MEMBERS_AMONG = Statement(
     select(members.c.user_id).where(
@@ -187,9 +183,7 @@ async def authorize(tx: Transaction, caller: Caller, workspace_id: UUID) -> Role
     return Role.ValueType(row.role)
 
 
-async def members_among(
-    tx: Transaction, workspace_id: UUID, user_ids: Iterable[UUID]
-) -> set[UUID]:
+async def members_among(tx: Transaction, workspace_id: UUID, user_ids: Iterable[UUID]) -> set[UUID]:
     """Those of the users who are members of the workspace."""
     rows = await tx.all(_MEMBERS_AMONG, workspace_id=workspace_id, user_ids=list(user_ids))
     return {row.user_id for row in rows}

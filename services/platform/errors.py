@@ -27,7 +27,10 @@ _MEANING: dict[ErrorReason.ValueType, tuple[grpc.StatusCode, str]] = {
         "a store doesn't answer at present; try again",
     ),
     reasons.ERROR_REASON_DRAINING: (_Code.UNAVAILABLE, "the server is shutting down; try again"),
-    reasons.ERROR_REASON_OVERLOADED: (_Code.RESOURCE_EXHAUSTED, "too many calls at once; try again"),
+    reasons.ERROR_REASON_OVERLOADED: (
+        _Code.RESOURCE_EXHAUSTED,
+        "too many calls at once; try again",
+    ),
     reasons.ERROR_REASON_REQUEST_TOO_LARGE: (_Code.RESOURCE_EXHAUSTED, "the request is too large"),
     reasons.ERROR_REASON_CALL_TIMED_OUT: (_Code.DEADLINE_EXCEEDED, "the call took too long"),
     reasons.ERROR_REASON_UNKNOWN_METHOD: (_Code.UNIMPLEMENTED, "there is no such method"),
@@ -165,7 +168,9 @@ class DomainError(Exception):
                 _any(
                     error_details_pb2.BadRequest(
                         field_violations=[
-                            error_details_pb2.BadRequest.FieldViolation(field=field, description=text)
+                            error_details_pb2.BadRequest.FieldViolation(
+                                field=field, description=text
+                            )
                             for field, text in self.fields
                         ]
                     )
@@ -224,7 +229,9 @@ def public(error: Exception) -> DomainError:
     return DomainError(reasons.ERROR_REASON_INTERNAL, {"reference": reference})
 
 
-async def abort(context: "grpc.aio.ServicerContext[object, object]", error: DomainError) -> NoReturn:
+async def abort(
+    context: "grpc.aio.ServicerContext[object, object]", error: DomainError
+) -> NoReturn:
     """Ends the call with the error's status, its details in the trailing metadata."""
     details = error.status().SerializeToString()
     await context.abort(

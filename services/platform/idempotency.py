@@ -69,7 +69,7 @@ async def first_answer(
 ) -> _RESPONSE | None:
     """The answer to the same request before, or None if this is the first, or it has no request_id.
 
-    `caller` is the user's id, or what stands for one where nobody is signed in. Call it after the caller was authorised.
+    `caller` is the user's id, or what stands for one where nobody is signed in; authorised before.
     Raises REQUEST_ID_REUSED when the request_id came with another body within 24 hours.
     """
     if not request_id:

@@ -63,7 +63,7 @@ class _Stream:
             self.task.cancel()
 
 
-class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class Gate(grpc.aio.ServerInterceptor):
     """The way in, see above; and the end of every stream that must not go on."""
 
     def __init__(self, settings: Settings, identity: Identity) -> None:
@@ -81,7 +81,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         ],
         details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        method: str = details.method  # type: ignore[assignment]
+        method = details.method
         try:
             return self._handlers[method]
         except KeyError:
@@ -92,15 +92,13 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             self._handlers[method] = self._wrap(method, inner)
             return self._handlers[method]
 
-    def _wrap(
-        self, method: str, inner: grpc.RpcMethodHandler[Any, Any]
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    def _wrap(self, method: str, inner: Any) -> grpc.RpcMethodHandler[Any, Any]:
         if method.startswith("/grpc."):
             # Health and reflection: nobody's data, and not to be refused when it's busy.
             return inner
         access = ACCESS[method]
-        parse: Callable[[bytes], Message] = inner.request_deserializer  # type: ignore[assignment]
-        write: Callable[[Any], bytes] = inner.response_serializer  # type: ignore[assignment]
+        parse: Callable[[bytes], Message] = inner.request_deserializer
+        write: Callable[[Any], bytes] = inner.response_serializer
 
         def serialize(message: Message | bytes) -> bytes:
             # A stream may hand out what was serialized once for all its readers.
@@ -112,10 +110,10 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             return self._read(parse, raw)
 
         if inner.response_streaming:
-            handler = self._stream(method, inner.unary_stream, admit)
-            return grpc.unary_stream_rpc_method_handler(handler, None, serialize)
-        handler = self._unary(method, inner.unary_unary, admit)
-        return grpc.unary_unary_rpc_method_handler(handler, None, serialize)
+            stream: Any = self._stream(method, inner.unary_stream, admit)
+            return grpc.unary_stream_rpc_method_handler(stream, None, serialize)
+        unary: Any = self._unary(method, inner.unary_unary, admit)
+        return grpc.unary_unary_rpc_method_handler(unary, None, serialize)
 
     def _unary(
         self,
@@ -257,9 +255,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     def _read(self, parse: Callable[[bytes], Message], raw: bytes) -> Message:
         limit = self._settings.max_request_bytes
         if len(raw) > limit:
-            raise DomainError(
-                reasons.ERROR_REASON_REQUEST_TOO_LARGE, {"limit_bytes": str(limit)}
-            )
+            raise DomainError(reasons.ERROR_REASON_REQUEST_TOO_LARGE, {"limit_bytes": str(limit)})
         try:
             request = parse(raw)
         except (DecodeError, ValueError, RecursionError):

@@ -3,9 +3,9 @@
 from uuid import UUID
 
 from sqlalchemy import insert
+from uuid_utils.compat import uuid7
 
 from services.platform.db import Statement, Transaction
-from uuid_utils.compat import uuid7
 from services.platform.tables import outbox
 from services.platform.telemetry import trace_parent
 from taskflow.event.v1.event_pb2 import Event
@@ -31,8 +31,6 @@ async def add_event(tx: Transaction, event: Event) -> UUID:
     event.id = str(event_id)
     event.occur_time.GetCurrentTime()
     event.trace_parent = trace_parent()
-    await tx.run(
-        _ADD, event_id=event_id, subject=subject(event), payload=event.SerializeToString()
-    )
+    await tx.run(_ADD, event_id=event_id, subject=subject(event), payload=event.SerializeToString())
     tx.has_events = True
     return event_id

@@ -1,8 +1,8 @@
 """The relay: publishes the outbox to JetStream, in order, and refills a stream that lost its tail.
 
-One relay works at a time, by an advisory lock that lives as long as its connection; others stand by. Postgres ends that
-connection when a relay is paused (idle_session_timeout), so a standby takes over. What the paused one does when it wakes
-up is harmless: each message names the one before it (Nats-Expected-Last-Msg-Id) and its own id (Nats-Msg-Id).
+One relay works at a time, by an advisory lock that lives as long as its connection; others stand by. Postgres ends
+that connection when a relay is paused (idle_session_timeout), so a standby takes over. What the paused one does when
+it wakes up is harmless: each message names the one before it (Nats-Expected-Last-Msg-Id) and its own (Nats-Msg-Id).
 """
 
 import asyncio
@@ -78,9 +78,9 @@ _UNMARK = Statement(
 _BACKLOG = Statement(
     select(
         func.count().label("depth"),
-        func.coalesce(
-            func.extract("epoch", func.now() - func.min(outbox.c.created_at)), 0
-        ).label("age"),
+        func.coalesce(func.extract("epoch", func.now() - func.min(outbox.c.created_at)), 0).label(
+            "age"
+        ),
     ).where(outbox.c.published_at.is_(None))
 )
 
@@ -210,7 +210,7 @@ class Relay:
         return len(taken)
 
     async def refill(self) -> None:
-        """Has events published again that the stream no longer holds: all if it's a new one, else those after its end."""
+        """Has what the stream no longer holds published again: all if it's a new one, else what came after its end."""
         connection = self._bus.connections
         info = await self._bus.ensure_stream()
         created, last = _identity(info), info.state.last_seq

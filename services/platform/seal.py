@@ -32,14 +32,10 @@ class Seal:
     def open(self, sealed: str, *, purpose: str, context: str = "") -> Any:
         """Raises ValueError for whatever wasn't made by `close` with the same purpose and context."""
         try:
-            raw = base64.b64decode(
-                sealed + "=" * (-len(sealed) % 4), altchars=b"-_", validate=True
-            )
+            raw = base64.b64decode(sealed + "=" * (-len(sealed) % 4), altchars=b"-_", validate=True)
         except ValueError:
             raise ValueError("not sealed by us") from None
         mac, body = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
-        if not hmac.compare_digest(
-            mac, self.derive(purpose, context.encode(), body)[:_MAC_BYTES]
-        ):
+        if not hmac.compare_digest(mac, self.derive(purpose, context.encode(), body)[:_MAC_BYTES]):
             raise ValueError("not sealed by us, or for something else")
         return json.loads(body)

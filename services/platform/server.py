@@ -91,7 +91,7 @@ class Health:
 
     async def tell(self) -> None:
         serving = all(self.state.values()) and not self.draining
-        status = health_pb2.HealthCheckResponse.ServingStatus
+        status = health_pb2.HealthCheckResponse
         for service in ("", *self.services):
             await self.servicer.set(service, status.SERVING if serving else status.NOT_SERVING)
 
@@ -160,9 +160,7 @@ class Server:
         if self.grpc.add_insecure_port(self._address) == 0:
             raise OSError(f"{self._address} is taken")
         await self.health.run_once()
-        http = await telemetry.serve_http(
-            self._settings.host, self._http_port, self.health.report
-        )
+        http = await telemetry.serve_http(self._settings.host, self._http_port, self.health.report)
         await self.grpc.start()
         log.info("serving", address=self._address)
         checking = asyncio.create_task(self.health.run())

@@ -20,7 +20,9 @@ EVENTS_PUBLISHED = Counter("taskflow_events_published_total", "Events that JetSt
 EVENTS_CONSUMED = Counter(
     "taskflow_events_consumed_total", "Events by consumer and result", ["consumer", "result"]
 )
-CONSUMER_LAG = Gauge("taskflow_consumer_lag", "Events that a consumer has yet to process", ["consumer"])
+CONSUMER_LAG = Gauge(
+    "taskflow_consumer_lag", "Events that a consumer has yet to process", ["consumer"]
+)
 DEAD_LETTERS = Counter("taskflow_dead_letters_total", "Events parked", ["consumer"])
 JOB_SECONDS = Histogram(
     "taskflow_job_seconds", "Duration of payload jobs", ["state"], buckets=_BUCKETS
@@ -42,7 +44,9 @@ def _no_trace() -> str:
 _trace_parent: Callable[[], str] = _no_trace
 
 
-async def serve_http(host: str, port: int, healthy: Callable[[], dict[str, bool]]) -> asyncio.Server:
+async def serve_http(
+    host: str, port: int, healthy: Callable[[], dict[str, bool]]
+) -> asyncio.Server:
     """Answers GET /healthz (200 or 503, a line for each dependency) and GET /metrics; nothing else."""
 
     def answer(path: str) -> tuple[str, str, bytes]:
@@ -71,7 +75,13 @@ async def serve_http(host: str, port: int, healthy: Callable[[], dict[str, bool]
                 if method != b"HEAD":
                     writer.write(body)
                 await writer.drain()
-        except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        except (
+            OSError,
+            TimeoutError,
+            ValueError,
+            asyncio.IncompleteReadError,
+            asyncio.LimitOverrunError,
+        ):
             # Whoever asked has gone, or didn't speak HTTP.
             pass
         finally:
