@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         Unavailable,
         Unimplemented,
     )
-    from taskflow_client.pages import pages
+    from taskflow_client.paging import pages
     from taskflow_client.session import FileSessions, MemorySessions, Session
 
 __all__ = [
@@ -53,7 +53,7 @@ __all__ = [
 
 _HOMES = {
     "TaskFlow": "client",
-    "pages": "pages",
+    "pages": "paging",
     "FileSessions": "session",
     "MemorySessions": "session",
     "Session": "session",
