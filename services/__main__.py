@@ -5,6 +5,7 @@ import asyncio
 
 from services import migrations
 from services.platform import config, logging
+from services.platform.server import stop_signal
 
 
 def main() -> None:
@@ -22,15 +23,19 @@ def main() -> None:
     if arguments.command == "migrate":
         migrations.upgrade(settings)
         return
-    # Only what is asked for is imported: it's most of a process's memory and start time.
+    asyncio.run(_run(arguments, settings))
+
+
+async def _run(arguments: argparse.Namespace, settings: config.Settings) -> None:
+    # Not needed by migrate, whose start everything else waits for.
     from services import app
 
     if arguments.command == "relay":
-        asyncio.run(app.run_relay(settings))
+        await app.run_relay(settings, stop_signal())
     elif arguments.command == "grant-operator":
-        asyncio.run(app.grant_operator(settings, arguments.email))
+        await app.grant_operator(settings, arguments.email)
     else:
-        asyncio.run(app.run_service(arguments.command, settings))
+        await app.run_service(arguments.command, settings, stop_signal())
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from services.platform.interceptors import Gate
 from services.platform.relay import Relay
 from services.platform.runtime import Loop, Platform
 from services.platform.seal import Seal
-from services.platform.server import Check, Health, Server, stop_signal
+from services.platform.server import Check, Health, Server
 from services.task import rpc as task_rpc
 from taskflow.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
 
@@ -44,8 +44,8 @@ _PACKAGES = {
 SERVICES = tuple(_REGISTER)
 
 
-async def run_service(name: str, settings: Settings) -> None:
-    """Runs the auth, task or notification service until SIGTERM."""
+async def run_service(name: str, settings: Settings, stop: asyncio.Event) -> None:
+    """Runs the auth, task or notification service until `stop` is set."""
     db = Database(settings, application=name)
     await db.open()
     bus = Bus(settings, name=name)
@@ -62,14 +62,13 @@ async def run_service(name: str, settings: Settings) -> None:
     )
     await wait_until_current(db)
     loops = _REGISTER[name](server.grpc, Platform(settings, db, bus, Seal(settings), gate))
-    await _beside([bus.connect(), gate.guard_streams(db), *loops], server.run())
+    await _beside([bus.connect(), gate.guard_streams(db), *loops], server.run(stop))
     await bus.close()
     await db.close()
 
 
-async def run_relay(settings: Settings) -> None:
-    """Runs the relay until SIGTERM."""
-    stop = stop_signal()
+async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
+    """Runs the relay until `stop` is set."""
     db = Database(settings, application="relay")
     await db.open()
     bus = Bus(settings, name="relay")

@@ -69,7 +69,7 @@ class Gate(grpc.aio.ServerInterceptor):
     def __init__(self, settings: Settings, identity: Identity) -> None:
         self._settings = settings
         self._identity = identity
-        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any] | None] = {}
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._calls = 0
         self._streams: set[_Stream] = set()
         self._draining = False
@@ -89,8 +89,8 @@ class Gate(grpc.aio.ServerInterceptor):
             # Unknown methods aren't remembered: there is no end of them.
             if inner is None:
                 return None
-            self._handlers[method] = self._wrap(method, inner)
-            return self._handlers[method]
+            handler = self._handlers[method] = self._wrap(method, inner)
+            return handler
 
     def _wrap(self, method: str, inner: Any) -> grpc.RpcMethodHandler[Any, Any]:
         if method.startswith("/grpc."):

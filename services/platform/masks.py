@@ -1,8 +1,8 @@
 """Update masks after AIP-134."""
 
 from collections.abc import Iterable, Set
+from typing import Any
 
-from google.protobuf.descriptor import Descriptor
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
@@ -30,7 +30,7 @@ def fields(resource: Message, mask: FieldMask, writable: Set[str]) -> frozenset[
 
 
 def _exists(resource: Message, path: Iterable[str]) -> bool:
-    descriptor: Descriptor | None = resource.DESCRIPTOR
+    descriptor: Any = resource.DESCRIPTOR
     for name in path:
         field = descriptor.fields_by_name.get(name) if descriptor is not None else None
         if field is None:

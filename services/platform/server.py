@@ -154,9 +154,8 @@ class Server:
                 _public_services(), self.grpc, descriptor_pool.Default()
             )
 
-    async def run(self) -> None:
-        """Serves until SIGTERM or SIGINT, then drains."""
-        stop = stop_signal()
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serves until `stop` is set, then drains."""
         if self.grpc.add_insecure_port(self._address) == 0:
             raise OSError(f"{self._address} is taken")
         await self.health.run_once()

@@ -1,0 +1,112 @@
+"""Real servers for the tests: one embedded stack for each test process, on free ports, in a folder of its own."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from deploy.local.stack import Stack, running_stack
+from services import app
+from services.platform.config import Settings
+
+INFRASTRUCTURE = {"postgres", "nats", "temporal", "mail", "migrate"}
+
+# Short enough for tests; what they mean is the same.
+_BRISK = {
+    "drain_notice": 0,
+    "drain_grace": 1,
+    "session_check_interval": 0.3,
+    "heartbeat_interval": 1,
+    "enrich_debounce": 0.2,
+    "email_window": 0,
+    "login_attempts_per_address": 1_000_000,
+}
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports below 32768, where the kernel doesn't hand them out to others meanwhile."""
+    found: list[int] = []
+    first = 10_000 + (Path.cwd().stat().st_ino + id(found)) % 20_000
+    for port in range(first, first + 2_000):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        found.append(port)
+        if len(found) == count:
+            return found
+    raise RuntimeError("there are no free ports")
+
+
+def settings_for(data_dir: Path, **overrides: object) -> Settings:
+    """Settings on free ports; replicas take the ports after a service's own."""
+    names = [
+        name for name in Settings.model_fields if name.endswith("_port") and name != "smtp_port"
+    ]
+    # A port and nothing within 10 of it, as replicas listen there.
+    ports = free_ports(len(names) * 30)[::30]
+    return Settings(
+        data_dir=data_dir, **dict(zip(names, ports, strict=True)), **_BRISK, **overrides
+    )  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """Postgres (migrated), NATS, Temporal and the mail catcher. Services are started by `serve`."""
+    settings = settings_for(tmp_path_factory.mktemp("stack") / "data")
+    async with running_stack(settings, only=INFRASTRUCTURE) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def settings(stack: Stack) -> Settings:
+    """What the stack runs with, its addresses filled in."""
+    return stack.settings
+
+
+@asynccontextmanager
+async def serving(name: str, settings: Settings) -> AsyncIterator[None]:
+    """One service, or the relay, in this process, as `python -m services` runs it."""
+    stop = asyncio.Event()
+    work = (
+        app.run_relay(settings, stop) if name == "relay" else app.run_service(name, settings, stop)
+    )
+    task = asyncio.create_task(work, name=name)
+    try:
+        if name != "relay":
+            await _healthy(task, getattr(settings, name))
+        yield
+    finally:
+        stop.set()
+        await task
+
+
+async def _healthy(task: asyncio.Task[None], address: str) -> None:
+    async with asyncio.timeout(20), grpc.aio.insecure_channel(address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        while True:
+            if task.done():
+                task.result()
+            try:
+                answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=1)
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+            except grpc.aio.AioRpcError:
+                pass
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+async def services(settings: Settings) -> AsyncIterator[Settings]:
+    """All three services and the relay, in this process; their addresses are in the settings."""
+    async with AsyncExitStack() as running:
+        for name in ("auth", "task", "notification", "relay"):
+            await running.enter_async_context(serving(name, settings))
+        yield settings
