@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from workflows.enrichers import cues
+from workflows.enrichers.initials import ANY, initials
 from workflows.enrichers.tidy import tidy_description
 from workflows.enrichers.types import EnrichRequest, PriorityName, Proposal
 
 MODEL: Final = "heuristic"
 RULES_VERSION: Final = "rules-1"
 
-# Characters of the description that are read. People say what is urgent at the start, and the
-# limit bounds the time for the longest description that the API takes.
-_READ = 2_000
+# Characters of a long description that are read, at its start and at its end, where people say what
+# is urgent and by when. It bounds the time for the longest description that the API takes.
+_READ_FIRST = 700
+_READ_LAST = 300
 # Characters before a cue in which negation, tense and conditions are looked for.
 _CONTEXT = 60
 
-_ALL: Final = re.compile(
-    r"(?<![\w-])(?:"
-    + "|".join(f"(?P<c{i}>{cue.pattern})" for i, cue in enumerate(cues.CUES))
-    + r")(?![\w-])"
-    r"|(?P<shout>!!+)|(?P<smile>[:;]-?\))"
-)
 _BY_GROUP: Final = {f"c{i}": cue for i, cue in enumerate(cues.CUES)} | {
     "shout": cues.Cue("harm", 1, ""),
     "smile": cues.Cue("low", 2, ""),
 }
+_INITIALS: Final = [initials(cue.pattern) for cue in cues.CUES]
+_SIGNS: Final = re.compile(r"(?P<shout>!!+)|(?P<smile>[:;]-?\))")
+_WORD: Final = re.compile(r"(?<![\w-])\w")
 _NOW: Final = re.compile(r"\bNOW\b|\bnow[ !.]*$|\bQuick(?:ly)?[!,]")
 _NOT_NOW: Final = re.compile(r"(?:\bno need|\bnot|n't|\bnever|\buntil|\bby|\bfrom)\b[^.!?:]*$")
 _MENTION_AFTER: Final = re.compile(cues.MENTIONED_AFTER)
@@ -44,7 +44,9 @@ _CONDITION: Final = re.compile(cues.CONDITION_BEFORE)
 _ABOUT: Final = re.compile(cues.ABOUT)
 _FAR: Final = re.compile(cues.FAR)
 # A few words in quotation marks name something; a longer quotation is somebody speaking.
-_QUOTED: Final = re.compile(r"(?<!\w)([\"'`])(?=\S)((?:(?!\1).){1,40}?)(?<=\S)\1(?!\w)")
+_QUOTED: Final = re.compile(
+    r"(?<!\w)(?:\"[^\s\"][^\"\n]{0,39}\"|'[^\s'][^'\n]{0,39}'|`[^\s`][^`\n]{0,39}`)(?!\w)"
+)
 _FOLD: Final = str.maketrans("’‘‛´“”„«»", '\'\'\'\'"""""')
 
 
@@ -74,7 +76,7 @@ class HeuristicEnricher:
 def suggest_priority(title: str, description: str) -> Proposal:
     """HIGH for urgent wording, LOW for casual or optional wording, otherwise MEDIUM."""
     about = _ABOUT.search(_folded(title)) is not None
-    readings = [*_read(title, about), *_read(description[:_READ], about)]
+    readings = [*_read(title, about), *_read_long(description, about)]
     score = sum(reading.weight for reading in readings)
     if score >= 2:
         return _priority("HIGH", score, _strongest(readings, 1))
@@ -101,9 +103,17 @@ def _strongest(readings: list[_Reading], sign: int) -> _Reading:
     return max(readings, key=lambda reading: reading.weight * sign)
 
 
+def _read_long(text: str, about: bool) -> Iterator[_Reading]:
+    if len(text) <= _READ_FIRST + _READ_LAST:
+        yield from _read(text, about)
+    else:
+        yield from _read(text[:_READ_FIRST], about)
+        yield from _read(text[-_READ_LAST:], about)
+
+
 def _read(text: str, about: bool) -> Iterator[_Reading]:
     folded = _folded(text)
-    for match in _ALL.finditer(_without_names(folded)):
+    for match in _cues(_without_names(folded)):
         cue = _BY_GROUP[match.lastgroup or ""]
         yield _interpret(cue, text, folded, match.start(), match.end(), about)
     for match in _NOW.finditer(text):
@@ -112,6 +122,32 @@ def _read(text: str, about: bool) -> Iterator[_Reading]:
         yield _Reading(2, match.group().strip(" .,"))
     for match in _FAR.finditer(folded):
         yield _Reading(0, text[match.start() : match.end()])
+
+
+def _cues(folded: str) -> Iterator[re.Match[str]]:
+    """Cues from left to right, none overlapping; of those at one place the first in the list."""
+    read = 0
+    for word in _WORD.finditer(folded):
+        start = word.start()
+        if start < read:
+            continue
+        # Letters of other scripts share one pattern; cues begin with plain ones.
+        letter = word.group() if word.group().isascii() else ""
+        match = _beginning_with(letter).match(folded, start)
+        if match:
+            read = match.end()
+            yield match
+    yield from _SIGNS.finditer(folded)
+
+
+@lru_cache(maxsize=64)
+def _beginning_with(letter: str) -> re.Pattern[str]:
+    fitting = [
+        f"(?:{cue.pattern})(?P<c{i}>)"
+        for i, (cue, letters) in enumerate(zip(cues.CUES, _INITIALS, strict=True))
+        if letter in letters or ANY in letters
+    ]
+    return re.compile(f"(?:{'|'.join(fitting)})(?![\\w-])")
 
 
 def _interpret(
