@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     token_issuer: str = "taskflow"
     access_token_lifetime: Annotated[float, Field(ge=10, le=3600)] = 600
     refresh_token_lifetime: Annotated[float, Field(ge=60)] = 30 * 86400
+    # Wrong passwords in 15 minutes after which logins are refused. Raise the second where many people share an address.
+    login_attempts_per_account: Annotated[int, Field(ge=1)] = 10
+    login_attempts_per_address: Annotated[int, Field(ge=1)] = 10
 
     # How a process behaves.
     reflection: bool = True
