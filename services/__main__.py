@@ -5,7 +5,6 @@ import asyncio
 
 from services import migrations
 from services.platform import config, logging
-from services.platform.server import stop_signal
 
 
 def main() -> None:
@@ -29,6 +28,7 @@ def main() -> None:
 async def _run(arguments: argparse.Namespace, settings: config.Settings) -> None:
     # Not needed by migrate, whose start everything else waits for.
     from services import app
+    from services.platform.server import stop_signal
 
     if arguments.command == "relay":
         await app.run_relay(settings, stop_signal())

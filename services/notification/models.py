@@ -1,4 +1,4 @@
-"""Tables of the schema `notification`. Ids of users, workspaces and tasks are other services': there are no foreign keys."""
+"""Tables of the schema `notification`. Ids of users, workspaces and tasks are other services', without foreign keys."""
 
 from sqlalchemy import (
     BigInteger,

@@ -37,6 +37,8 @@ log = structlog.get_logger()
 _ABORT_TIMEOUT = 1.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
+# grpc.RpcMethodHandler, which is generic for the type checker only.
+Handler = Any
 
 _caller: ContextVar[Caller] = ContextVar("caller")
 _validator = protovalidate.Validator()
@@ -69,18 +71,16 @@ class Gate(grpc.aio.ServerInterceptor):
     def __init__(self, settings: Settings, identity: Identity) -> None:
         self._settings = settings
         self._identity = identity
-        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._handlers: dict[str, Handler] = {}
         self._calls = 0
         self._streams: set[_Stream] = set()
         self._draining = False
 
     async def intercept_service(
         self,
-        continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
-        ],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+    ) -> Handler | None:
         method = details.method
         try:
             return self._handlers[method]
@@ -89,10 +89,10 @@ class Gate(grpc.aio.ServerInterceptor):
             # Unknown methods aren't remembered: there is no end of them.
             if inner is None:
                 return None
-            handler = self._handlers[method] = self._wrap(method, inner)
-            return handler
+            self._handlers[method] = self._wrap(method, inner)
+            return self._handlers[method]
 
-    def _wrap(self, method: str, inner: Any) -> grpc.RpcMethodHandler[Any, Any]:
+    def _wrap(self, method: str, inner: Any) -> Any:
         if method.startswith("/grpc."):
             # Health and reflection: nobody's data, and not to be refused when it's busy.
             return inner

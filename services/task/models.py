@@ -99,7 +99,9 @@ tasks = Table(
         "tasks_assignee_dates",
         "assignee_id",
         "id",
-        postgresql_where=text("due_date IS NOT NULL AND finished_at IS NULL AND deleted_at IS NULL"),
+        postgresql_where=text(
+            "due_date IS NOT NULL AND finished_at IS NULL AND deleted_at IS NULL"
+        ),
     ),
     Index(
         "tasks_creator_dates",

@@ -1,0 +1,81 @@
+"""Passwords: Argon2id, in few threads and with a short queue, so that logins can't take the machine over."""
+
+import asyncio
+import os
+import sys
+import threading
+import unicodedata
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from argon2 import PasswordHasher
+from argon2.exceptions import VerificationError
+
+from services.platform.errors import DomainError
+from taskflow.error.v1 import error_reason_pb2 as reasons
+
+# The first choice of the OWASP cheat sheet for password storage: 19 MiB, 2 passes. About 25 ms.
+_HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
+_THREADS = 2
+# Together about a second of work; who comes then is told to try again instead of waiting.
+_WAITING = 64
+
+_T = TypeVar("_T")
+
+
+class Passwords:
+    """Hashes and verifies. All methods raise OVERLOADED when too many wait already."""
+
+    def __init__(self, hasher: PasswordHasher = _HASHER) -> None:
+        self._hasher = hasher
+        self._threads = ThreadPoolExecutor(
+            _THREADS, thread_name_prefix="argon2", initializer=_give_way
+        )
+        self._counting = threading.Lock()
+        self._waiting = 0
+        # Verified for those who don't exist, so that they take as long.
+        self._nobody = hasher.hash(os.urandom(16))
+
+    async def hash(self, password: str) -> str:
+        return await self._run(lambda: self._hasher.hash(_canonical(password)))
+
+    async def verify(self, password: str, stored: str | None) -> bool:
+        """Whether the password is the one that was hashed; False, and not sooner, when there is no hash."""
+        right = await self._run(lambda: self._matches(password, stored or self._nobody))
+        return right and stored is not None
+
+    def outdated(self, stored: str) -> bool:
+        """Whether the hash was made with other parameters than today's."""
+        return self._hasher.check_needs_rehash(stored)
+
+    def _matches(self, password: str, stored: str) -> bool:
+        try:
+            return self._hasher.verify(stored, _canonical(password))
+        except VerificationError:
+            return False
+
+    async def _run(self, work: Callable[[], _T]) -> _T:
+        with self._counting:
+            if self._waiting >= _WAITING:
+                raise DomainError(reasons.ERROR_REASON_OVERLOADED)
+            self._waiting += 1
+        job = self._threads.submit(work)
+        # Not when the caller goes away: what a thread has begun goes on.
+        job.add_done_callback(self._done)
+        return await asyncio.wrap_future(job)
+
+    def _done(self, _: "Future[_T]") -> None:
+        with self._counting:
+            self._waiting -= 1
+
+
+def _canonical(password: str) -> str:
+    """The same keys pressed on another system can give another normal form (RFC 8265, OpaqueString)."""
+    return unicodedata.normalize("NFC", password)
+
+
+def _give_way() -> None:
+    """Lets other work on this machine go first. On Linux priorities are per thread; elsewhere per process."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
