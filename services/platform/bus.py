@@ -2,8 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+import traceback
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from datetime import timedelta
+from pathlib import Path
 
 import nats
 import nats.errors
@@ -23,13 +26,17 @@ from nats.js.api import (
     StreamInfo,
 )
 
+from services.platform import telemetry
 from services.platform.config import Settings
+from services.platform.errors import is_unavailable
 
 log = structlog.get_logger()
 
 STREAM = "TASKFLOW"
 # Core NATS, outside the stream: lost messages cost latency only.
 WAKE_RELAY = "wake.relay"
+# `taskflow._.replay.<consumer>.<event id>`: a dead letter on its way back to the consumer that failed.
+_REPLAY = "taskflow._.replay"
 
 # Within it JetStream drops a repeated Nats-Msg-Id by itself (seconds).
 _DEDUPE_WINDOW = 120
@@ -45,6 +52,20 @@ _BACKOFF = (0.2, 0.5, 1, 2, 5, 10, 20, 30, 60)
 # After this many deliveries an event is parked as a dead letter.
 MAX_DELIVERIES = 10
 _ACK_WAIT = 30.0
+# How long a consumer waits for a store that doesn't answer before it tries again (seconds).
+_UNAVAILABLE_PAUSE = 0.5
+# A statement that ran into its time limit: the event may be the reason, and must not block the others.
+_QUERY_CANCELED = "57014"
+_LAG_INTERVAL = 5.0
+
+Handle = Callable[[Msg], Awaitable[None]]
+HandleBatch = Callable[[list[Msg]], Awaitable[None]]
+# Keeps an event with what went wrong.
+Park = Callable[[Msg, str], Awaitable[None]]
+
+
+class PoisonEvent(Exception):
+    """An event that can't be processed. Its text is kept with the dead letter: no personal data in it."""
 
 
 class Bus:
@@ -58,12 +79,14 @@ class Bus:
         self.jetstream: JetStreamContext = self.client.jetstream(timeout=5)
         # Counts connections, so that whoever depends on one notices a new one.
         self.connections = 0
+        self._first_connection = asyncio.Event()
 
     async def connect(self) -> None:
         """Returns once connected; waits as long as it takes."""
 
         async def connected() -> None:
             self.connections += 1
+            self._first_connection.set()
             log.info("connected to nats")
 
         async def disconnected() -> None:
@@ -131,13 +154,19 @@ class Bus:
         except nats.js.errors.BadRequestError:
             return await self.jetstream.update_stream(config)
 
-    async def pull(self, config: ConsumerConfig) -> AsyncIterator[Msg]:
+    async def pull(self, config: ConsumerConfig) -> AsyncGenerator[Msg, None]:
         """The messages of a consumer, as they come, for ever.
 
         The consumer is created if it isn't there, and again when it was lost with the server. `config` of an ephemeral
         consumer has no durable_name; it ends when the iteration does. Raises nats.errors.Error when NATS refuses or
         isn't there: start again.
         """
+        async with aclosing(self._pull(config, 1)) as batches:
+            async for batch in batches:
+                yield batch[0]
+
+    async def _pull(self, config: ConsumerConfig, size: int) -> AsyncGenerator[list[Msg], None]:
+        """As `pull`, up to `size` at once of those that are here already."""
         consumer = await self.jetstream.add_consumer(STREAM, config)
         inbox = await self.client.subscribe(self.client.new_inbox(), pending_msgs_limit=0)
         request = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{consumer.name}"
@@ -151,27 +180,36 @@ class Bus:
         try:
             while True:
                 await self.client.publish(request, body, reply=inbox.subject)
-                async for message in _batch(inbox):
-                    yield message
+                async with aclosing(_batches(inbox, size)) as batches:
+                    async for batch in batches:
+                        yield batch
         finally:
             if not self.client.is_closed:
                 await inbox.unsubscribe()
 
-    async def consume(
-        self,
-        name: str,
-        subjects: list[str],
-        handle: Callable[[Msg], Awaitable[None]],
-        park: Callable[[Msg, str], Awaitable[None]],
-    ) -> None:
+    async def consume(self, name: str, subjects: list[str], handle: Handle, park: Park) -> None:
         """Runs a durable consumer for ever: one event at a time, in order.
 
-        An event is acknowledged after `handle` returned. When it raises, the event comes again later, and the others go
-        on; after MAX_DELIVERIES it's handed to `park` with the error, and acknowledged when that returned.
+        An event is acknowledged after `handle` returned. When it raises, the event comes again later, and the others
+        go on; after MAX_DELIVERIES it's handed to `park` with the error, and acknowledged when that returned. While a
+        store doesn't answer (errors.is_unavailable), everything waits: no event is to blame for that.
+        """
+
+        async def handle_one(batch: list[Msg]) -> None:
+            await handle(batch[0])
+
+        await self.consume_batches(name, subjects, handle_one, park, size=1)
+
+    async def consume_batches(
+        self, name: str, subjects: list[str], handle: HandleBatch, park: Park, *, size: int
+    ) -> None:
+        """As `consume`, with up to `size` events at once of those that wait; a single one doesn't wait for more.
+
+        `handle` takes effect for the whole batch or, raising, for none of it; it's called with smaller ones then.
         """
         config = ConsumerConfig(
             durable_name=name,
-            filter_subjects=subjects,
+            filter_subjects=[*subjects, replay_subject(name, "*")],
             deliver_policy=DeliverPolicy.ALL,
             ack_policy=AckPolicy.EXPLICIT,
             ack_wait=_ACK_WAIT,
@@ -179,69 +217,130 @@ class Bus:
             max_deliver=-1,
             max_ack_pending=4 * _PULL_BATCH,
         )
+        await self._first_connection.wait()
         while True:
             try:
-                async for message in self.pull(config):
-                    await self._handle(name, message, handle, park)
+                async with aclosing(self._pull(config, size)) as batches:
+                    async for batch in batches:
+                        await self._handle(name, batch, handle, park)
             except (nats.errors.Error, OSError, TimeoutError) as error:
                 log.warning("consumer starts again", consumer=name, error=repr(error))
                 await asyncio.sleep(0.5)
 
-    async def _handle(
-        self,
-        name: str,
-        message: Msg,
-        handle: Callable[[Msg], Awaitable[None]],
-        park: Callable[[Msg, str], Awaitable[None]],
-    ) -> None:
-        deliveries = message.metadata.num_delivered
-        try:
-            await handle(message)
-        except Exception as error:
-            # The type and place say enough; texts of events stay out of the log.
-            log.warning(
-                "event failed",
-                consumer=name,
-                subject=message.subject,
-                event_id=event_id(message),
-                deliveries=deliveries,
-                exc_info=error,
-            )
-            if deliveries < MAX_DELIVERIES:
-                await message.nak(delay=_BACKOFF[min(deliveries, len(_BACKOFF)) - 1])
-                return
+    async def report_lag(self, name: str) -> None:
+        """Tells operators for ever how many events a durable consumer has yet to process."""
+        lag = telemetry.CONSUMER_LAG.labels(name)
+        while True:
+            await asyncio.sleep(_LAG_INTERVAL)
             try:
-                await park(message, f"{type(error).__name__}: {error}")
-            except Exception as failure:
-                log.error("event can't be parked", consumer=name, exc_info=failure)
-                await message.nak(delay=_BACKOFF[-1])
-                return
+                info = await self.jetstream.consumer_info(STREAM, name)
+            except (nats.errors.Error, OSError, TimeoutError):
+                continue
+            lag.set((info.num_pending or 0) + (info.num_ack_pending or 0))
+
+    async def _handle(self, name: str, batch: list[Msg], handle: HandleBatch, park: Park) -> None:
+        error = await self._attempt(name, batch, handle)
+        if error is None:
+            telemetry.EVENTS_CONSUMED.labels(name, "done").inc(len(batch))
+            for message in batch:
+                await message.ack()
+        elif len(batch) > 1:
+            # Halving finds a bad event among n in about 2 log n attempts; the others need no more than that.
+            middle = len(batch) // 2
+            await self._handle(name, batch[:middle], handle, park)
+            await self._handle(name, batch[middle:], handle, park)
+        else:
+            await self._failed(name, batch[0], error, park)
+
+    async def _attempt(self, name: str, batch: list[Msg], handle: HandleBatch) -> Exception | None:
+        """What the events failed with, if they did. Tries for as long as a store doesn't answer."""
+        while True:
+            try:
+                await handle(batch)
+                return None
+            except Exception as error:
+                state = getattr(error, "sqlstate", None)
+                if not is_unavailable(error) or state == _QUERY_CANCELED:
+                    return error
+                log.warning("consumer waits", consumer=name, error=type(error).__name__)
+            await asyncio.sleep(_UNAVAILABLE_PAUSE)
+            for message in batch:
+                await message.in_progress()
+
+    async def _failed(self, name: str, message: Msg, error: Exception, park: Park) -> None:
+        deliveries = message.metadata.num_delivered
+        # Not the exception's text: it can quote the event's.
+        log.warning(
+            "event failed",
+            consumer=name,
+            subject=message.subject,
+            event_id=event_id(message),
+            deliveries=deliveries,
+            error=_describe(error),
+        )
+        if deliveries < MAX_DELIVERIES:
+            telemetry.EVENTS_CONSUMED.labels(name, "failed").inc()
+            await message.nak(delay=_BACKOFF[min(deliveries, len(_BACKOFF)) - 1])
+            return
+        try:
+            await park(message, _describe(error))
+        except Exception as failure:
+            log.error("event can't be parked", consumer=name, error=_describe(failure))
+            await message.nak(delay=_BACKOFF[-1])
+            return
+        telemetry.EVENTS_CONSUMED.labels(name, "parked").inc()
         await message.ack()
 
 
-async def _batch(inbox: Subscription) -> AsyncIterator[Msg]:
+async def _batches(inbox: Subscription, size: int) -> AsyncGenerator[list[Msg], None]:
     """The messages of one pull, until it's used up, has expired, or nothing was heard of the server."""
     left = _PULL_BATCH
+    batch: list[Msg] = []
     while left:
+        if batch and (len(batch) == size or not inbox.pending_msgs):
+            yield batch
+            batch = []
         try:
             message = await inbox.next_msg(timeout=3 * _PULL_HEARTBEAT)
         except TimeoutError:
-            return
-        status = (message.headers or {}).get("Status")
+            break
+        headers = message.headers or {}
+        status = headers.get("Status")
         if status is None:
             left -= 1
-            yield message
-        elif status == "100":
-            continue
-        elif status == "503" or "Consumer Deleted" in (message.headers or {}).get(
-            "Description", ""
-        ):
+            batch.append(message)
+        elif status == "503" or "Consumer Deleted" in headers.get("Description", ""):
+            if batch:
+                yield batch
             raise nats.js.errors.ServiceUnavailableError
-        else:
-            return
+        elif status != "100":
+            break
+    if batch:
+        yield batch
+
+
+def _describe(error: Exception) -> str:
+    """An exception's kind and place, which hold nothing personal; the text of our own."""
+    if isinstance(error, PoisonEvent):
+        return str(error)
+    kind = type(error).__name__
+    if state := getattr(error, "sqlstate", None):
+        kind += f" {state}"
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    if not ours:
+        return kind
+    return f"{kind} in {ours[-1].name} ({Path(ours[-1].filename).name}:{ours[-1].lineno})"
+
+
+def replay_subject(consumer: str, event_id: str) -> str:
+    """Where a dead letter is published for its consumer alone. Filters of workspaces' events don't match it."""
+    return f"{_REPLAY}.{consumer}.{event_id}"
 
 
 def event_id(message: Msg) -> str:
+    if message.subject.startswith(f"{_REPLAY}."):
+        return message.subject.rpartition(".")[2]
     return (message.headers or {}).get("Nats-Msg-Id", "")
 
 

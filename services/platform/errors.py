@@ -212,18 +212,30 @@ def invalid(field: str, problem: str) -> DomainError:
 _TRANSIENT = ("08", "53", "57", "40", "55")
 
 
+def is_unavailable(error: Exception) -> bool:
+    """Whether a store doesn't answer at present: it's not the fault of what was asked of it."""
+    if isinstance(error, DomainError):
+        return error.reason == reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE
+    if isinstance(error, psycopg_pool.PoolTimeout | psycopg_pool.PoolClosed):
+        return True
+    if isinstance(error, psycopg.Error):
+        if error.sqlstate is None:
+            return isinstance(error, psycopg.OperationalError)
+        return error.sqlstate.startswith(_TRANSIENT)
+    return False
+
+
 def public(error: Exception) -> DomainError:
     """What a caller is told of any exception. The unforeseen is logged under a reference, and only that is told."""
     if isinstance(error, DomainError):
         return error
-    if isinstance(error, psycopg_pool.PoolTimeout | psycopg_pool.PoolClosed):
+    if is_unavailable(error):
+        log.warning(
+            "database unavailable",
+            error=type(error).__name__,
+            sqlstate=getattr(error, "sqlstate", None),
+        )
         return DomainError(reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE)
-    if isinstance(error, psycopg.Error):
-        state = error.sqlstate
-        lost = state is None and isinstance(error, psycopg.OperationalError)
-        if lost or (state is not None and state.startswith(_TRANSIENT)):
-            log.warning("database unavailable", sqlstate=state)
-            return DomainError(reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE)
     reference = secrets.token_hex(8)
     log.error("unforeseen error", reference=reference, exc_info=error)
     return DomainError(reasons.ERROR_REASON_INTERNAL, {"reference": reference})

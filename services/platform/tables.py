@@ -66,6 +66,7 @@ dead_letters = Table(
     Column("parked_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("replayed_at", DateTime(timezone=True)),
     Index("dead_letters_event", "consumer", "event_id", unique=True),
+    Index("dead_letters_parked", "parked_at", "id"),
 )
 
 # First answers to requests that carried a request_id.

@@ -65,6 +65,7 @@ def upgrade() -> None:
     op.create_index(
         "dead_letters_event", "dead_letters", ["consumer", "event_id"], unique=True, schema=SCHEMA
     )
+    op.create_index("dead_letters_parked", "dead_letters", ["parked_at", "id"], schema=SCHEMA)
 
     op.create_table(
         "idempotency_keys",
