@@ -1,6 +1,7 @@
 """Real servers for the tests: one embedded stack for each test process, on free ports, in a folder of its own."""
 
 import asyncio
+import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,13 +12,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from deploy.local.stack import Stack, running_stack
-from services import app
 from services.platform.config import Settings
 
 INFRASTRUCTURE = {"postgres", "nats", "temporal", "mail", "migrate"}
 
 # Short enough for tests; what they mean is the same.
-_BRISK = {
+_BRISK: dict[str, object] = {
     "drain_notice": 0,
     "drain_grace": 1,
     "session_check_interval": 0.3,
@@ -31,8 +31,8 @@ _BRISK = {
 def free_ports(count: int) -> list[int]:
     """Ports below 32768, where the kernel doesn't hand them out to others meanwhile."""
     found: list[int] = []
-    first = 10_000 + (Path.cwd().stat().st_ino + id(found)) % 20_000
-    for port in range(first, first + 2_000):
+    first = random.randrange(10_000, 25_000)
+    for port in range(first, 32_768):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -74,6 +74,8 @@ def settings(stack: Stack) -> Settings:
 @asynccontextmanager
 async def serving(name: str, settings: Settings) -> AsyncIterator[None]:
     """One service, or the relay, in this process, as `python -m services` runs it."""
+    from services import app  # what only reads settings or wording shouldn't wait for it
+
     stop = asyncio.Event()
     work = (
         app.run_relay(settings, stop) if name == "relay" else app.run_service(name, settings, stop)

@@ -40,9 +40,13 @@ _UNPUBLISHED = Statement(
     .order_by(outbox.c.id)
     .limit(_BATCH)
 )
-_acked = func.unnest(
-    bindparam("ids", type_=ARRAY(BigInteger)), bindparam("sequences", type_=ARRAY(BigInteger))
-).table_valued(column("id", BigInteger), column("sequence", BigInteger), name="acked")
+_acked = (
+    func.unnest(
+        bindparam("ids", type_=ARRAY(BigInteger)), bindparam("sequences", type_=ARRAY(BigInteger))
+    )
+    .table_valued(column("id", BigInteger), column("sequence", BigInteger), name="acked")
+    .render_derived()
+)
 _MARK = Statement(
     update(outbox)
     .where(outbox.c.id == _acked.c.id)

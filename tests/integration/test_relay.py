@@ -1,0 +1,182 @@
+"""Promises of the outbox and the relay: every committed event is published, once, in order per aggregate."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import pytest
+from nats.js.api import ConsumerConfig
+from sqlalchemy import func, select, text, update
+from uuid_utils.compat import uuid7
+
+from services.platform.bus import STREAM, Bus, ordered
+from services.platform.config import Settings
+from services.platform.db import Database, Statement
+from services.platform.outbox import add_event
+from services.platform.relay import Relay
+from services.platform.tables import outbox
+from taskflow.event.v1.event_pb2 import Event
+
+_WAITING = Statement(
+    select(func.count()).select_from(outbox).where(outbox.c.published_at.is_(None))
+)
+_FORGET = Statement(update(outbox).values(published_at=None))
+_LOCK_ROW = Statement(text("SELECT pg_advisory_xact_lock(hashtext(:name))"))
+
+
+@pytest.fixture
+async def db(settings: Settings) -> AsyncIterator[Database]:
+    database = Database(settings, application="test")
+    await database.open()
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def bus(settings: Settings) -> AsyncIterator[Bus]:
+    connected = Bus(settings, name="test")
+    await connected.connect()
+    yield connected
+    await connected.close()
+
+
+@pytest.fixture
+async def relay(settings: Settings, db: Database, bus: Bus) -> Relay:
+    """Not running: a test drains by itself."""
+    relay = Relay(settings, db, bus)
+    await relay.refill()
+    return relay
+
+
+async def _write(db: Database, aggregate: UUID, revision: int, workspace: str) -> None:
+    async with db.transaction() as tx:
+        # Stands for the lock of the aggregate's row.
+        await tx.run(_LOCK_ROW, name=str(aggregate))
+        await add_event(
+            tx,
+            Event(
+                type="task.created",
+                workspace_id=workspace,
+                aggregate_id=str(aggregate),
+                revision=revision,
+            ),
+        )
+
+
+async def _drain(relay: Relay) -> None:
+    while await relay.drain_once():
+        pass
+
+
+async def _published(bus: Bus, workspace: str, count: int) -> list[Event]:
+    """The first `count` events of a workspace, and what else comes within a moment."""
+    config: ConsumerConfig = ordered([f"taskflow.{workspace}.>"], 1)
+    events: list[Event] = []
+    messages = bus.pull(config)
+    try:
+        while True:
+            async with asyncio.timeout(5 if len(events) < count else 0.3):
+                message = await anext(messages)
+            events.append(Event.FromString(message.data))
+    except TimeoutError:
+        return events
+
+
+async def test_events_of_concurrent_writers_are_published_once_and_in_order_of_revision(
+    db: Database, bus: Bus, relay: Relay
+) -> None:
+    workspace = str(uuid7())
+    aggregates = [uuid7() for _ in range(8)]
+
+    async def writer(aggregate: UUID) -> None:
+        for revision in range(1, 26):
+            await _write(db, aggregate, revision, workspace)
+
+    writing = asyncio.gather(*(writer(aggregate) for aggregate in aggregates))
+    while not writing.done():
+        await relay.drain_once()
+    await _drain(relay)
+
+    events = await _published(bus, workspace, 200)
+    assert len(events) == 200
+    for aggregate in aggregates:
+        revisions = [event.revision for event in events if event.aggregate_id == str(aggregate)]
+        assert revisions == list(range(1, 26))
+
+
+async def test_a_transaction_that_commits_late_loses_no_event(
+    db: Database, bus: Bus, relay: Relay
+) -> None:
+    workspace = str(uuid7())
+    late = uuid7()
+    async with db.transaction() as tx:
+        await add_event(
+            tx,
+            Event(type="task.created", workspace_id=workspace, aggregate_id=str(late), revision=1),
+        )
+        for _ in range(20):
+            await _write(db, uuid7(), 1, workspace)
+        await _drain(relay)
+    await _drain(relay)
+
+    events = await _published(bus, workspace, 21)
+    assert [event.aggregate_id for event in events][-1] == str(late)
+    assert len(events) == 21
+
+
+async def test_a_relay_killed_between_ack_and_mark_publishes_nothing_twice(
+    db: Database, bus: Bus, relay: Relay
+) -> None:
+    workspace = str(uuid7())
+    for _ in range(10):
+        await _write(db, uuid7(), 1, workspace)
+    await _drain(relay)
+    async with db.transaction() as tx:
+        await tx.run(_FORGET)
+    await _drain(relay)
+
+    assert len(await _published(bus, workspace, 10)) == 10
+
+
+async def test_a_stream_that_lost_its_disk_is_filled_again(
+    db: Database, bus: Bus, relay: Relay
+) -> None:
+    workspace = str(uuid7())
+    for _ in range(10):
+        await _write(db, uuid7(), 1, workspace)
+    await _drain(relay)
+    await bus.jetstream.delete_stream(STREAM)
+    await relay.refill()
+    await _drain(relay)
+
+    assert len(await _published(bus, workspace, 10)) == 10
+
+
+async def test_while_a_relay_works_another_stands_by_and_takes_over(
+    settings: Settings, db: Database, bus: Bus
+) -> None:
+    first, second = Relay(settings, db, bus), Relay(settings, db, bus)
+    working = asyncio.create_task(first.run())
+    async with asyncio.timeout(5):
+        while not first.active:
+            await asyncio.sleep(0.05)
+    standby = asyncio.create_task(second.run())
+    await asyncio.sleep(1.5)
+    assert not second.active
+
+    working.cancel()
+    async with asyncio.timeout(5):
+        while not second.active:
+            await asyncio.sleep(0.05)
+    workspace = str(uuid7())
+    await _write(db, uuid7(), 1, workspace)
+    async with asyncio.timeout(5):
+        while True:
+            async with db.read() as tx:
+                row = await tx.one(_WAITING)
+            if row.count == 0:
+                break
+            await asyncio.sleep(0.05)
+    standby.cancel()
+    await asyncio.gather(working, standby, return_exceptions=True)
+    assert len(await _published(bus, workspace, 1)) == 1
