@@ -174,7 +174,7 @@ async def test_while_a_relay_works_another_stands_by_and_takes_over(
         while True:
             async with db.read() as tx:
                 row = await tx.one(_WAITING)
-            if row.count == 0:
+            if row.events == 0:
                 break
             await asyncio.sleep(0.05)
     standby.cancel()
