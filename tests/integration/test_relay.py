@@ -18,7 +18,7 @@ from services.platform.tables import outbox
 from taskflow.event.v1.event_pb2 import Event
 
 _WAITING = Statement(
-    select(func.count()).select_from(outbox).where(outbox.c.published_at.is_(None))
+    select(func.count().label("events")).select_from(outbox).where(outbox.c.published_at.is_(None))
 )
 _FORGET = Statement(update(outbox).values(published_at=None))
 _LOCK_ROW = Statement(text("SELECT pg_advisory_xact_lock(hashtext(:name))"))
