@@ -1,4 +1,4 @@
-"""Guessing passwords: wrong ones are counted per account and per address, in the database, for all processes together."""
+"""Guessed passwords are counted per account and per address, in the database, for all processes together."""
 
 import ipaddress
 from collections.abc import Sequence
@@ -44,9 +44,7 @@ _LIMITING = Statement(
 )
 _LOCK = Statement(select(func.pg_advisory_xact_lock(bindparam("number", type_=BigInteger))))
 _COUNT = Statement(insert(attempts), ["key"])
-_FORGIVE = Statement(
-    delete(attempts).where(attempts.c.key == bindparam("key", type_=LargeBinary))
-)
+_FORGIVE = Statement(delete(attempts).where(attempts.c.key == bindparam("key", type_=LargeBinary)))
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ class Throttle:
     async def wrong(self, tx: Transaction, origin: Origin) -> None:
         """Counts a wrong password. Raises LOGIN_THROTTLED when guesses made meanwhile have reached the limit.
 
-        The locks make guesses that are made at once count one after the other, so that none is answered beyond the limit.
+        The locks make simultaneous guesses count one after the other, so that none is answered beyond the limit.
         """
         await self._lock(tx, [origin.account, origin.address])
         await self.check(tx, origin)

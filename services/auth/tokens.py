@@ -35,7 +35,8 @@ class _Key:
     kid: str
     private: ECKey
     public: auth_service_pb2.SigningKey
-    written: float
+    # Seconds since the epoch.
+    listed_since: float
 
 
 class SigningKeys:
@@ -60,15 +61,13 @@ class SigningKeys:
         """All keys that a valid token can be signed with now, or soon, oldest first."""
         keys = self._current()
         # A key that was replaced is listed until the last token that it signed has expired.
-        grace = (
-            PUBLISHED_BEFORE_USE + 2 * _SCAN_INTERVAL + self._settings.access_token_lifetime
-        )
+        grace = PUBLISHED_BEFORE_USE + 2 * _SCAN_INTERVAL + self._settings.access_token_lifetime
         replaced_before = time.time() - grace
         successors = keys[1:]
         listed = [
             key
             for key, successor in zip(keys, successors, strict=False)
-            if successor.written > replaced_before
+            if successor.listed_since > replaced_before
         ]
         return [key.public for key in (*listed, keys[-1])]
 
@@ -94,8 +93,8 @@ class SigningKeys:
     def _signing(self) -> _Key:
         """The newest key that has been listed long enough; the oldest one while none has."""
         keys = self._current()
-        listed_since = time.time() - PUBLISHED_BEFORE_USE
-        return next((key for key in reversed(keys) if key.written <= listed_since), keys[0])
+        soon_enough = time.time() - PUBLISHED_BEFORE_USE
+        return next((key for key in reversed(keys) if key.listed_since <= soon_enough), keys[0])
 
     def _current(self) -> list[_Key]:
         if time.monotonic() - self._scanned >= _SCAN_INTERVAL:
@@ -103,15 +102,20 @@ class SigningKeys:
         return self._keys
 
     def _scan(self) -> None:
+        known = {key.kid: key.listed_since for key in self._keys}
+        found = []
+        for key, written in keyfiles.read(self._settings.keys):
+            # A file that appears while we run can be older than its arrival here.
+            arrived = max(written, time.time()) if known else written
+            # RFC 7638.
+            kid = key.thumbprint()
+            found.append(_described(kid, key, known.get(kid, arrived)))
         self._scanned = time.monotonic()
-        found = [_described(key, written) for key, written in keyfiles.read(self._settings.keys)]
         # A folder that can't be read for a moment is no reason to forget the keys.
         self._keys = found or self._keys
 
 
-def _described(key: ECKey, written: float) -> _Key:
-    # RFC 7638.
-    kid = key.thumbprint()
+def _described(kid: str, key: ECKey, listed_since: float) -> _Key:
     public = auth_service_pb2.SigningKey(
         kid=kid,
         kty="EC",
@@ -120,7 +124,7 @@ def _described(key: ECKey, written: float) -> _Key:
         x=str(key["x"]),
         y=str(key["y"]),
     )
-    return _Key(kid, key, public, written)
+    return _Key(kid, key, public, listed_since)
 
 
 def refresh_token(seal: Seal, session_id: UUID, generation: int) -> str:
