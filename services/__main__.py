@@ -1,7 +1,8 @@
-"""python -m services <auth|task|notification|relay|migrate|grant-operator>"""
+"""python -m services <auth|task|notification|relay|migrate|grant-operator|rotate-keys>"""
 
 import argparse
 import asyncio
+import sys
 
 from services import migrations
 from services.platform import config, logging
@@ -16,13 +17,19 @@ def main() -> None:
     commands.add_parser("migrate", help="bring the database to the newest schema")
     grant = commands.add_parser("grant-operator", help="let a user see and replay dead letters")
     grant.add_argument("email")
+    commands.add_parser("rotate-keys", help="make a new key to sign access tokens with")
     arguments = parser.parse_args()
     settings = config.load()
     logging.configure(settings, arguments.command)
     if arguments.command == "migrate":
         migrations.upgrade(settings)
-        return
-    asyncio.run(_run(arguments, settings))
+    elif arguments.command == "rotate-keys":
+        from services.auth import keyfiles
+
+        file = keyfiles.create(settings.keys)
+        print(f"{file} signs in a minute; the key before it is listed while its tokens last.")
+    else:
+        asyncio.run(_run(arguments, settings))
 
 
 async def _run(arguments: argparse.Namespace, settings: config.Settings) -> None:
@@ -33,7 +40,8 @@ async def _run(arguments: argparse.Namespace, settings: config.Settings) -> None
     if arguments.command == "relay":
         await app.run_relay(settings, stop_signal())
     elif arguments.command == "grant-operator":
-        await app.grant_operator(settings, arguments.email)
+        if not await app.grant_operator(settings, arguments.email):
+            sys.exit(1)
     else:
         await app.run_service(arguments.command, settings, stop_signal())
 

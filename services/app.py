@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import grpc.aio
 import structlog
 
+from services.auth import logic as auth_logic
 from services.auth import rpc as auth_rpc
 from services.auth.tokens import SigningKeys
 from services.migrations import wait_until_current
@@ -21,6 +23,7 @@ from services.platform.relay import Relay
 from services.platform.runtime import Loop, Platform
 from services.platform.seal import Seal
 from services.platform.server import Check, Health, Server
+from services.task import logic as task_logic
 from services.task import rpc as task_rpc
 from taskflow.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
 
@@ -30,7 +33,8 @@ log = structlog.get_logger()
 Register = Callable[[grpc.aio.Server, Platform], list[Loop]]
 
 _REGISTER: dict[str, Register] = {
-    "auth": auth_rpc.register,
+    # A member's removal is one transaction with the unassignment of their tasks, which is the task service's to do.
+    "auth": partial(auth_rpc.register, unassign=task_logic.unassign_member),
     "task": task_rpc.register,
     "notification": notification_rpc.register,
 }
@@ -62,7 +66,8 @@ async def run_service(name: str, settings: Settings, stop: asyncio.Event) -> Non
     )
     await wait_until_current(db)
     loops = _REGISTER[name](server.grpc, Platform(settings, db, bus, Seal(settings), gate))
-    await _beside([bus.connect(), gate.guard_streams(db), *loops], server.run(stop))
+    beside = [bus.connect(), identity.keep_keys(), gate.guard_streams(db), *loops]
+    await _beside(beside, server.run(stop))
     await bus.close()
     await db.close()
 
@@ -84,6 +89,19 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
     http.close()
     await bus.close()
     await db.close()
+
+
+async def grant_operator(settings: Settings, email: str) -> bool:
+    """Lets a user see and replay dead letters; says what came of it. False when nobody has this e-mail."""
+    db = Database(settings, application="operator")
+    await db.open()
+    try:
+        async with db.transaction() as tx:
+            granted = await auth_logic.grant_operator(tx, email)
+    finally:
+        await db.close()
+    print(f"{email} is an operator now." if granted else f"Nobody is registered as {email}.")
+    return granted
 
 
 def _key_source(name: str, settings: Settings) -> KeySource:

@@ -5,6 +5,7 @@ import hmac
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -29,6 +30,8 @@ SERVICE_HEADER = "x-taskflow-service"
 _CACHED_TOKENS = 20_000
 # An unknown key id makes us ask for the keys again, but not more often than this (seconds).
 _KEY_REFRESH_INTERVAL = 2.0
+# The keys are asked for this often (seconds), so that new ones are known before they sign and retired ones forgotten.
+_KEEP_INTERVAL = 30.0
 # Clocks of two machines may differ by this much (seconds).
 _LEEWAY = 5
 
@@ -103,6 +106,13 @@ class Identity:
                 if kid not in self._keys and not recently:
                     await self.refresh_keys()
         return self._keys[kid]
+
+    async def keep_keys(self) -> None:
+        """Asks for the keys again and again, for ever. While nobody answers, those that are known go on being used."""
+        while True:
+            with suppress(DomainError):
+                await self.refresh_keys()
+            await asyncio.sleep(_KEEP_INTERVAL)
 
     async def refresh_keys(self) -> None:
         """Asks for the current keys; retired ones are forgotten, as the tokens that they signed have expired."""
