@@ -1,6 +1,6 @@
 """Shared reads of people, sessions and memberships. The auth service owns and writes these tables (auth/models.py)."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -111,6 +111,14 @@ _MEMBERS_AMONG = Statement(
         members.c.user_id == any_(bindparam("user_ids", type_=ARRAY(Uuid))),
     )
 )
+_pairs = func.unnest(
+    bindparam("workspace_ids", type_=ARRAY(Uuid)), bindparam("user_ids", type_=ARRAY(Uuid))
+).table_valued(column("workspace_id", Uuid), column("user_id", Uuid), name="pairs")
+_MEMBERSHIPS = Statement(
+    select(members.c.workspace_id, members.c.user_id).where(
+        members.c.workspace_id == _pairs.c.workspace_id, members.c.user_id == _pairs.c.user_id
+    )
+)
 _PEOPLE = Statement(
     select(
         users.c.id,
@@ -187,6 +195,18 @@ async def members_among(tx: Transaction, workspace_id: UUID, user_ids: Iterable[
     """Those of the users who are members of the workspace."""
     rows = await tx.all(_MEMBERS_AMONG, workspace_id=workspace_id, user_ids=list(user_ids))
     return {row.user_id for row in rows}
+
+
+async def memberships(
+    tx: Transaction, pairs: Collection[tuple[UUID, UUID]]
+) -> set[tuple[UUID, UUID]]:
+    """Those of the pairs (workspace, user) of which the user is a member of the workspace."""
+    rows = await tx.all(
+        _MEMBERSHIPS,
+        workspace_ids=[workspace_id for workspace_id, _ in pairs],
+        user_ids=[user_id for _, user_id in pairs],
+    )
+    return {(row.workspace_id, row.user_id) for row in rows}
 
 
 async def people(tx: Transaction, user_ids: Iterable[UUID]) -> dict[UUID, Person]:

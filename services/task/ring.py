@@ -1,0 +1,216 @@
+"""The newest events in memory: what all streams of the process are fed from.
+
+The events of a workspace form a linked list, its room. A stream is a place in that list, so that an event costs it
+neither a queue nor a copy. What is pushed out of the ring is unlinked: a stream that still stood there reads on from
+JetStream (watch.py).
+"""
+
+import asyncio
+from typing import NamedTuple
+from uuid import UUID
+
+
+class Position(NamedTuple):
+    """A place in the event stream.
+
+    `epoch` names the stream's creation, `tag` the event at `sequence`: a store that was rolled back has other events
+    there. An empty tag says that the event isn't known.
+    """
+
+    epoch: str
+    sequence: int
+    tag: str
+
+
+class Entry:
+    """An event, or a reset, in a room; `after` is the next one there.
+
+    `removed` is the user whose membership the event ends. `lost` is set when events after this one are no longer
+    linked. `response` is kept by whoever makes it first.
+    """
+
+    __slots__ = ("after", "lost", "payload", "position", "removed", "reset", "response", "room")
+
+    def __init__(
+        self,
+        position: Position,
+        room: "Room",
+        payload: bytes = b"",
+        *,
+        removed: str = "",
+        reset: bool = False,
+        lost: bool = False,
+    ) -> None:
+        self.position = position
+        self.room = room
+        self.payload = payload
+        self.removed = removed
+        self.reset = reset
+        self.lost = lost
+        self.after: Entry | None = None
+        self.response: bytes | None = None
+
+
+class Room:
+    """The events of a workspace that the ring holds, and the streams that show them."""
+
+    __slots__ = ("first", "readers", "tail", "waiting", "workspace_id")
+
+    def __init__(self, workspace_id: str, position: Position) -> None:
+        self.workspace_id = workspace_id
+        # The newest entry, which is kept beyond the ring: streams stand on it.
+        self.tail = Entry(position, self)
+        # The oldest in the ring.
+        self.first: Entry | None = None
+        self.readers = 0
+        self.waiting: set[Reader] = set()
+
+    def append(self, entry: Entry) -> None:
+        self.tail.after = entry
+        self.tail = entry
+        waiting, self.waiting = self.waiting, set()
+        for reader in waiting:
+            reader.wake()
+
+
+class Reader:
+    """One stream: where it stands. `due` is set when it's time for a heartbeat, `ended` when its user lost the room."""
+
+    __slots__ = ("_interval", "_timer", "_woken", "at", "due", "ended", "room", "user_id")
+
+    def __init__(self, room: Room, user_id: UUID, heartbeat_interval: float) -> None:
+        self.room = room
+        self.user_id = user_id
+        self.at = room.tail
+        self.due = False
+        self.ended = False
+        self._woken: asyncio.Future[None] | None = None
+        self._interval = heartbeat_interval
+        self._timer = asyncio.get_running_loop().call_later(heartbeat_interval, self._beat)
+
+    def _beat(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._interval, self._beat)
+        self.due = True
+        self.wake()
+
+    def end(self) -> None:
+        self.ended = True
+        self.wake()
+
+    def close(self) -> None:
+        self._timer.cancel()
+        self.room.waiting.discard(self)
+
+    def wake(self) -> None:
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
+
+    async def wait(self) -> None:
+        """Until there is something new in the room, or for this stream."""
+        self._woken = asyncio.get_running_loop().create_future()
+        self.room.waiting.add(self)
+        try:
+            await self._woken
+        finally:
+            self._woken = None
+
+
+class Ring:
+    """The newest events of all workspaces, bounded by their number and bytes.
+
+    It holds every event after `floor` up to `head`.
+    """
+
+    def __init__(self, max_events: int, max_bytes: int) -> None:
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._entries: dict[int, Entry] = {}
+        self._rooms: dict[str, Room] = {}
+        self.floor = self.head = Position("", 0, "")
+
+    def enter(self, workspace_id: str) -> Room:
+        """The workspace's room; every `enter` ends with a `leave`."""
+        room = self._room(workspace_id)
+        room.readers += 1
+        return room
+
+    def leave(self, room: Room) -> None:
+        room.readers -= 1
+        self._forget_if_empty(room)
+
+    def append(
+        self, workspace_id: str, position: Position, payload: bytes, removed: str = ""
+    ) -> None:
+        room = self._room(workspace_id)
+        entry = Entry(position, room, payload, removed=removed)
+        self._entries[position.sequence] = entry
+        self._bytes += _weight(entry)
+        self.head = position
+        if room.first is None:
+            room.first = entry
+        room.append(entry)
+        while len(self._entries) > self._max_events or self._bytes > self._max_bytes:
+            self._evict()
+
+    def restart(self, position: Position) -> None:
+        """Starts over at `position`; every stream is told that what it had can't be continued."""
+        self.floor = self.head = position
+        self._entries.clear()
+        self._bytes = 0
+        for room in list(self._rooms.values()):
+            room.first = None
+            room.append(Entry(position, room, reset=True))
+            self._forget_if_empty(room)
+
+    def holds(self, position: Position) -> bool:
+        """Whether this very event is here, so that there is no doubt what comes after it."""
+        entry = self._entries.get(position.sequence)
+        known = entry.position if entry else None
+        return position in (known, self.head, self.floor)
+
+    def at(self, room: Room, position: Position) -> Entry | None:
+        """What a stream stands on that has seen everything up to `position`; None when the ring begins after it.
+
+        `position` is of the ring's epoch and not after its head.
+        """
+        sequence = position.sequence
+        if sequence < self.floor.sequence:
+            return None
+        if room.first is None or room.tail.position.sequence <= sequence:
+            return room.tail
+        entry = self._entries.get(sequence)
+        if entry and entry.room is room:
+            return entry
+        before = Entry(position, room)
+        before.after = room.first
+        while before.after and before.after.position.sequence <= sequence:
+            before.after = before.after.after
+        return before
+
+    def _room(self, workspace_id: str) -> Room:
+        room = self._rooms.get(workspace_id)
+        if room is None:
+            room = self._rooms[workspace_id] = Room(workspace_id, self.head)
+        return room
+
+    def _forget_if_empty(self, room: Room) -> None:
+        if not room.readers and room.first is None:
+            del self._rooms[room.workspace_id]
+
+    def _evict(self) -> None:
+        entry = self._entries.pop(next(iter(self._entries)))
+        self._bytes -= _weight(entry)
+        self.floor = entry.position
+        room = entry.room
+        room.first = entry.after
+        if entry.after is None:
+            self._forget_if_empty(room)
+        else:
+            entry.after = None
+            entry.lost = True
+
+
+def _weight(entry: Entry) -> int:
+    """Bytes, about: the event and the response that is made of it."""
+    return 2 * len(entry.payload) + 500
