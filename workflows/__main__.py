@@ -1,0 +1,143 @@
+"""python -m workflows: the dispatcher and the Temporal workers, until SIGTERM."""
+
+import asyncio
+import logging as std_logging
+import signal
+from datetime import timedelta
+from typing import Any, Final
+
+import structlog
+from temporalio.client import Client
+from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig
+from temporalio.service import RPCError
+
+from services.platform import config, logging, telemetry
+from services.platform.bus import Bus
+from services.platform.config import Settings
+from workflows import worker
+from workflows.activities import (
+    EmailActivities,
+    EnrichmentActivities,
+    JobActivities,
+    ReminderActivities,
+)
+from workflows.dispatcher import CONSUMER, Dispatcher
+from workflows.enrichers import build_enricher
+from workflows.front_door import FrontDoor
+from workflows.handlers import load_handlers
+from workflows.mail import Mailer, SmtpSettings
+
+log = structlog.get_logger()
+
+# Seconds between looks at Temporal, and how long one may take.
+_CHECK_INTERVAL: Final = 1.0
+_CHECK_TIMEOUT: Final = timedelta(seconds=2)
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Runs until `stop` is set. The process is healthy while it has both NATS and Temporal."""
+    bus = Bus(settings, name="worker")
+    door = FrontDoor(settings)
+    health = {"temporal": False, "nats": False}
+
+    def report() -> dict[str, bool]:
+        return health | {"nats": bus.connected}
+
+    http = await telemetry.serve_http(settings.host, settings.worker_http_port, report)
+    activities = build_activities(settings, door)
+
+    async def dispatch() -> None:
+        temporal = await worker.connect(settings)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(Dispatcher(settings, bus, temporal, door).run())
+            group.create_task(_watch(temporal, health))
+
+    work = worker.supervise(settings, activities)
+    loops = [bus.connect(), bus.report_lag(CONSUMER), dispatch(), work]
+    await _until(stop, [asyncio.ensure_future(loop) for loop in loops])
+    http.close()
+    await bus.close()
+    await door.close()
+    log.info("stopped")
+
+
+def build_activities(settings: Settings, door: FrontDoor) -> worker.Activities:
+    return worker.Activities(
+        EnrichmentActivities(
+            door.suggestions,
+            build_enricher(
+                settings.ai_base_url or "",
+                settings.ai_model or "",
+                settings.ai_api_key.get_secret_value() if settings.ai_api_key else "",
+                timeout=settings.ai_timeout,
+                allow_private=settings.ai_allow_private,
+            ),
+        ),
+        ReminderActivities(door.reminders),
+        JobActivities(door.jobs, load_handlers()),
+        EmailActivities(door.email, Mailer(_smtp(settings)), settings.mail_from),
+    )
+
+
+def _smtp(settings: Settings) -> SmtpSettings:
+    """The configured server, or the local catcher."""
+    standard = {"none": 25, "starttls": 587, "tls": 465}[settings.smtp_tls]
+    local = settings.smtp_host is None
+    return SmtpSettings(
+        settings.smtp_host or settings.host,
+        settings.smtp_port or (settings.mail_port if local else standard),
+        settings.smtp_username,
+        settings.smtp_password.get_secret_value() if settings.smtp_password else None,
+        use_tls=settings.smtp_tls == "tls",
+        start_tls=settings.smtp_tls == "starttls",
+    )
+
+
+async def _watch(temporal: Client, health: dict[str, bool]) -> None:
+    """Keeps `health` up to date for ever."""
+    while True:
+        try:
+            health["temporal"] = await temporal.service_client.check_health(timeout=_CHECK_TIMEOUT)
+        except RPCError:
+            health["temporal"] = False
+        await asyncio.sleep(_CHECK_INTERVAL)
+
+
+async def _until(stop: asyncio.Event, loops: list[asyncio.Future[None]]) -> None:
+    """Until `stop` is set. A loop that fails ends the process, which is then restarted."""
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        pending: set[asyncio.Future[Any]] = {stopping, *loops}
+        while not stopping.done():
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for future in done:
+                future.result()
+    finally:
+        for future in (stopping, *loops):
+            future.cancel()
+        await asyncio.gather(stopping, *loops, return_exceptions=True)
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await run(settings, stop)
+
+
+def main() -> None:
+    settings = config.load()
+    logging.configure(settings, "worker")
+    # Edge logs what activities fail with, and where: not once more with a trace.
+    std_logging.getLogger("temporalio.activity").setLevel(std_logging.ERROR)
+    core = LogForwardingConfig(std_logging.getLogger("temporal"))
+    Runtime.set_default(
+        Runtime(telemetry=TelemetryConfig(logging=LoggingConfig("ERROR", forwarding=core)))
+    )
+    asyncio.run(_serve(settings))
+
+
+# The workflow sandbox imports modules anew.
+if __name__ == "__main__":
+    main()
