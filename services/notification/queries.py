@@ -5,6 +5,7 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     Integer,
+    Interval,
     LargeBinary,
     Text,
     Uuid,
@@ -91,8 +92,10 @@ CHANGES_AFTER = Statement(
     .order_by(changes.c.sequence)
     .limit(bindparam("count", type_=Integer))
 )
-_watched = func.unnest(bindparam("user_ids", type_=ARRAY(Uuid))).table_valued(
-    column("user_id", Uuid), name="watched"
+_watched = (
+    func.unnest(bindparam("user_ids", type_=ARRAY(Uuid)))
+    .table_valued(column("user_id", Uuid))
+    .render_derived(name="watched")
 )
 HEADS = Statement(
     select(
@@ -139,8 +142,10 @@ ADD_CHANGE = Statement(
 )
 
 # Telling. Arrays come sorted, so that two consumers lock in the same order.
-_claimed = func.unnest(bindparam("event_ids", type_=ARRAY(Uuid))).table_valued(
-    column("event_id", Uuid), name="claimed"
+_claimed = (
+    func.unnest(bindparam("event_ids", type_=ARRAY(Uuid)))
+    .table_valued(column("event_id", Uuid))
+    .render_derived(name="claimed")
 )
 CLAIM_EVENTS = Statement(
     insert(consumed_events)
@@ -151,12 +156,14 @@ CLAIM_EVENTS = Statement(
     .on_conflict_do_nothing()
     .returning(consumed_events.c.event_id)
 )
-_asked = func.unnest(
-    bindparam("event_ids", type_=ARRAY(Uuid)),
-    bindparam("workspace_ids", type_=ARRAY(Uuid)),
-    bindparam("user_ids", type_=ARRAY(Uuid)),
-).table_valued(
-    column("event_id", Uuid), column("workspace_id", Uuid), column("user_id", Uuid), name="asked"
+_asked = (
+    func.unnest(
+        bindparam("event_ids", type_=ARRAY(Uuid)),
+        bindparam("workspace_ids", type_=ARRAY(Uuid)),
+        bindparam("user_ids", type_=ARRAY(Uuid)),
+    )
+    .table_valued(column("event_id", Uuid), column("workspace_id", Uuid), column("user_id", Uuid))
+    .render_derived(name="asked")
 )
 # Those who are members now, and haven't been told of the event.
 RECIPIENTS = Statement(
@@ -177,9 +184,13 @@ RECIPIENTS = Statement(
         )
     )
 )
-_taken = func.unnest(
-    bindparam("user_ids", type_=ARRAY(Uuid)), bindparam("counts", type_=ARRAY(BigInteger))
-).table_valued(column("user_id", Uuid), column("count", BigInteger), name="taken")
+_taken = (
+    func.unnest(
+        bindparam("user_ids", type_=ARRAY(Uuid)), bindparam("counts", type_=ARRAY(BigInteger))
+    )
+    .table_valued(column("user_id", Uuid), column("count", BigInteger))
+    .render_derived(name="taken")
+)
 _take = insert(feeds).from_select(
     ["user_id", "last_sequence"], select(_taken.c.user_id, _taken.c.count)
 )
@@ -267,7 +278,7 @@ MARK_EMAILED = Statement(
 # Forgetting, some at a time.
 _old_changes = (
     select(changes.c.user_id, changes.c.sequence)
-    .where(changes.c.created_at < func.now() - bindparam("age"))
+    .where(changes.c.created_at < func.now() - bindparam("age", type_=Interval))
     .limit(bindparam("count", type_=Integer))
     .cte("old")
 )
@@ -281,7 +292,7 @@ _old_claims = (
     select(consumed_events.c.event_id)
     .where(
         consumed_events.c.consumer == bindparam("consumer", type_=Text),
-        consumed_events.c.consumed_at < func.now() - bindparam("age"),
+        consumed_events.c.consumed_at < func.now() - bindparam("age", type_=Interval),
     )
     .limit(bindparam("count", type_=Integer))
 )
