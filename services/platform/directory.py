@@ -84,6 +84,7 @@ def live_session() -> ColumnElement[bool]:
         sessions.c.id == bindparam("session_id", type_=Uuid),
         sessions.c.user_id == bindparam("caller_id", type_=Uuid),
         sessions.c.revoked_at.is_(None),
+        sessions.c.expires_at > func.now(),
     )
 
 
