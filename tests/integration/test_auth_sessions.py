@@ -1,0 +1,379 @@
+"""Promises about sessions: refresh rotation, reuse detection, logout, throttled guessing."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import grpc
+import grpc.aio
+import pytest
+from argon2 import PasswordHasher
+from sqlalchemy import text
+
+from services.auth import sweep
+from services.platform.config import Settings
+from services.platform.db import Database, Statement
+from taskflow.auth.v1 import auth_service_pb2
+from tests.conftest import free_ports, serving
+from tests.integration.people import (
+    PASSWORD,
+    Person,
+    Team,
+    bearer,
+    database,
+    events,
+    refusal,
+    team_at,
+)
+
+_Code = grpc.StatusCode
+
+# Time passes by moving what is stored into the past.
+_AGE_ROTATION = Statement(
+    text(
+        "UPDATE auth.sessions SET rotated_at = rotated_at - make_interval(secs => :seconds)"
+        " WHERE user_id = :user_id"
+    )
+)
+_EXPIRE = Statement(
+    text(
+        "UPDATE auth.sessions SET expires_at = now() - make_interval(hours => :hours)"
+        " WHERE user_id = :user_id"
+    )
+)
+_AGE_ATTEMPTS = Statement(
+    text("UPDATE auth.login_attempts SET attempted_at = attempted_at - interval '14 min 58 s'")
+)
+_COUNT_ATTEMPTS = Statement(text("SELECT count(*) AS n FROM auth.login_attempts"))
+_FORGET_ATTEMPTS = Statement(text("DELETE FROM auth.login_attempts"))
+_SESSIONS = Statement(text("SELECT * FROM auth.sessions WHERE user_id = :user_id ORDER BY id"))
+_HASH = Statement(text("SELECT password_hash FROM auth.users WHERE id = :user_id"))
+_SET_HASH = Statement(text("UPDATE auth.users SET password_hash = :hash WHERE id = :user_id"))
+
+
+@pytest.fixture
+async def team(services: Settings) -> AsyncIterator[Team]:
+    async with team_at(services) as team:
+        yield team
+
+
+@pytest.fixture
+async def db(services: Settings) -> AsyncIterator[Database]:
+    async with database(services) as db:
+        yield db
+
+
+async def _run(db: Database, statement: Statement, **values: object) -> None:
+    async with db.transaction() as tx:
+        await tx.run(statement, **values)
+
+
+async def _logout(team: Team, token: str) -> None:
+    await team.auth.Logout(auth_service_pb2.LogoutRequest(), metadata=bearer(token))
+
+
+# --- login and logout
+
+
+async def test_login_starts_a_session_with_its_device_and_lifetimes(
+    team: Team, db: Database, services: Settings
+) -> None:
+    ada = await team.person()
+    async with db.read() as tx:
+        (row,) = await tx.all(_SESSIONS, user_id=ada.id)
+    assert row.device == "laptop"
+    now = row.created_at.timestamp()
+    access = ada.tokens.access_expire_time.ToSeconds() - now
+    refresh = ada.tokens.refresh_expire_time.ToSeconds() - now
+    assert abs(access - services.access_token_lifetime) < 3
+    assert abs(refresh - services.refresh_token_lifetime) < 3
+    assert (await team.me(ada.tokens.access_token)).id == ada.id
+
+
+async def test_logout_ends_its_session_at_once_and_no_other(team: Team, db: Database) -> None:
+    ada = await team.person()
+    other = await team.login(ada.email)
+    await _logout(team, ada.tokens.access_token)
+    refused = await refusal(team.me(ada.tokens.access_token))
+    assert (refused.code, refused.reason) == (_Code.UNAUTHENTICATED, "SESSION_REVOKED")
+    refused = await refusal(team.refresh(ada.tokens.refresh_token))
+    assert (refused.code, refused.reason) == (_Code.UNAUTHENTICATED, "SESSION_REVOKED")
+    refused = await refusal(_logout(team, ada.tokens.access_token))
+    assert refused.reason == "SESSION_REVOKED"
+    assert (await team.me(other.tokens.access_token)).id == ada.id
+    async with db.read() as tx:
+        ended, living = await tx.all(_SESSIONS, user_id=ada.id)
+    assert ended.revoked_at
+    assert not living.revoked_at
+    (event,) = await events(db, "taskflow._.session.revoked", str(ended.id))
+    assert event.session_revoked.user_id == ada.id
+    assert event.session_revoked.session_id == str(ended.id)
+
+
+async def test_every_call_of_an_ended_session_is_refused(team: Team) -> None:
+    ada = await team.person()
+    workspace = await team.workspace(ada)
+    await _logout(team, ada.tokens.access_token)
+    for call in (
+        team.get(ada, workspace.id),
+        team.members(ada, workspace.id),
+        team.workspace(ada),
+        team.remove(ada, workspace.id, ada.id),
+        team.get(ada, str(uuid4())),
+    ):
+        refused = await refusal(call)
+        assert (refused.code, refused.reason) == (_Code.UNAUTHENTICATED, "SESSION_REVOKED")
+
+
+async def test_an_expired_session_can_neither_be_refreshed_nor_used(
+    team: Team, db: Database
+) -> None:
+    ada = await team.person()
+    await _run(db, _EXPIRE, hours=0, user_id=ada.id)
+    refused = await refusal(team.refresh(ada.tokens.refresh_token))
+    assert (refused.code, refused.reason) == (_Code.UNAUTHENTICATED, "TOKEN_INVALID")
+    refused = await refusal(team.me(ada.tokens.access_token))
+    assert refused.code is _Code.UNAUTHENTICATED
+
+
+# --- refresh
+
+
+async def test_a_refresh_gives_new_tokens_of_the_same_session(team: Team, db: Database) -> None:
+    ada = await team.person()
+    newer = await team.refresh(ada.tokens.refresh_token)
+    assert newer.refresh_token != ada.tokens.refresh_token
+    assert (
+        newer.refresh_expire_time.ToNanoseconds() > ada.tokens.refresh_expire_time.ToNanoseconds()
+    )
+    assert (await team.me(newer.access_token)).id == ada.id
+    assert (await team.me(ada.tokens.access_token)).id == ada.id, "until it expires"
+    async with db.read() as tx:
+        (row,) = await tx.all(_SESSIONS, user_id=ada.id)
+    assert row.last_used_at > row.created_at
+
+
+async def test_a_refresh_token_used_again_within_10_seconds_gives_the_same_successor(
+    team: Team, db: Database
+) -> None:
+    ada = await team.person()
+    newer = await team.refresh(ada.tokens.refresh_token)
+    await _run(db, _AGE_ROTATION, seconds=9, user_id=ada.id)
+    again = await team.refresh(ada.tokens.refresh_token)
+    assert again.refresh_token == newer.refresh_token
+    assert again.refresh_expire_time == newer.refresh_expire_time
+    assert (await team.refresh(again.refresh_token)).refresh_token not in (
+        ada.tokens.refresh_token,
+        newer.refresh_token,
+    )
+
+
+async def test_a_refresh_token_used_again_later_ends_the_whole_family(
+    team: Team, db: Database
+) -> None:
+    ada = await team.person()
+    other = await team.login(ada.email)
+    newer = await team.refresh(ada.tokens.refresh_token)
+    await _run(db, _AGE_ROTATION, seconds=10, user_id=ada.id)
+    refused = await refusal(team.refresh(ada.tokens.refresh_token))
+    assert (refused.code, refused.reason) == (_Code.UNAUTHENTICATED, "REFRESH_TOKEN_REUSED")
+    refused = await refusal(team.refresh(newer.refresh_token))
+    assert (refused.code, refused.reason) == (_Code.UNAUTHENTICATED, "SESSION_REVOKED")
+    for token in (ada.tokens.access_token, newer.access_token):
+        assert (await refusal(team.me(token))).reason == "SESSION_REVOKED"
+    assert (await team.me(other.tokens.access_token)).id == ada.id, "the other session goes on"
+    async with db.read() as tx:
+        ended, _ = await tx.all(_SESSIONS, user_id=ada.id)
+    assert len(await events(db, "taskflow._.session.revoked", str(ended.id))) == 1
+
+
+async def test_a_grandparent_is_stolen_at_any_time(team: Team) -> None:
+    ada = await team.person()
+    child = await team.refresh(ada.tokens.refresh_token)
+    await team.refresh(child.refresh_token)
+    refused = await refusal(team.refresh(ada.tokens.refresh_token))
+    assert refused.reason == "REFRESH_TOKEN_REUSED"
+
+
+async def test_eight_uses_at_once_make_one_child_and_a_replay_ends_the_family(
+    team: Team, db: Database
+) -> None:
+    user = await team.register()
+    family = [await team.login(user.email) for _ in range(12)]
+
+    async def use(person: Person) -> set[str]:
+        tokens = await asyncio.gather(
+            *(team.refresh(person.tokens.refresh_token) for _ in range(8))
+        )
+        return {token.refresh_token for token in tokens}
+
+    children = await asyncio.gather(*(use(person) for person in family))
+    assert [len(child) for child in children] == [1] * len(family)
+    await _run(db, _AGE_ROTATION, seconds=60, user_id=user.id)
+
+    async def replay(person: Person) -> list[str]:
+        answers = await asyncio.gather(
+            *(refusal(team.refresh(person.tokens.refresh_token)) for _ in range(8))
+        )
+        return sorted(answer.reason for answer in answers)
+
+    for reasons in await asyncio.gather(*(replay(person) for person in family)):
+        assert reasons == ["REFRESH_TOKEN_REUSED", *["SESSION_REVOKED"] * 7]
+    for (child,) in children:
+        assert (await refusal(team.refresh(child))).reason == "SESSION_REVOKED"
+
+
+async def test_what_is_no_refresh_token_of_ours_is_invalid(team: Team) -> None:
+    ada = await team.person()
+    mine = ada.tokens.refresh_token
+    middle = "A" if mine[24] != "A" else "B"
+    for forged in (
+        *("x", "=" * 48, "A" * 48, mine[:-1], mine + "A", mine[:24] + middle + mine[25:]),
+        *(ada.tokens.access_token[:500], mine.lower(), "\u00e4" * 20, mine + "\n"),
+    ):
+        refused = await refusal(team.refresh(forged))
+        assert (refused.code, refused.reason) == (_Code.UNAUTHENTICATED, "TOKEN_INVALID")
+    assert (await refusal(team.refresh(""))).code is _Code.INVALID_ARGUMENT
+    assert (await team.refresh(mine)).refresh_token
+
+
+# --- throttling
+
+
+async def _guess(team: Team, email: str, address: str = "198.51.100.7") -> grpc.StatusCode | None:
+    request = auth_service_pb2.LoginRequest(email=email, password="wrong password")
+    try:
+        await team.auth.Login(request, metadata=(("x-forwarded-for", address),))
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return None
+
+
+async def test_the_11th_wrong_password_of_an_account_is_refused_from_wherever_it_comes(
+    team: Team, db: Database
+) -> None:
+    ada = await team.person()
+    bob = await team.person("bob")
+    codes = [await _guess(team, ada.email.upper(), f"198.51.100.{i}") for i in range(10)]
+    assert codes == [_Code.UNAUTHENTICATED] * 10
+    refused = await refusal(team.login(ada.email))
+    assert (refused.code, refused.reason) == (_Code.RESOURCE_EXHAUSTED, "LOGIN_THROTTLED")
+    assert refused.retry_after is not None
+    assert 14 * 60 < refused.retry_after <= 15 * 60
+    assert (await team.me(ada.tokens.access_token)).id == ada.id, "a known session goes on"
+    assert await team.refresh(ada.tokens.refresh_token)
+    assert (await team.login(bob.email)).id == bob.id, "nobody else is locked out"
+
+    await _run(db, _AGE_ATTEMPTS)
+    refused = await refusal(team.login(ada.email))
+    assert refused.retry_after is not None
+    assert refused.retry_after <= 2
+    await asyncio.sleep(refused.retry_after + 0.1)
+    assert (await team.login(ada.email)).id == ada.id
+
+
+async def test_unknown_emails_are_throttled_like_known_ones(team: Team) -> None:
+    email = f"{uuid4().hex}@example.com"
+    codes = [await _guess(team, email) for _ in range(11)]
+    assert codes == [_Code.UNAUTHENTICATED] * 10 + [_Code.RESOURCE_EXHAUSTED]
+
+
+async def test_guesses_at_once_count_as_well(team: Team) -> None:
+    user = await team.register()
+    codes = await asyncio.gather(*(_guess(team, user.email) for _ in range(24)))
+    assert sorted(code.name for code in codes if code) == [
+        *["RESOURCE_EXHAUSTED"] * 14,
+        *["UNAUTHENTICATED"] * 10,
+    ]
+
+
+async def test_a_successful_login_clears_the_account(team: Team) -> None:
+    user = await team.register()
+    for _ in range(2):
+        codes = [await _guess(team, user.email) for _ in range(9)]
+        assert codes == [_Code.UNAUTHENTICATED] * 9
+        assert (await team.login(user.email)).id == user.id
+
+
+async def test_the_11th_wrong_password_of_an_address_is_refused_on_every_process(
+    services: Settings, team: Team, db: Database
+) -> None:
+    ada = await team.person()
+    await _run(db, _FORGET_ATTEMPTS)
+    grpc_port, http_port = free_ports(2)
+    strict = services.model_copy(
+        update={
+            "auth_port": grpc_port,
+            "auth_http_port": http_port,
+            "login_attempts_per_address": 10,
+        }
+    )
+    # The settings cache addresses that they were asked for.
+    strict = Settings(**strict.model_dump())
+    async with serving("auth", strict), team_at(strict) as other:
+
+        async def unknown(team: Team, address: str) -> grpc.StatusCode | None:
+            return await _guess(team, f"{uuid4().hex}@example.com", address)
+
+        spoofed = "203.0.113.9, 198.51.100.7"
+        assert [await unknown(team, spoofed) for _ in range(5)] == [_Code.UNAUTHENTICATED] * 5
+        assert [await unknown(other, spoofed) for _ in range(6)] == [
+            *[_Code.UNAUTHENTICATED] * 5,
+            _Code.RESOURCE_EXHAUSTED,
+        ]
+        assert await unknown(other, "10.0.0.1, 198.51.100.7") is _Code.RESOURCE_EXHAUSTED
+        assert await unknown(other, "198.51.100.8") is _Code.UNAUTHENTICATED
+        assert await unknown(other, "198.51.100.7, 198.51.100.8") is _Code.UNAUTHENTICATED
+        assert (await other.login(ada.email)).id == ada.id, "from another address"
+
+        for i in range(10):
+            assert await unknown(other, f"2001:db8:1:2::{i}") is _Code.UNAUTHENTICATED
+        assert await unknown(other, "2001:db8:1:2:ffff::1") is _Code.RESOURCE_EXHAUSTED
+        assert await unknown(other, "2001:db8:1:3::1") is _Code.UNAUTHENTICATED
+
+
+async def test_attempts_and_dead_sessions_are_forgotten_in_time(team: Team, db: Database) -> None:
+    ada = await team.person()
+    await _guess(team, ada.email)
+    await sweep.run_once(db)
+    async with db.read() as tx:
+        before = await tx.one(_COUNT_ATTEMPTS)
+        assert before is not None
+        assert before.n > 0
+    await _run(db, _AGE_ATTEMPTS)
+    await _run(db, _AGE_ATTEMPTS)
+    await _run(db, _EXPIRE, hours=25, user_id=ada.id)
+    await sweep.run_once(db)
+    async with db.read() as tx:
+        after = await tx.one(_COUNT_ATTEMPTS)
+        assert after is not None
+        assert after.n == 0
+        assert await tx.all(_SESSIONS, user_id=ada.id) == []
+
+
+# --- passwords
+
+
+async def test_a_hash_with_old_parameters_is_renewed_at_login(team: Team, db: Database) -> None:
+    user = await team.register()
+    weak = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash(PASSWORD)
+    await _run(db, _SET_HASH, hash=weak, user_id=user.id)
+    assert (await refusal(team.login(user.email, "wrong password"))).reason == "CREDENTIALS_WRONG"
+    for _ in range(2):
+        assert (await team.login(user.email)).id == user.id
+        async with db.read() as tx:
+            row = await tx.one(_HASH, user_id=user.id)
+            assert row is not None
+            assert row.password_hash.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+
+
+async def test_more_logins_than_can_wait_are_refused_at_once(team: Team) -> None:
+    user = await team.register()
+    answers = await asyncio.gather(
+        *(team.login(user.email) for _ in range(110)), return_exceptions=True
+    )
+    refused = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
+    assert 0 < len(refused) < 110
+    assert {answer.code() for answer in refused} == {_Code.RESOURCE_EXHAUSTED}
+    assert all(isinstance(answer, Person | grpc.aio.AioRpcError) for answer in answers)
+    assert (await team.login(user.email)).id == user.id, "and then it's over"
