@@ -107,8 +107,15 @@ class Database:
         async with self._pool.connection() as connection, connection.transaction():
             transaction = Transaction(connection)
             yield transaction
-        if transaction.has_events and self.on_events:
-            self.on_events()
+        self._committed(transaction)
+
+    @asynccontextmanager
+    async def single(self) -> AsyncIterator[Transaction]:
+        """For one statement that writes: it's a transaction by itself, without the round trips of BEGIN and COMMIT."""
+        async with self._pool.connection() as connection:
+            transaction = Transaction(connection)
+            yield transaction
+        self._committed(transaction)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Transaction]:
@@ -122,6 +129,10 @@ class Database:
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             yield Transaction(connection)
+
+    def _committed(self, transaction: Transaction) -> None:
+        if transaction.has_events and self.on_events:
+            self.on_events()
 
     async def ping(self) -> None:
         """Raises when Postgres doesn't answer."""

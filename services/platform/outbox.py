@@ -30,16 +30,16 @@ async def add_event(tx: Transaction, event: Event) -> UUID:
     The caller holds the lock of the aggregate's row, from which it took `event.revision`: the order of ids is then the
     order of revisions, which is what the relay keeps.
     """
-    row = _row(event)
-    await tx.run(_ADD, **row)
+    columns = row(event)
+    await tx.run(_ADD, **columns)
     tx.has_events = True
-    event_id: UUID = row["event_id"]
+    event_id: UUID = columns["event_id"]
     return event_id
 
 
 async def add_events(tx: Transaction, events: Iterable[Event]) -> None:
     """As `add_event`, for several without waiting for each."""
-    await tx.run_many(_ADD, [_row(event) for event in events])
+    await tx.run_many(_ADD, [row(event) for event in events])
     tx.has_events = True
 
 
@@ -54,7 +54,8 @@ async def add_replay(tx: Transaction, consumer: str, event_id: str, payload: byt
     tx.has_events = True
 
 
-def _row(event: Event) -> dict[str, Any]:
+def row(event: Event) -> dict[str, Any]:
+    """The columns to insert, for a statement that writes the event with something else. Sets id, time and trace."""
     event_id = uuid7()
     event.id = str(event_id)
     event.occur_time.GetCurrentTime()

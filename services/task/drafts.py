@@ -1,0 +1,66 @@
+"""What a request says about a task, as columns. Whatever breaks a rule is INVALID_REQUEST, before anything is read."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+from services.platform import text
+from services.platform.errors import invalid
+from services.task import due, payload
+from taskflow.task.v1 import task_pb2
+from taskflow.task.v1.task_pb2 import Task
+
+WRITABLE = frozenset(
+    {
+        *("title", "description", "status", "priority", "assignee_id"),
+        *("labels", "due", "payload", "parent_id"),
+    }
+)
+
+_MAX_TITLE = 255
+_MAX_DESCRIPTION = 20_000
+_MAX_LABEL = 64
+
+
+def columns(task: Task, fields: Iterable[str]) -> dict[str, Any]:
+    """The columns that these fields of the task are stored in. A field that isn't set gets its default."""
+    found: dict[str, Any] = {}
+    for field in fields:
+        match field:
+            case "title":
+                found["title"] = _within("task.title", text.line("task.title", task.title), _MAX_TITLE)
+            case "description":
+                description = text.stored(task.description)
+                found["description"] = _within("task.description", description, _MAX_DESCRIPTION)
+            case "status":
+                found["status"] = task.status or task_pb2.TASK_STATUS_TODO
+            case "priority":
+                found["priority"] = task.priority
+            case "assignee_id" | "parent_id":
+                name = getattr(task, field)
+                found[field] = UUID(name) if name else None
+            case "labels":
+                found["labels"] = labels("task.labels", task.labels)
+            case "due":
+                said = due.parse(task.due) if task.HasField("due") else due.NEVER
+                found |= {"due_date": said.date, "due_local": said.local, "due_zone": said.zone}
+            case "payload":
+                present = task.HasField("payload")
+                found["payload"] = payload.parse(task.payload, "task.payload") if present else None
+    return found
+
+
+def labels(field: str, given: Sequence[str]) -> list[str]:
+    """NFC, without blanks around them, each once, in the order given."""
+    found = {}
+    for index, label in enumerate(given):
+        place = f"{field}[{index}]"
+        found[_within(place, text.line(place, label), _MAX_LABEL)] = None
+    return list(found)
+
+
+def _within(field: str, value: str, limit: int) -> str:
+    # NFC can make a text longer than what the request was checked for.
+    if len(value) > limit:
+        raise invalid(field, f"is longer than {limit} characters in Unicode NFC")
+    return value

@@ -1,0 +1,78 @@
+"""Payloads and results: google.protobuf.Struct outside, JSON in the database."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf.struct_pb2 import Struct, Value
+
+from services.platform.errors import invalid
+
+MAX_LEVELS = 16
+# Of the serialized Struct.
+MAX_BYTES = 64 * 1024
+
+
+def parse(struct: Struct, field: str) -> dict[str, Any]:
+    """The JSON object. Raises INVALID_REQUEST for one that is too deep or too large, or that JSON text can't hold."""
+    if struct.ByteSize() > MAX_BYTES:
+        raise invalid(field, f"is larger than {MAX_BYTES} bytes")
+    try:
+        return _object(struct, 1)
+    except ValueError as error:
+        raise invalid(field, str(error)) from None
+
+
+def dump(value: Mapping[str, Any] | None) -> str | None:
+    """As a statement takes it for a JSONB column."""
+    return None if value is None else json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def struct(value: Mapping[str, Any]) -> Struct:
+    message = Struct()
+    message.update(value)
+    return message
+
+
+def same(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
+    """Whether both are the same to a client: numbers of JSON are doubles there."""
+    if one is None or other is None:
+        return one is other
+    return struct(one) == struct(other)
+
+
+def _object(message: Struct, level: int) -> dict[str, Any]:
+    if level > MAX_LEVELS:
+        raise ValueError(f"has more than {MAX_LEVELS} levels")
+    return {_text(key): _value(value, level) for key, value in message.fields.items()}
+
+
+def _value(value: Value, level: int) -> Any:
+    match value.WhichOneof("kind"):
+        case "null_value":
+            return None
+        case "bool_value":
+            return value.bool_value
+        case "number_value":
+            if not math.isfinite(value.number_value):
+                raise ValueError("holds a number that isn't finite")
+            return value.number_value
+        case "string_value":
+            return _text(value.string_value)
+        case "struct_value":
+            return _object(value.struct_value, level + 1)
+        case "list_value":
+            if level == MAX_LEVELS:
+                raise ValueError(f"has more than {MAX_LEVELS} levels")
+            return [_value(item, level + 1) for item in value.list_value.values]
+        case _:
+            raise ValueError("holds a value of no kind")
+
+
+def _text(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("holds a NUL character")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("holds half of a surrogate pair")
+    return text

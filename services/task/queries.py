@@ -1,0 +1,287 @@
+"""Statements on projects and tasks. The lists of tasks are in filters.py.
+
+Locks are taken in this order, here and everywhere: the tree of parents, the assignee's membership, the project, the task,
+its suggestions.
+"""
+
+from collections import namedtuple
+from functools import lru_cache
+
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Integer,
+    Select,
+    SmallInteger,
+    Text,
+    Uuid,
+    and_,
+    bindparam,
+    cast,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert as insert_or
+from sqlalchemy.sql.expression import CTE
+
+from services.platform import directory
+from services.platform.db import Statement
+from services.platform.directory import members, users
+from services.platform.tables import outbox
+from services.task.models import projects, tasks
+
+# A task's row as it will be stored.
+TaskRow = namedtuple("TaskRow", tasks.c.keys())  # type: ignore[misc]
+
+_task_id = bindparam("task_id", type_=Uuid)
+_project_id = bindparam("project_id", type_=Uuid)
+_workspace_id = bindparam("workspace_id", type_=Uuid)
+_user_id = bindparam("user_id", type_=Uuid)
+_assignee_id = bindparam("assignee_id", type_=Uuid)
+_parent_id = bindparam("parent_id", type_=Uuid)
+_limit = bindparam("limit", type_=Integer)
+
+
+# Projects.
+
+ADD_PROJECT = Statement(
+    insert_or(projects).on_conflict_do_nothing(constraint="projects_key").returning(projects),
+    [
+        *("id", "workspace_id", "key", "display_name", "description", "creator_id"),
+        *("created_at", "updated_at"),
+    ],
+)
+_project = (
+    select(projects, members.c.role)
+    .join(members, directory.membership(projects.c.workspace_id))
+    .where(projects.c.id == _project_id)
+)
+GET_PROJECT = Statement(_project)
+# Waits for the writes to its tasks that are under way: they hold it FOR KEY SHARE.
+LOCK_PROJECT = Statement(_project.with_for_update(of=projects))
+CHANGE_PROJECT = Statement(
+    update(projects)
+    .where(projects.c.id == _project_id)
+    .values(
+        display_name=bindparam("new_display_name", type_=Text),
+        description=bindparam("new_description", type_=Text),
+        archived_at=bindparam("new_archived_at", type_=DateTime(timezone=True)),
+        updated_at=bindparam("now", type_=DateTime(timezone=True)),
+        revision=projects.c.revision + 1,
+    )
+    .returning(projects)
+)
+
+
+@lru_cache
+def list_projects(archived: bool, after: bool) -> Statement:
+    """Binds :workspace_id, :limit, and :after_id with `after`."""
+    query = select(projects).where(projects.c.workspace_id == _workspace_id)
+    if not archived:
+        query = query.where(projects.c.archived_at.is_(None))
+    if after:
+        query = query.where(projects.c.id > bindparam("after_id", type_=Uuid))
+    return Statement(query.order_by(projects.c.id).limit(_limit))
+
+
+# Reading one task.
+
+_visible = select(tasks, members.c.role).join(members, directory.membership(tasks.c.workspace_id))
+GET_TASK = Statement(_visible.where(tasks.c.id == _task_id))
+GET_TASK_BY_KEY = Statement(
+    _visible.join(projects, projects.c.id == tasks.c.project_id).where(
+        projects.c.workspace_id == _workspace_id,
+        projects.c.key == bindparam("key", type_=Text),
+        tasks.c.number == bindparam("number", type_=BigInteger),
+    )
+)
+
+
+# Creating a task.
+
+# Where a task is to be created, what the caller may do there, and the zone of whom a date is due for.
+_place = (
+    select(
+        projects.c.id,
+        projects.c.workspace_id,
+        projects.c.key,
+        projects.c.archived_at,
+        members.c.role,
+        select(users.c.time_zone)
+        .where(users.c.id == func.coalesce(_assignee_id, bindparam("caller_id", type_=Uuid)))
+        .scalar_subquery()
+        .label("time_zone"),
+        or_(
+            _assignee_id.is_(None),
+            exists().where(
+                (other := members.alias("assignees")).c.workspace_id == projects.c.workspace_id,
+                other.c.user_id == _assignee_id,
+            ),
+        ).label("assignee_fits"),
+        or_(
+            _parent_id.is_(None),
+            exists().where(
+                tasks.c.id == _parent_id,
+                tasks.c.project_id == projects.c.id,
+                tasks.c.deleted_at.is_(None),
+            ),
+        ).label("parent_fits"),
+    )
+    .join(members, directory.membership(projects.c.workspace_id))
+    .where(projects.c.id == _project_id)
+    .cte("place")
+)
+_taken = (
+    update(projects)
+    .where(
+        projects.c.id == _place.c.id,
+        projects.c.archived_at.is_(None),
+        _place.c.role >= bindparam("needs", type_=SmallInteger),
+        _place.c.assignee_fits,
+        _place.c.parent_fits,
+    )
+    .values(next_number=projects.c.next_number + 1)
+    .returning((projects.c.next_number - 1).label("number"))
+    .cte("taken")
+)
+# Takes a number too, if a task may be created; number is null otherwise. All creations in a project meet at its counter,
+# so this is a transaction by itself that doesn't wait for the disk. It doesn't have to: the task that gets the number is
+# flushed with everything before it, so a number that was lost in a crash was nobody's. A number that isn't used is
+# left out.
+TAKE_PLACE = Statement(
+    select(
+        _place,
+        _taken.c.number,
+        func.set_config("synchronous_commit", "off", literal(True)),
+    ).select_from(_place.outerjoin(_taken, literal(True)))
+)
+
+
+@lru_cache
+def add_task(assigned: bool) -> Statement:
+    """The task with its event, if the project isn't archived and the assignee a member; binds a parameter for each column.
+
+    One statement: with its event it's a transaction by itself.
+    """
+    project = (
+        select(projects.c.id)
+        .where(projects.c.id == _project_id, projects.c.archived_at.is_(None))
+        .with_for_update(read=True, key_share=True)
+        .cte("project")
+    )
+    sources = [project]
+    if assigned:
+        sources.append(_member().cte("assignee"))
+    columns = {column.name: bindparam(column.name, type_=column.type) for column in tasks.c}
+    event = ("event_id", "subject", "payload")
+    added = insert(outbox).from_select(
+        list(event),
+        _beside(sources, [bindparam(f"outbox_{name}", type_=outbox.c[name].type) for name in event]),
+    )
+    return Statement(
+        insert(tasks)
+        .from_select(list(columns), _beside(sources, list(columns.values())))
+        .add_cte(added.cte("event"))
+    )
+
+
+def _beside(sources: list[CTE], values: list[object]) -> Select[tuple[object, ...]]:
+    """One row of values, if each of the sources has one."""
+    return select(*values).select_from(*sources)  # type: ignore[call-overload,no-any-return]
+
+
+def _member() -> Select[tuple[object]]:
+    """The assignee's membership, which then can't end before the transaction does."""
+    return (
+        select(members.c.user_id)
+        .where(members.c.workspace_id == _workspace_id, members.c.user_id == _assignee_id)
+        .with_for_update(read=True, key_share=True)
+    )
+
+
+# Changing a task.
+
+LOCK_MEMBER = Statement(_member())
+# The same, where only the task is known.
+LOCK_MEMBER_FOR_TASK = Statement(
+    select(members.c.user_id)
+    .where(
+        members.c.workspace_id
+        == select(tasks.c.workspace_id).where(tasks.c.id == _task_id).scalar_subquery(),
+        members.c.user_id == _assignee_id,
+    )
+    .with_for_update(read=True, key_share=True)
+)
+_archive = (
+    select(projects.c.archived_at)
+    .where(projects.c.id == tasks.c.project_id)
+    .with_for_update(read=True, key_share=True)
+    .lateral("project")
+)
+LOCK_TASK = Statement(
+    select(tasks, members.c.role, _archive.c.archived_at.label("project_archived_at"))
+    .join(_archive, literal(True))
+    .join(members, directory.membership(tasks.c.workspace_id))
+    .where(tasks.c.id == _task_id)
+    .with_for_update(of=tasks, key_share=True)
+)
+
+
+@lru_cache(maxsize=256)
+def change_task(columns: frozenset[str]) -> Statement:
+    """Binds :task_id and :new_<column> for each column."""
+    return Statement(
+        update(tasks)
+        .where(tasks.c.id == _task_id)
+        .values({name: bindparam(f"new_{name}", type_=tasks.c[name].type) for name in columns})
+    )
+
+
+# One tree of parents is changed at a time in each project, or two changes could close a circle that neither sees.
+LOCK_TREE = Statement(
+    select(
+        func.pg_advisory_xact_lock(func.hashtextextended(cast(tasks.c.project_id, Text), 0))
+    ).where(tasks.c.id == _task_id)
+)
+_above = (
+    select(tasks.c.id, tasks.c.parent_id)
+    .where(
+        tasks.c.id == _parent_id, tasks.c.project_id == _project_id, tasks.c.deleted_at.is_(None)
+    )
+    .cte("above", recursive=True)
+)
+_above = _above.union(
+    select(tasks.c.id, tasks.c.parent_id).where(tasks.c.id == _above.c.parent_id)
+)
+# The parent, if it's a live task of the project, and all above it.
+ANCESTORS = Statement(select(_above.c.id))
+
+# Changing many tasks.
+
+_open = and_(tasks.c.finished_at.is_(None), tasks.c.deleted_at.is_(None))
+LOCK_OPEN_OF_ASSIGNEE = Statement(
+    select(tasks)
+    .where(tasks.c.workspace_id == _workspace_id, tasks.c.assignee_id == _user_id, _open)
+    .order_by(tasks.c.id)
+    .with_for_update(key_share=True)
+)
+LOCK_DATED_ELSEWHERE = Statement(
+    select(tasks)
+    .where(
+        or_(
+            tasks.c.assignee_id == _user_id,
+            and_(tasks.c.assignee_id.is_(None), tasks.c.creator_id == _user_id),
+        ),
+        tasks.c.due_date.is_not(None),
+        tasks.c.due_zone != bindparam("zone", type_=Text),
+        _open,
+    )
+    .order_by(tasks.c.id)
+    .limit(_limit)
+    .with_for_update(key_share=True)
+)
