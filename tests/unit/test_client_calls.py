@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
-import pytest_asyncio
 
 from taskflow.auth.v1.user_service_pb2 import GetCurrentUserRequest
 from taskflow.auth.v1.workspace_service_pb2 import ListMembersRequest
@@ -39,19 +38,17 @@ from taskflow_client import (
 from taskflow_client.client import _parse
 from tests.unit.client_double import WORKSPACE, Double, Failure, serving
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
-
 PASSWORD = "correct horse battery"
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def double() -> AsyncIterator[Double]:
     async with serving(Double(accounts={"ada@example.com": PASSWORD})) as running:
         running.add_project("OPS")
         yield running
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def client(double: Double) -> AsyncIterator[TaskFlow]:
     async with TaskFlow(double.address) as connected:
         await connected.login("ada@example.com", PASSWORD)
@@ -163,8 +160,8 @@ async def test_writes_that_cannot_be_repeated_safely_are_not(
         await client.tasks.DeleteTask(DeleteTaskRequest(id=task.id))
     with pytest.raises(Unavailable):
         await client.suggestions.AcceptSuggestion(AcceptSuggestionRequest(id=task.id))
+    with_etag = Task(id=task.id, title="Two", etag="1")
     with pytest.raises(Unavailable):
-        with_etag = Task(id=task.id, title="Two", etag="1")
         await client.tasks.UpdateTask(UpdateTaskRequest(task=with_etag))
     assert double.calls["DeleteTask"] == double.calls["AcceptSuggestion"] == 1
     assert double.calls["UpdateTask"] == 1
@@ -309,5 +306,5 @@ async def test_passwords_travel_in_the_clear_only_where_that_was_asked_for(
 
 @pytest.mark.parametrize("address", ["", "ftp://x", "https://x/path", "host:port", "http://"])
 async def test_an_address_that_is_none_is_refused(address: str) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="address"):
         TaskFlow(address)

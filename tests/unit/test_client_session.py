@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from taskflow.auth.v1.user_service_pb2 import GetCurrentUserRequest
 from taskflow_client import (
@@ -22,12 +21,10 @@ from taskflow_client import (
 )
 from tests.unit.client_double import Double, Failure, serving
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
-
 PASSWORD = "correct horse battery"
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def double() -> AsyncIterator[Double]:
     async with serving(Double(accounts={"ada@example.com": PASSWORD})) as running:
         yield running

@@ -7,7 +7,6 @@ from contextlib import aclosing, suppress
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from taskflow.notification.v1.notification_service_pb2 import ListNotificationsRequest
 from taskflow.task.v1 import task_pb2, task_service_pb2
@@ -19,8 +18,6 @@ from taskflow_client import (
     Unauthenticated,
 )
 from tests.unit.client_double import WORKSPACE, Cut, Double, Failure, serving
-
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 PASSWORD = "correct horse battery"
 CUTS = [
@@ -39,14 +36,14 @@ def quick_reconnects(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("taskflow_client.streams.backoff", lambda attempt, first: 0.001)
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def double() -> AsyncIterator[Double]:
     async with serving(Double(accounts={"ada@example.com": PASSWORD})) as running:
         running.add_project("OPS")
         yield running
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def client(double: Double) -> AsyncIterator[TaskFlow]:
     async with TaskFlow(double.address, heartbeat_timeout=0.15) as connected:
         await connected.login("ada@example.com", PASSWORD)
@@ -148,9 +145,13 @@ async def test_an_expired_token_is_renewed_and_the_stream_goes_on(
 
 async def test_an_ended_session_ends_the_stream(client: TaskFlow, double: Double) -> None:
     double.heartbeat = 0.02
-    with pytest.raises(Unauthenticated):
+
+    async def consume() -> None:
         async for _ in client.watch_notifications():
             double.session_ended = True
+
+    with pytest.raises(Unauthenticated):
+        await consume()
     assert client.session is None
 
 
@@ -380,5 +381,5 @@ async def test_the_filter_is_sent_with_every_opening(client: TaskFlow, double: D
 
 
 async def test_a_snapshot_and_a_cursor_exclude_each_other(client: TaskFlow) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="not both"):
         await anext(client.watch_tasks(WORKSPACE, cursor="e1:1", snapshot=True))

@@ -240,12 +240,16 @@ def _parse(server: str) -> tuple[str, bool, bool]:
     """Returns the target as host:port, whether it's this machine, and whether TLS is meant."""
     if server.startswith("unix:"):
         return server, True, False
-    url = urlsplit(server if "://" in server else f"//{server}")
+    try:
+        url = urlsplit(server if "://" in server else f"//{server}")
+        port = url.port
+    except ValueError:
+        raise ValueError(f"not an address of a server: {server!r}") from None
     if url.scheme not in ("", "http", "https") or not url.hostname or url.path.strip("/"):
         raise ValueError(f"not an address of a server: {server!r}")
     local = _is_local(url.hostname)
     secure = url.scheme == "https" or (not url.scheme and not local)
-    port = url.port or {"http": 80, "https": 443}.get(url.scheme, 8080)
+    port = port or {"http": 80, "https": 443}.get(url.scheme, 8080)
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
     return f"{host}:{port}", local, secure
 

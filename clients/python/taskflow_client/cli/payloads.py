@@ -1,0 +1,24 @@
+"""Payloads of tasks: JSON objects from the command line or from a file."""
+
+import json
+from pathlib import Path
+
+from google.protobuf.json_format import ParseDict, ParseError
+from google.protobuf.struct_pb2 import Struct
+
+from taskflow_client.cli.running import usage
+
+
+def parse(text: str) -> Struct:
+    """Returns the object; @FILE names a file that it's in."""
+    if text.startswith("@"):
+        text = Path(text[1:]).read_text(encoding="utf-8")
+    try:
+        value = json.loads(text)
+        if not isinstance(value, dict):
+            raise usage(
+                "the payload isn't a JSON object", """write something like '{"message": "hi"}'"""
+            )
+        return ParseDict(value, Struct())
+    except (ValueError, ParseError) as error:
+        raise usage(f"the payload isn't JSON: {error}") from None

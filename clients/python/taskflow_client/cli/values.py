@@ -1,0 +1,118 @@
+"""Values as people write them: deadlines, priorities, times."""
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.type.date_pb2 import Date
+from google.type.datetime_pb2 import DateTime, TimeZone
+
+from taskflow.task.v1.task_pb2 import Due, Task
+
+_RELATIVE = re.compile(r"\+(\d{1,6})([smhdw])")
+_LOCAL = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d(?::\d\d)?)(?:(Z)| +(\S+))?")
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+DUE_FORMS = "2026-12-01, '2026-12-01T09:00 Europe/Berlin' or +2h (s, m, h, d, w)"
+
+
+def parse_due(text: str, now: datetime, zone: str = "") -> Due:
+    """Returns a deadline. `now` (with a zone) is where relative ones count from; `zone` is what a
+    local time means that names none. Raises ValueError saying what is wrong.
+    """
+    text = text.strip()
+    if relative := _RELATIVE.fullmatch(text):
+        delay = timedelta(**{_UNITS[relative[2]]: int(relative[1])})
+        try:
+            return _zoned(now.astimezone(UTC) + delay, "UTC")
+        except OverflowError:
+            raise ValueError(f"{text!r} is too far ahead") from None
+    if local := _LOCAL.fullmatch(text):
+        name = "UTC" if local[3] else local[4] or zone
+        if not name:
+            raise ValueError(f"{text!r} needs a time zone, such as '{text} Europe/Berlin'")
+        return _zoned(_moment(f"{local[1]}T{local[2]}"), _known_zone(name))
+    if not _DAY.fullmatch(text):
+        raise ValueError(f"{text!r} isn't a deadline: write {DUE_FORMS}")
+    try:
+        day = date.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} isn't a day: {error}") from None
+    return Due(date=Date(year=day.year, month=day.month, day=day.day))
+
+
+def is_relative(text: str) -> bool:
+    return text.strip().startswith("+")
+
+
+def format_due(task: Task) -> str:
+    """Returns a deadline as people read it."""
+    if task.due.HasField("date"):
+        day = task.due.date
+        return f"{day.year:04}-{day.month:02}-{day.day:02}"
+    if not task.due.HasField("date_time"):
+        return ""
+    at = task.due.date_time
+    seconds = f":{at.seconds:02}" if at.seconds else ""
+    moment = f"{at.year:04}-{at.month:02}-{at.day:02} {at.hours:02}:{at.minutes:02}{seconds}"
+    return f"{moment} {at.time_zone.id}"
+
+
+def format_time(timestamp: Timestamp) -> str:
+    """Returns an instant in this machine's time zone; empty for none."""
+    if not timestamp.seconds:
+        return ""
+    return timestamp.ToDatetime(UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def parse_instant(text: str, zone: str) -> Timestamp:
+    """Returns the instant that a deadline's text means; a date begins at midnight."""
+    due = parse_due(text, datetime.now(UTC), zone)
+    if due.HasField("date"):
+        moment = datetime(due.date.year, due.date.month, due.date.day, tzinfo=ZoneInfo(zone))
+    else:
+        at = due.date_time
+        moment = datetime(
+            at.year,
+            at.month,
+            at.day,
+            at.hours,
+            at.minutes,
+            at.seconds,
+            tzinfo=ZoneInfo(at.time_zone.id),
+        )
+    instant = Timestamp()
+    instant.FromDatetime(moment.astimezone(UTC))
+    return instant
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} isn't a time: {error}") from None
+
+
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"{name!r} isn't a time zone; write one such as Europe/Berlin") from None
+    return name
+
+
+def _zoned(local: datetime, zone: str) -> Due:
+    return Due(
+        date_time=DateTime(
+            year=local.year,
+            month=local.month,
+            day=local.day,
+            hours=local.hour,
+            minutes=local.minute,
+            seconds=local.second,
+            nanos=local.microsecond * 1000,
+            time_zone=TimeZone(id=zone),
+        )
+    )
