@@ -60,8 +60,6 @@ def _before(event: Event) -> Task:
     before.CopyFrom(updated.task)
     for path in updated.changed_fields.paths:
         before.ClearField(path)  # type: ignore[arg-type]
-        if path == "due":
-            before.ClearField("due_time")
     # Holds the changed fields only.
     before.MergeFrom(updated.before)
     return before

@@ -9,6 +9,8 @@ import asyncio
 from typing import NamedTuple
 from uuid import UUID
 
+from taskflow.task.v1.task_pb2 import Task
+
 
 class Position(NamedTuple):
     """A place in the event stream.
@@ -26,10 +28,13 @@ class Entry:
     """An event, or a reset, in a room; `after` is the next one there.
 
     `removed` is the user whose membership the event ends. `lost` is set when events after this one are no longer
-    linked. `response` is kept by whoever makes it first.
+    linked. `response` and `task`, which the streams share, are kept by whoever needs them first.
     """
 
-    __slots__ = ("after", "lost", "payload", "position", "removed", "reset", "response", "room")
+    __slots__ = (
+        *("after", "lost", "payload", "position"),
+        *("removed", "reset", "response", "room", "task"),
+    )
 
     def __init__(
         self,
@@ -49,6 +54,7 @@ class Entry:
         self.lost = lost
         self.after: Entry | None = None
         self.response: bytes | None = None
+        self.task: asyncio.Future[Task] | None = None
 
 
 class Room:

@@ -25,7 +25,7 @@ from services.task.filters import matches
 from services.task.ring import Entry, Position, Reader, Ring, Room
 from taskflow.error.v1 import error_reason_pb2 as reasons
 from taskflow.event.v1.event_pb2 import Event
-from taskflow.task.v1.task_pb2 import TaskFilter
+from taskflow.task.v1.task_pb2 import Task, TaskFilter
 from taskflow.task.v1.task_service_pb2 import WatchTasksRequest, WatchTasksResponse
 
 log = structlog.get_logger()
@@ -35,7 +35,7 @@ _EVENTS = 10_000
 _BYTES = 64 * 1024 * 1024
 # A new process begins this many sequences back, so that clients of the one before it resume from memory.
 _BACKLOG = 5_000
-# How many streams at once read JetStream for themselves, what they take at a time, and how long that may last (seconds).
+# How many streams at once read JetStream for themselves, what they take at a time, and how long it may last (seconds).
 _CATCHING_UP = 16
 _CHUNK_EVENTS = 200
 _CHUNK_BYTES = 128 * 1024
@@ -158,15 +158,13 @@ class Board:
             else:
                 await reader.wait()
 
-    async def _shown(
-        self, entry: Entry, reader: Reader, wanted: TaskFilter | None
-    ) -> bytes | None:
+    async def _shown(self, entry: Entry, reader: Reader, wanted: TaskFilter | None) -> bytes | None:
         """What the stream shows of the entry; None for nothing. Ends it where its user was removed."""
-        if entry.response is None:
-            entry.response = self._response(entry)
         if entry.removed:
             await self._check_removal(entry, reader)
             return None
+        if entry.response is None:
+            entry.response = self._response(entry)
         if wanted is None or entry.reset:
             return entry.response or None
         if entry.response and await self._is_wanted(entry, wanted):
@@ -186,57 +184,65 @@ class Board:
         event = Event.FromString(entry.payload)
         task_id = changes.task_id(event)
         if task_id:
-            async with self._db.read() as tx:
-                task = await snapshot.task(tx, UUID(task_id))
-            return task is not None and matches(wanted, task)
+            return matches(wanted, await self._task_of(entry, UUID(task_id)))
         before, after = changes.before_and_after(event)
         return matches(wanted, after) or (before is not None and matches(wanted, before))
+
+    async def _task_of(self, entry: Entry, task_id: UUID) -> Task:
+        """The task of a job or suggestion as it is when the first stream asks for it."""
+        if entry.task is None:
+            entry.task = asyncio.ensure_future(snapshot.task(self._db, task_id))
+        try:
+            # The others go on when this stream is cut off.
+            return await asyncio.shield(entry.task)
+        except Exception:
+            entry.task = None
+            raise
 
     async def _missed(
         self, reader: Reader, wanted: TaskFilter | None
     ) -> AsyncGenerator[bytes, None]:
-        """Reads from JetStream what the ring no longer has, and goes back to the ring."""
-        room, position = reader.room, reader.at.position
-        connection = -1
-        while not reader.ended:
+        """Reads from JetStream what the ring no longer has, until the stream stands in the ring again."""
+        while reader.at.lost and not reader.ended:
             if reader.due:
                 reader.due = False
-                yield self._heartbeat(room, position)
+                yield self._heartbeat(reader.room, reader.at.position)
             try:
                 async with self._catching_up, asyncio.timeout(_CHUNK_SECONDS):
-                    # Only with a new connection can the stream have become another one.
-                    if connection != self._connection:
-                        connection = self._connection
-                        if not await self._continues(position):
-                            break
-                    if position.sequence > self._ring.head.sequence:
-                        # Another process was ahead of this one.
-                        await asyncio.sleep(0.02)
-                        continue
-                    at = self._ring.at(room, position)
-                    if at is not None:
-                        reader.at = at
-                        return
-                    entries, position_after = await self._read(room, position)
-                    if connection != self._connection:
-                        continue
+                    entries = await self._chunk(reader)
             except _UNREACHABLE as error:
                 log.debug("stream waits for nats", error=repr(error))
-                connection = -1
                 await asyncio.sleep(0.5)
                 continue
+            if not entries and reader.at.lost:
+                # This process has yet to read what another one showed already.
+                await asyncio.sleep(0.02)
             for entry in entries:
                 if reader.ended:
                     return
                 message = await self._shown(entry, reader, wanted)
                 if message is not None:
                     yield message
-            position = position_after
-            reader.at = Entry(position, room, lost=True)
-        else:
-            return
-        reader.at = room.tail
-        yield self._reset(room)
+
+    async def _chunk(self, reader: Reader) -> list[Entry]:
+        """The next entries of a stream that isn't in the ring; moves it behind them."""
+        room, position = reader.room, reader.at.position
+        connection = self._connection
+        if not await self._continues(position):
+            reader.at = room.tail
+            return [Entry(self._ring.head, room, reset=True)]
+        if position.epoch != self._ring.head.epoch or position.sequence > self._ring.head.sequence:
+            return []
+        at = self._ring.at(room, position)
+        if at is not None:
+            reader.at = at
+            return []
+        entries, reached = await self._read(room, position)
+        if connection != self._connection:
+            # It may have been another stream that was read.
+            return []
+        reader.at = Entry(reached, room, lost=True)
+        return entries
 
     async def _read(self, room: Room, position: Position) -> tuple[list[Entry], Position]:
         """Some of the workspace's events after `position`, and the position that is reached with them."""
@@ -278,9 +284,6 @@ class Board:
         heartbeat.time.FromNanoseconds(time.time_ns())
         return _message(cursor, heartbeat=heartbeat)
 
-    def _reset(self, room: Room) -> bytes:
-        return _message(self._cursor(room, self._ring.head), reset=WatchTasksResponse.Reset())
-
     def _response(self, entry: Entry) -> bytes:
         """The message for all streams of the room; empty where nothing is shown."""
         cursor = self._cursor(entry.room, entry.position)
@@ -315,10 +318,10 @@ class Board:
         connection = self._connection
         following = asyncio.create_task(self._follow())
         try:
-            while connection == self._connection:
+            while connection == self._connection and not following.done():
                 await asyncio.wait({following}, timeout=0.2)
-                if following.done():
-                    return following.result()
+            if following.done():
+                following.result()
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
@@ -405,7 +408,9 @@ class Board:
 
     async def check_members_once(self) -> None:
         """Ends the streams of users who were removed, also while NATS can't say so."""
-        pairs = {reader: (UUID(reader.room.workspace_id), reader.user_id) for reader in self._readers}
+        pairs = {
+            reader: (UUID(reader.room.workspace_id), reader.user_id) for reader in self._readers
+        }
         if not pairs:
             return
         async with self._db.read() as tx:
@@ -417,7 +422,9 @@ class Board:
 
 def _restriction(wanted: TaskFilter) -> TaskFilter | None:
     """The filter, or None where it lets all changes through."""
-    return wanted if any(field.name != "include_deleted" for field, _ in wanted.ListFields()) else None
+    return (
+        wanted if any(field.name != "include_deleted" for field, _ in wanted.ListFields()) else None
+    )
 
 
 def _message(cursor: str, **kind: Any) -> bytes:
@@ -425,9 +432,7 @@ def _message(cursor: str, **kind: Any) -> bytes:
 
 
 def _subjects(workspace_id: str) -> list[str]:
-    return [
-        f"taskflow.{workspace_id}.{name}" for name in (*changes.SHOWN_EVENTS, "member.removed")
-    ]
+    return [f"taskflow.{workspace_id}.{name}" for name in (*changes.SHOWN_EVENTS, "member.removed")]
 
 
 def _position(message: Msg, epoch: str) -> Position:
