@@ -277,7 +277,7 @@ async def finish(
     if job.attempt != attempt or job.state != _PROCESSING:
         return job
     state = _FAILED if result is None else _DONE
-    row = await tx.one(
+    row: Row = await tx.one(
         _FINISH,
         id=job_id,
         new_state=state,

@@ -88,7 +88,7 @@ async def skip_past(tx: Transaction, task: Row, offsets: Sequence[int]) -> None:
     """For a task that is being undeleted: what it would have reminded of meanwhile isn't sent any more."""
     if task.due_at is None:
         return
-    row = await tx.one(_CLOCK)
+    row: Row = await tx.one(_CLOCK)
     for offset in offsets:
         if _instant(task, offset) <= row.now:
             await _record(tx, task, offset, _SKIPPED_PAST)

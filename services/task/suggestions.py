@@ -228,7 +228,7 @@ async def find(tx: Transaction, caller: Caller, suggestion_id: UUID) -> UUID:
 
 async def lock_undecided(tx: Transaction, suggestion_id: UUID) -> Row:
     """A suggestion, pending or stale, locked. Raises SUGGESTION_RESOLVED once it was decided."""
-    row = await tx.one(_LOCK, id=suggestion_id)
+    row: Row = await tx.one(_LOCK, id=suggestion_id)
     if row.state not in (_PENDING, _STALE):
         state = SuggestionState.Name(row.state).removeprefix("SUGGESTION_STATE_")
         raise DomainError(reasons.ERROR_REASON_SUGGESTION_RESOLVED, {"state": state})

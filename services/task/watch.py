@@ -1,4 +1,4 @@
-"""WatchTasks: one reader of JetStream per process feeds all its streams from memory."""
+"""WatchTasks: the streams that show a workspace's changes. One feed per process serves them all from memory."""
 
 import asyncio
 import time
@@ -7,22 +7,17 @@ from contextlib import aclosing, contextmanager
 from typing import Any
 from uuid import UUID
 
-import nats.errors
-import nats.js.errors
 import structlog
 from google.protobuf.message import DecodeError
-from nats.aio.msg import Msg
-from nats.js.api import StreamInfo
-from uuid_utils.compat import uuid7
 
 from services.platform import directory
-from services.platform.bus import STREAM, event_id, ordered
 from services.platform.errors import DomainError, public
 from services.platform.identity import Caller
 from services.platform.runtime import Platform
 from services.task import changes, snapshot
-from services.task.filters import matches
-from services.task.ring import Entry, Position, Reader, Ring, Room
+from services.task.feed import UNREACHABLE, Feed
+from services.task.filters import matches, normal
+from services.task.ring import Entry, Position, Reader, Room
 from taskflow.error.v1 import error_reason_pb2 as reasons
 from taskflow.event.v1.event_pb2 import Event
 from taskflow.task.v1.task_pb2 import Task, TaskFilter
@@ -30,22 +25,10 @@ from taskflow.task.v1.task_service_pb2 import WatchTasksRequest, WatchTasksRespo
 
 log = structlog.get_logger()
 
-# Of the ring: events, and their bytes.
-_EVENTS = 10_000
-_BYTES = 64 * 1024 * 1024
-# A new process begins this many sequences back, so that clients of the one before it resume from memory.
-_BACKLOG = 5_000
-# How many streams at once read JetStream for themselves, what they take at a time, and how long it may last (seconds).
-_CATCHING_UP = 16
-_CHUNK_EVENTS = 200
-_CHUNK_BYTES = 128 * 1024
-_CHUNK_SECONDS = 5
 # How long a call waits for the first contact with JetStream (seconds).
 _START_PATIENCE = 2
 # After so many events in a row that a filter withheld, others get a turn.
 _TURN = 200
-
-_UNREACHABLE = (nats.errors.Error, OSError, TimeoutError)
 
 
 class Board:
@@ -54,35 +37,33 @@ class Board:
     def __init__(self, platform: Platform) -> None:
         self._settings = platform.settings
         self._db = platform.db
-        self._bus = platform.bus
         self._seal = platform.seal
-        self._ring = Ring(_EVENTS, _BYTES)
-        self._caught_up = asyncio.Event()
+        self._feed = Feed(platform.bus)
+        self._ring = self._feed.ring
         self._readers: set[Reader] = set()
-        self._catching_up = asyncio.Semaphore(_CATCHING_UP)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as loops:
-            loops.create_task(self._follow_for_ever())
+            loops.create_task(self._feed.run())
             loops.create_task(self._check_members_for_ever())
 
     async def watch(
         self, caller: Caller, request: WatchTasksRequest, context: Any
     ) -> AsyncGenerator[bytes, None]:
         """The messages of one stream, serialized. See task_service.proto for what they promise."""
-        await self._started()
+        wanted = normal(request.filter)
         workspace_id = UUID(request.workspace_id)
+        await self._started()
         with self._reader(workspace_id, caller.user_id) as reader:
             # Taken before the membership is looked up: a removal after that is met on the way.
             start = self._ring.head
             await self._authorize(caller, workspace_id)
             self._readers.add(reader)
-            wanted = _restriction(request.filter)
             if request.cursor:
                 self._resume(reader, request.cursor)
             elif request.snapshot:
                 cursor = self._cursor(reader.room, start)
-                pages = snapshot.pages(self._db, caller, workspace_id, request.filter)
+                pages = snapshot.pages(self._db, caller, workspace_id, wanted)
                 async with aclosing(pages):
                     async for page in pages:
                         for task in page:
@@ -91,7 +72,8 @@ class Board:
                 yield _message(cursor, snapshot_complete=complete)
             else:
                 yield self._heartbeat(reader.room, start)
-            async with aclosing(self._changes(reader, wanted)) as messages:
+            following = self._changes(reader, wanted if _restricts(wanted) else None)
+            async with aclosing(following) as messages:
                 async for message in messages:
                     yield message
 
@@ -100,7 +82,7 @@ class Board:
     async def _started(self) -> None:
         try:
             async with asyncio.timeout(_START_PATIENCE):
-                await self._caught_up.wait()
+                await self._feed.caught_up.wait()
         except TimeoutError:
             raise DomainError(reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE) from None
 
@@ -208,9 +190,8 @@ class Board:
                 reader.due = False
                 yield self._heartbeat(reader.room, reader.at.position)
             try:
-                async with self._catching_up, asyncio.timeout(_CHUNK_SECONDS):
-                    entries = await self._chunk(reader)
-            except _UNREACHABLE as error:
+                entries = await self._feed.read_back(reader)
+            except UNREACHABLE as error:
                 log.debug("stream waits for nats", error=repr(error))
                 await asyncio.sleep(0.5)
                 continue
@@ -223,52 +204,6 @@ class Board:
                 message = await self._shown(entry, reader, wanted)
                 if message is not None:
                     yield message
-
-    async def _chunk(self, reader: Reader) -> list[Entry]:
-        """The next entries of a stream that isn't in the ring; moves it behind them."""
-        room, position = reader.room, reader.at.position
-        connection = self._connection
-        if not await self._continues(position):
-            reader.at = room.tail
-            return [Entry(self._ring.head, room, reset=True)]
-        if position.epoch != self._ring.head.epoch or position.sequence > self._ring.head.sequence:
-            return []
-        at = self._ring.at(room, position)
-        if at is not None:
-            reader.at = at
-            return []
-        entries, reached = await self._read(room, position)
-        if connection != self._connection:
-            # It may have been another stream that was read.
-            return []
-        reader.at = Entry(reached, room, lost=True)
-        return entries
-
-    async def _read(self, room: Room, position: Position) -> tuple[list[Entry], Position]:
-        """Some of the workspace's events after `position`, and the position that is reached with them."""
-        head = self._ring.head
-        config = ordered(_subjects(room.workspace_id), position.sequence + 1)
-        config.name = f"watch-{uuid7()}"
-        pending = (await self._bus.jetstream.add_consumer(STREAM, config)).num_pending
-        entries: list[Entry] = []
-        size = 0
-        if pending:
-            async with aclosing(self._bus.pull(config)) as messages:
-                async for message in messages:
-                    metadata = message.metadata
-                    if metadata.sequence.consumer != len(entries) + 1:
-                        raise nats.errors.Error("messages were lost on the way")
-                    entries.append(_entry(message, room, position.epoch))
-                    size += len(message.data)
-                    pending = metadata.num_pending
-                    if not pending or len(entries) == _CHUNK_EVENTS or size > _CHUNK_BYTES:
-                        break
-        await self._bus.jetstream.delete_consumer(STREAM, config.name)
-        last = entries[-1].position if entries else position
-        if pending or last.sequence > head.sequence or head.epoch != position.epoch:
-            return entries, last
-        # There was nothing else up to where the process stood at the beginning.
-        return entries, head
 
     # Messages
 
@@ -296,105 +231,6 @@ class Board:
             return b""
         return response.SerializeToString() if response else b""
 
-    # JetStream
-
-    async def _follow_for_ever(self) -> None:
-        while True:
-            try:
-                await self._follow_connection()
-            except _UNREACHABLE as error:
-                log.warning("board starts again", error=repr(error))
-            await asyncio.sleep(0.2)
-
-    @property
-    def _connection(self) -> int:
-        """Changes before anything arrives over a new connection."""
-        return self._bus.client.stats["reconnects"] if self._bus.connected else -2
-
-    async def _follow_connection(self) -> None:
-        """Follows the stream until the connection ends: what was on its way then would be missing."""
-        if not self._bus.connected:
-            return
-        connection = self._connection
-        following = asyncio.create_task(self._follow())
-        try:
-            while connection == self._connection and not following.done():
-                await asyncio.wait({following}, timeout=0.2)
-            if following.done():
-                following.result()
-        finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
-
-    async def _follow(self) -> None:
-        """Takes events as they come, until one is missing."""
-        await self._locate()
-        config = ordered(_subjects("*"), self._ring.head.sequence + 1)
-        config.name = f"board-{uuid7()}"
-        if not (await self._bus.jetstream.add_consumer(STREAM, config)).num_pending:
-            self._caught_up.set()
-        received = 0
-        async with aclosing(self._bus.pull(config)) as messages:
-            async for message in messages:
-                metadata = message.metadata
-                received += 1
-                if metadata.sequence.consumer != received:
-                    log.warning("board missed events", after=self._ring.head.sequence)
-                    return
-                self._append(message)
-                if not metadata.num_pending:
-                    self._caught_up.set()
-
-    def _append(self, message: Msg) -> None:
-        _, workspace_id, aggregate, _ = message.subject.split(".")
-        position = _position(message, self._ring.head.epoch)
-        removed = ""
-        if aggregate == "member":
-            try:
-                removed = Event.FromString(message.data).member_removed.user_id
-            except DecodeError:
-                log.error("unreadable event", sequence=position.sequence)
-        self._ring.append(workspace_id, position, message.data, removed)
-
-    async def _locate(self) -> None:
-        """Makes sure that the ring's head is where the stream goes on; starts over otherwise."""
-        if self._ring.head.epoch and await self._continues(self._ring.head):
-            return
-        info = await self._stream()
-        last = info.state.last_seq
-        if self._ring.head.epoch:
-            log.warning("the stream is another one; all streams are reset")
-            sequence = last
-        else:
-            sequence = max(info.state.first_seq - 1, last - _BACKLOG, 0)
-        self._ring.restart(Position(_epoch(info), sequence, await self._tag(sequence)))
-
-    async def _continues(self, position: Position) -> bool:
-        """Whether the stream still holds everything after `position`, and the same before it."""
-        info = await self._stream()
-        if position.epoch != _epoch(info):
-            return False
-        if not info.state.first_seq - 1 <= position.sequence <= info.state.last_seq:
-            return False
-        tag = await self._tag(position.sequence)
-        return not tag or not position.tag or tag == position.tag
-
-    async def _stream(self) -> StreamInfo:
-        try:
-            return await self._bus.jetstream.stream_info(STREAM)
-        except nats.js.errors.NotFoundError:
-            return await self._bus.ensure_stream()
-
-    async def _tag(self, sequence: int) -> str:
-        """Of the event at `sequence`; empty when it's gone."""
-        if not sequence:
-            return ""
-        try:
-            message = await self._bus.jetstream.get_msg(STREAM, sequence, direct=True)
-        except nats.js.errors.NotFoundError:
-            return ""
-        return _short((message.headers or {}).get("Nats-Msg-Id", ""))
-
     # Members
 
     async def _check_members_for_ever(self) -> None:
@@ -420,39 +256,10 @@ class Board:
                 reader.end()
 
 
-def _restriction(wanted: TaskFilter) -> TaskFilter | None:
-    """The filter, or None where it lets all changes through."""
-    return (
-        wanted if any(field.name != "include_deleted" for field, _ in wanted.ListFields()) else None
-    )
+def _restricts(wanted: TaskFilter) -> bool:
+    """Whether there are changes that a stream with this filter doesn't show."""
+    return any(field.name != "include_deleted" for field, _ in wanted.ListFields())
 
 
 def _message(cursor: str, **kind: Any) -> bytes:
     return WatchTasksResponse(cursor=cursor, **kind).SerializeToString()
-
-
-def _subjects(workspace_id: str) -> list[str]:
-    return [f"taskflow.{workspace_id}.{name}" for name in (*changes.SHOWN_EVENTS, "member.removed")]
-
-
-def _position(message: Msg, epoch: str) -> Position:
-    return Position(epoch, message.metadata.sequence.stream, _short(event_id(message)))
-
-
-def _short(event: str) -> str:
-    """The random end of a UUIDv7 tells two events at the same place apart."""
-    return event[-8:]
-
-
-def _entry(message: Msg, room: Room, epoch: str) -> Entry:
-    removed = ""
-    if message.subject.endswith(".member.removed"):
-        removed = Event.FromString(message.data).member_removed.user_id
-    return Entry(_position(message, epoch), room, message.data, removed=removed)
-
-
-def _epoch(info: StreamInfo) -> str:
-    """When the stream was created: one that was made anew has another."""
-    if info.created is None:
-        raise nats.errors.Error("a stream without the time of its creation")
-    return f"{info.created.timestamp():.6f}"

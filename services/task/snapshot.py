@@ -1,0 +1,48 @@
+"""What streams read from the database: the tasks that are there when a stream begins, and single ones."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from uuid import UUID
+
+from sqlalchemy import Uuid, bindparam, select
+
+from services.platform import directory
+from services.platform.db import Database, Statement
+from services.platform.identity import Caller
+from services.task import filters, messages
+from services.task.filters import Order
+from services.task.models import tasks
+from taskflow.task.v1.task_pb2 import Task, TaskFilter
+
+# Tasks read at a time, each page for itself: a slow reader holds no connection.
+_PAGE = 200
+_BY_CREATION = Order(None, descending=False)
+
+_TASK = Statement(select(tasks).where(tasks.c.id == bindparam("task_id", type_=Uuid)))
+
+
+async def pages(
+    db: Database, caller: Caller, workspace_id: UUID, wanted: TaskFilter
+) -> AsyncGenerator[list[Task], None]:
+    """The workspace's tasks that match the normal filter, in the order of their creation.
+
+    Raises NOT_FOUND or SESSION_REVOKED as soon as the caller may no longer see them.
+    """
+    shape = filters.shape(wanted, _BY_CREATION)
+    values = filters.values(wanted) | {"workspace_id": workspace_id, "limit": _PAGE}
+    while True:
+        async with db.read() as tx:
+            await directory.authorize(tx, caller, workspace_id)
+            rows = await tx.all(filters.statement(shape), **values)
+        yield [messages.task(row) for row in rows]
+        if len(rows) < _PAGE:
+            return
+        values |= filters.after(filters.position(shape, rows[-1]))
+        shape = replace(shape, after=True)
+
+
+async def task(db: Database, task_id: UUID) -> Task:
+    """As it is now; an empty one if it isn't there."""
+    async with db.read() as tx:
+        row = await tx.one(_TASK, task_id=task_id)
+    return messages.task(row) if row else Task()
