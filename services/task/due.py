@@ -21,14 +21,14 @@ _FALLBACK_ZONE = "UTC"
 class Due:
     """A deadline as it was said: a date, or a local time with its zone, or neither."""
 
-    date: date | None = None
+    day: date | None = None
     local: datetime | None = None
     zone: str | None = None
 
     def instant(self, zone: str) -> datetime | None:
         """What it means; `zone` is the one that a date is read in."""
-        if self.date is not None:
-            return end_of_day(self.date, zone)
+        if self.day is not None:
+            return end_of_day(self.day, zone)
         if self.local is not None and self.zone is not None:
             return instant(self.local, self.zone)
         return None
@@ -43,7 +43,7 @@ def parse(due: task_pb2.Due) -> Due:
     field = f"task.due.{said}"
     try:
         if said == "date":
-            return Due(date=date(due.date.year, due.date.month, due.date.day))
+            return Due(day=date(due.date.year, due.date.month, due.date.day))
         at = due.date_time
         day = date(at.year, at.month, at.day)
     except ValueError:
