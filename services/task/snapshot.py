@@ -1,7 +1,7 @@
 """What streams read from the database: the tasks that are there when a stream begins, and single ones."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Uuid, bindparam, select
@@ -9,7 +9,7 @@ from sqlalchemy import Uuid, bindparam, select
 from services.platform import directory
 from services.platform.db import Database, Statement
 from services.platform.identity import Caller
-from services.task import filters, messages
+from services.task import lists, messages
 from services.task.filters import Order
 from services.task.models import tasks
 from taskflow.task.v1.task_pb2 import Task, TaskFilter
@@ -28,17 +28,16 @@ async def pages(
 
     Raises NOT_FOUND or SESSION_REVOKED as soon as the caller may no longer see them.
     """
-    shape = filters.shape(wanted, _BY_CREATION)
-    values = filters.values(wanted) | {"workspace_id": workspace_id, "limit": _PAGE}
+    position: list[Any] | None = None
     while True:
         async with db.read() as tx:
             await directory.authorize(tx, caller, workspace_id)
-            rows = await tx.all(filters.statement(shape), **values)
-        yield [messages.task(row) for row in rows]
-        if len(rows) < _PAGE:
+            found, position = await lists.page(
+                tx, workspace_id, wanted, _BY_CREATION, position, _PAGE
+            )
+        yield found
+        if position is None:
             return
-        values |= filters.after(filters.position(shape, rows[-1]))
-        shape = replace(shape, after=True)
 
 
 async def task(db: Database, task_id: UUID) -> Task:
