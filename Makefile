@@ -17,7 +17,7 @@ setup: ## Install what is missing into .venv; every other target does it by itse
 	    exec $$python deploy/install.py $(if $(filter setup,$(MAKECMDGOALS)),--verbose); \
 	  fi; \
 	done; \
-	echo "TaskFlow needs Python 3.11 or newer; python3 here is: $$(python3 --version 2>&1)." >&2; \
+	echo "TaskFlow needs Python 3.11 or newer. Not found as any of: $(PYTHON)." >&2; \
 	echo "Install one, or say where it is: make setup PYTHON=/path/to/python3" >&2; \
 	exit 1
 

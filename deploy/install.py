@@ -102,6 +102,7 @@ def _get_uv() -> None:
         "pip",
         "install",
         "--disable-pip-version-check",
+        "--force-reinstall",
         "--no-deps",
         "--require-hashes",
         "-r",

@@ -20,14 +20,19 @@ def main() -> None:
     options = _options()
     if options.exit_with_parent:
         _exit_with_parent()
+    # Log lines may hold characters that this terminal doesn't know.
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     terminal = Terminal(options.quiet)
+    code = 0
     try:
-        asyncio.run(_run(load(), terminal, options.quiet))
+        asyncio.run(_run(load(), terminal, options))
     except StackError as error:
         terminal.error(str(error))
-        sys.exit(1)
-    finally:
-        terminal.close()
+        code = 1
+    if not terminal.close():
+        # A paused terminal: the usual way out would wait for it to take the rest.
+        os._exit(code)
+    sys.exit(code)
 
 
 def _options() -> argparse.Namespace:
@@ -39,6 +44,13 @@ def _options() -> argparse.Namespace:
         "see services/platform/config.py.",
     )
     parser.add_argument("--quiet", action="store_true", help="no logs, only the summary")
+    parser.add_argument(
+        "--only",
+        metavar="NAMES",
+        type=lambda names: frozenset(names.split(",")),
+        help="start these programs only, separated by commas: postgres,nats,temporal,mail for "
+        "the servers alone",
+    )
     parser.add_argument(
         "--exit-with-parent",
         action="store_true",
@@ -55,11 +67,13 @@ def _exit_with_parent() -> None:
         sys.exit(1)
 
 
-async def _run(settings: Settings, terminal: Terminal, quiet: bool) -> None:
+async def _run(settings: Settings, terminal: Terminal, options: argparse.Namespace) -> None:
     asked = asyncio.Event()
-    with assembled(settings, say=terminal.say) as stack:
+    with assembled(settings, options.only, terminal.say) as stack:
         _on_signals(stack, asked)
-        following = asyncio.create_task(follow(stack.processes, None if quiet else terminal.line))
+        stopped = asyncio.Event()
+        show = None if options.quiet else terminal.line
+        following = asyncio.create_task(follow(stack.processes, show, stopped))
         serving = asyncio.create_task(_serve(stack, terminal))
         stopping = asyncio.create_task(asked.wait())
         try:
@@ -68,7 +82,8 @@ async def _run(settings: Settings, terminal: Terminal, quiet: bool) -> None:
             terminal.note("Stopping. Ctrl-C ends everything at once.")
             serving.cancel()
             await stack.stop()
-            following.cancel()
+            stopped.set()
+            await following
         terminal.note("Stopped.")
         with suppress(asyncio.CancelledError):
             await serving
@@ -76,7 +91,7 @@ async def _run(settings: Settings, terminal: Terminal, quiet: bool) -> None:
 
 async def _serve(stack: Stack, terminal: Terminal) -> None:
     seconds = await stack.start()
-    terminal.summary(stack.settings, seconds)
+    terminal.summary(stack, seconds)
     await stack.failure()
 
 

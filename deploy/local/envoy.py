@@ -16,6 +16,7 @@ _ROUTES = {
     "/taskflow.auth.v1.": "auth",
     "/taskflow.task.v1.": "task",
     "/taskflow.notification.v1.": "notification",
+    "/taskflow.event.v1.": "notification",
     "/grpc.health.v1.Health/": "task",
 }
 _REFLECTION = {
@@ -53,6 +54,7 @@ def program(settings: Settings, host: str, endpoints: Mapping[str, list[int]]) -
 
     return Program(
         name="envoy",
+        about="the gateway: gRPC and gRPC-Web",
         command=(
             *(str(binaries.envoy()), "--config-path", str(file)),
             # One worker: LEAST_REQUEST then sees all calls, and it isn't the bottleneck on one machine.

@@ -34,6 +34,7 @@ def program(folder: Path, port: int) -> Program:
 
     return Program(
         name="nats",
+        about="NATS with JetStream",
         command=(str(binaries.script("nats-server")), "--config", str(configuration)),
         ready=ready,
         prepare=prepare,

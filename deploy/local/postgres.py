@@ -65,6 +65,7 @@ def program(folder: Path, port: int) -> Program:
     options = {**_CONFIGURATION, "port": str(port)}
     return Program(
         name="postgres",
+        about="password in postgres.password",
         command=(
             str(binaries.postgres("postgres")),
             *("-D", str(data)),

@@ -17,6 +17,7 @@ async def _at_once() -> bool:
 class Program:
     """One process of the stack, described.
 
+    `about` is what the summary says beside its address.
     `ready` is asked every few milliseconds after the start and answers whether the program serves.
     `prepare` runs once before the first start (create a data folder, write a configuration).
     `ports` maps the name of a setting to the port that the program will listen on.
@@ -27,6 +28,7 @@ class Program:
     """
 
     name: str
+    about: str = ""
     command: tuple[str, ...]
     ready: Callable[[], Awaitable[bool]] = _at_once
     prepare: Callable[[], Awaitable[None]] | None = None

@@ -104,6 +104,7 @@ def _mail(settings: Settings) -> Program:
 
     return Program(
         name="mail",
+        about="SMTP; what it catches is in mail/",
         command=(sys.executable, "-m", "deploy.local.mail"),
         ready=ready,
         ports={"MAIL_PORT": settings.mail_port},
@@ -129,6 +130,7 @@ def _replicas(settings: Settings, name: str, port: int, http_port: int) -> Itera
 
         yield Program(
             name=_numbered(name, number),
+            about="gRPC; /healthz and /metrics",
             command=(sys.executable, "-m", "services", name),
             ready=ready,
             after=frozenset({"migrate", "nats"}),
@@ -153,6 +155,7 @@ def _background(
 
         yield Program(
             name=_numbered(name, number),
+            about="/healthz and /metrics",
             command=(sys.executable, "-m", *module),
             ready=ready,
             after=frozenset({"migrate", "nats"} | ({"temporal"} if name == "worker" else set())),

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from deploy.local.folder import claimed
 from deploy.local.ports import check_ports
 from deploy.local.process import Process, Say
-from deploy.local.program import Program
+from deploy.local.program import Program, StackError
 from deploy.local.programs import child_environment, completed, external, programs
 from services.platform.config import Settings
 
@@ -31,8 +31,9 @@ class Stack:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     @property
-    def processes(self) -> Collection[Process]:
-        return self._processes.values()
+    def processes(self) -> list[Process]:
+        """In the order in which they are started."""
+        return list(self._processes.values())
 
     def pid(self, name: str) -> int:
         """The process id now; another one after a restart. ProcessLookupError while it isn't running."""
@@ -116,13 +117,7 @@ def assembled(
     """A stack that is ready to start: its folder is claimed, its ports are free. The caller starts and stops it."""
     with claimed(settings.data_dir.resolve()):
         complete = completed(settings)
-        elsewhere = external(settings)
-        chosen = [
-            program
-            for program in programs(complete)
-            if program.name not in elsewhere
-            and (only is None or program.name.split("-")[0] in only)
-        ]
+        chosen = _chosen(programs(complete), only, external(settings))
         check_ports(complete.host, chosen)
         yield Stack(complete, chosen, say)
 
@@ -148,3 +143,20 @@ async def running_stack(
             yield stack
         finally:
             await stack.stop()
+
+
+def _chosen(
+    every: list[Program], only: Collection[str] | None, elsewhere: Collection[str]
+) -> list[Program]:
+    """Those to start: named in `only` (a replica by its service's name), and not running elsewhere."""
+    kinds = {program.name: program.name.partition("-")[0] for program in every}
+    if unknown := set(only or ()) - set(kinds.values()):
+        raise StackError(
+            f"There is no program {' or '.join(sorted(unknown))}. "
+            f"There are: {', '.join(dict.fromkeys(kinds.values()))}."
+        )
+    return [
+        program
+        for program in every
+        if kinds[program.name] not in elsewhere and (only is None or kinds[program.name] in only)
+    ]

@@ -23,6 +23,7 @@ def program(folder: Path, port: int) -> Program:
 
     return Program(
         name="temporal",
+        about="workflows",
         command=(
             *(str(binaries.script("temporal")), "server", "start-dev", "--headless"),
             *("--ip", "127.0.0.1", "--port", str(port)),

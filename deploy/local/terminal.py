@@ -1,8 +1,10 @@
 """What the person at the terminal sees: log lines with their program's name and colour, and one summary."""
 
 import asyncio
+import os
 import shutil
-from collections.abc import Callable, Collection, Iterator
+import signal
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import Full, Queue
 from threading import Thread
@@ -12,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deploy.local.process import Process
-from services.platform.config import Settings
+from deploy.local.stack import Stack
 
 Show = Callable[[str, str], None]
 
@@ -61,11 +63,16 @@ class Terminal:
         if not self._quiet:
             self.line(name, text, "bold")
 
-    def summary(self, settings: Settings, seconds: float) -> None:
-        """Where everything is, once all of it serves."""
+    def summary(self, stack: Stack, seconds: float) -> None:
+        """Where everything is, once all of it serves; what one needs first comes first."""
         table = Table(title=f"TaskFlow is ready ({seconds:.1f} s)", show_header=False)
-        for what, where in _addresses(settings):
-            table.add_row(what, where)
+        for process in reversed(stack.processes):
+            program = process.program
+            if program.ports:
+                first, *more = program.ports.values()
+                also = f" and {', '.join(map(str, more))}" if more else ""
+                table.add_row(program.name, f"{stack.settings.host}:{first}{also}", program.about)
+        table.add_row("data", str(stack.settings.data_dir), "logs/, mail/")
         self._put(table)
 
     def note(self, text: str) -> None:
@@ -75,10 +82,11 @@ class Terminal:
         """Why it doesn't go on, in a sentence."""
         self._put(Text(text, style="red"))
 
-    def close(self) -> None:
-        """Wait a moment for what is still to be printed."""
+    def close(self) -> bool:
+        """Wait a moment for what is still to be printed; False when the terminal doesn't take it."""
         self._put(None)
         self._thread.join(_CLOSE_SECONDS)
+        return not self._thread.is_alive()
 
     def _put(self, what: Text | Table | None) -> None:
         # When the terminal is that far behind, lines are left out here; the log files have them all.
@@ -91,35 +99,24 @@ class Terminal:
             try:
                 console.print(what, soft_wrap=isinstance(what, Text))
             except OSError:
+                # Nobody reads any more (the other end of a pipe has gone): stop, as any command does.
+                os.kill(os.getpid(), signal.SIGTERM)
                 return
 
 
-def _addresses(settings: Settings) -> Iterator[tuple[str, str]]:
-    yield "gateway (gRPC, gRPC-Web)", f"{settings.host}:{settings.gateway_port}"
-    for name, port in (
-        ("auth", settings.auth_port),
-        ("task", settings.task_port),
-        ("notification", settings.notification_port),
-    ):
-        yield name, f"{settings.host}:{port}"
-    yield "PostgreSQL", f"{settings.host}:{settings.postgres_port}, password in postgres.password"
-    yield "NATS", f"{settings.host}:{settings.nats_port}"
-    yield "Temporal", f"{settings.host}:{settings.temporal_port}"
-    yield "mail (SMTP)", f"{settings.host}:{settings.mail_port}, caught mails in mail/"
-    yield "Envoy admin", f"127.0.0.1:{settings.envoy_admin_port}"
-    yield "data and logs", str(settings.data_dir)
-
-
-async def follow(processes: Collection[Process], show: Show | None) -> None:
-    """Print what the programs log, and keep their log files from growing without bound. Runs until cancelled.
+async def follow(processes: Sequence[Process], show: Show | None, end: asyncio.Event) -> None:
+    """Print what the programs log, and keep their log files from growing without bound, until `end`.
 
     The programs write to files and not through us, so that nothing here can ever hold them up.
     """
-    places = {process.program.name: 0 for process in processes}
-    while True:
-        for process in processes:
-            places[process.program.name] = _catch_up(process, places[process.program.name], show)
-        await asyncio.sleep(_FOLLOW_EVERY_SECONDS)
+    places = dict.fromkeys(processes, 0)
+    last = False
+    while not last:
+        last = end.is_set()
+        for process, place in places.items():
+            places[process] = _catch_up(process, place, show)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(end.wait(), _FOLLOW_EVERY_SECONDS)
 
 
 def _catch_up(process: Process, place: int, show: Show | None) -> int:
