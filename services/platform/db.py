@@ -25,12 +25,20 @@ Connection = psycopg.AsyncConnection[Row]
 class Statement:
     """A SQLAlchemy statement, compiled for psycopg when the module that defines it is imported.
 
-    Parameters are those of its `bindparam`s, and for an insert without values the columns named in `columns`.
+    Parameters are those of its `bindparam`s, and for an insert without values the columns named in `columns`. With
+    `prepare=False` Postgres plans it anew for the values of each run, which pays where the best plan depends on them.
     """
 
-    def __init__(self, clause: ClauseElement, columns: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        clause: ClauseElement,
+        columns: list[str] | None = None,
+        *,
+        prepare: bool | None = None,
+    ) -> None:
         compiled = clause.compile(dialect=_DIALECT, column_keys=columns)
         self.sql = str(compiled).encode()
+        self.prepare = prepare
         # Values that stand in the statement itself. A missing parameter is refused by psycopg.
         binds: dict[str, Any] = compiled.binds  # type: ignore[attr-defined]
         self.values = {name: bind.value for name, bind in binds.items() if not bind.required}
@@ -48,17 +56,23 @@ class Transaction:
         self.has_events = False
 
     async def all(self, statement: Statement, **parameters: Any) -> list[Row]:
-        cursor = await self._connection.execute(statement.sql, statement.parameters(parameters))
+        cursor = await self._connection.execute(
+            statement.sql, statement.parameters(parameters), prepare=statement.prepare
+        )
         return await cursor.fetchall()
 
     async def one(self, statement: Statement, **parameters: Any) -> Row | None:
         """The first row, or None."""
-        cursor = await self._connection.execute(statement.sql, statement.parameters(parameters))
+        cursor = await self._connection.execute(
+            statement.sql, statement.parameters(parameters), prepare=statement.prepare
+        )
         return await cursor.fetchone()
 
     async def run(self, statement: Statement, **parameters: Any) -> int:
         """How many rows it touched."""
-        cursor = await self._connection.execute(statement.sql, statement.parameters(parameters))
+        cursor = await self._connection.execute(
+            statement.sql, statement.parameters(parameters), prepare=statement.prepare
+        )
         return cursor.rowcount
 
     async def run_many(self, statement: Statement, rows: list[dict[str, Any]]) -> None:

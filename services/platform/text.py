@@ -15,3 +15,10 @@ def line(field: str, text: str) -> str:
     if not cleaned:
         raise invalid(field, "must not be blank")
     return cleaned
+
+
+def within(field: str, text: str, limit: int) -> str:
+    """Raises INVALID_REQUEST for more than `limit` characters: NFC can make a text longer than what came in."""
+    if len(text) > limit:
+        raise invalid(field, f"is longer than {limit} characters in Unicode NFC")
+    return text

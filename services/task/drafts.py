@@ -5,7 +5,6 @@ from typing import Any
 from uuid import UUID
 
 from services.platform import text
-from services.platform.errors import invalid
 from services.task import due, payload
 from taskflow.task.v1 import task_pb2
 from taskflow.task.v1.task_pb2 import Task
@@ -22,16 +21,25 @@ _MAX_DESCRIPTION = 20_000
 _MAX_LABEL = 64
 
 
+def populated(task: Task) -> frozenset[str]:
+    """The writable fields that are set."""
+    return frozenset(field.name for field, _ in task.ListFields()) & WRITABLE
+
+
 def columns(task: Task, fields: Iterable[str]) -> dict[str, Any]:
     """The columns that these fields of the task are stored in. A field that isn't set gets its default."""
     found: dict[str, Any] = {}
     for field in fields:
         match field:
             case "title":
-                found["title"] = _within("task.title", text.line("task.title", task.title), _MAX_TITLE)
+                found["title"] = text.within(
+                    "task.title", text.line("task.title", task.title), _MAX_TITLE
+                )
             case "description":
                 description = text.stored(task.description)
-                found["description"] = _within("task.description", description, _MAX_DESCRIPTION)
+                found["description"] = text.within(
+                    "task.description", description, _MAX_DESCRIPTION
+                )
             case "status":
                 found["status"] = task.status or task_pb2.TASK_STATUS_TODO
             case "priority":
@@ -43,7 +51,7 @@ def columns(task: Task, fields: Iterable[str]) -> dict[str, Any]:
                 found["labels"] = labels("task.labels", task.labels)
             case "due":
                 said = due.parse(task.due) if task.HasField("due") else due.NEVER
-                found |= {"due_date": said.date, "due_local": said.local, "due_zone": said.zone}
+                found |= {"due_date": said.day, "due_local": said.local, "due_zone": said.zone}
             case "payload":
                 present = task.HasField("payload")
                 found["payload"] = payload.parse(task.payload, "task.payload") if present else None
@@ -52,15 +60,8 @@ def columns(task: Task, fields: Iterable[str]) -> dict[str, Any]:
 
 def labels(field: str, given: Sequence[str]) -> list[str]:
     """NFC, without blanks around them, each once, in the order given."""
-    found = {}
+    found: dict[str, None] = {}
     for index, label in enumerate(given):
         place = f"{field}[{index}]"
-        found[_within(place, text.line(place, label), _MAX_LABEL)] = None
+        found[text.within(place, text.line(place, label), _MAX_LABEL)] = None
     return list(found)
-
-
-def _within(field: str, value: str, limit: int) -> str:
-    # NFC can make a text longer than what the request was checked for.
-    if len(value) > limit:
-        raise invalid(field, f"is longer than {limit} characters in Unicode NFC")
-    return value

@@ -33,6 +33,34 @@ _FIELDS = {
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+# Reading.
+
+
+def is_key(name: str) -> bool:
+    """Whether a well-formed name of a task is its key ("OPS-12") rather than its id."""
+    return len(name) < len(str(UUID(int=0)))
+
+
+async def get_task(tx: Transaction, caller: Caller, name: str, workspace_id: str) -> Row:
+    """The task with this id, or this key in the workspace. Raises SESSION_REVOKED, NOT_FOUND, ROLE_TOO_LOW."""
+    who = {"caller_id": caller.user_id, "session_id": caller.session_id}
+    if is_key(name):
+        key, _, number = name.partition("-")
+        row = await tx.one(
+            queries.GET_TASK_BY_KEY,
+            workspace_id=UUID(workspace_id),
+            key=key,
+            number=int(number),
+            **who,
+        )
+    else:
+        row = await tx.one(queries.GET_TASK, task_id=UUID(name), **who)
+    if row is None or (workspace_id and row.workspace_id != UUID(workspace_id)):
+        raise await directory.absence(tx, caller, "task", name)
+    directory.check_role(caller, row.role)
+    return row
+
+
 # Creating.
 
 
@@ -102,7 +130,7 @@ def _new_row(caller: Caller, place: Row, columns: Mapping[str, Any]) -> Any:
         "labels": [],
     } | dict(columns)
     row = queries.TaskRow(
-        **dict.fromkeys(queries.TaskRow._fields)
+        **dict.fromkeys(queries.COLUMNS)
         | given
         | {
             "id": task_id,
@@ -135,8 +163,8 @@ async def lock_task(
 ) -> Row:
     """The task, locked for a change by the caller until the transaction ends.
 
-    `assignee_id` is whom it's going to be assigned to, `parent` whether it's going to get another parent: these have to be
-    locked first. Raises SESSION_REVOKED, NOT_FOUND, ROLE_TOO_LOW, PROJECT_ARCHIVED, ETAG_MISMATCH.
+    `assignee_id` is whom it's going to be assigned to, `parent` whether it's going to get another parent: these have
+    to be locked first. Raises SESSION_REVOKED, NOT_FOUND, ROLE_TOO_LOW, PROJECT_ARCHIVED, ETAG_MISMATCH.
     """
     if parent:
         await tx.run(queries.LOCK_TREE, task_id=task_id)
@@ -198,14 +226,18 @@ async def undelete_task(tx: Transaction, row: Row, actor_id: UUID) -> Row:
 
 def _differing(row: Row, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the changes that are any. A deadline's columns go together."""
-    given = dict(changes)
-    if given.keys() & _DUE and Due(*(given[name] for name in ("due_date", "due_local", "due_zone"))) == _said(row):
-        given = {name: value for name, value in given.items() if name not in _DUE}
-    if "payload" in given and payload.same(given["payload"], row.payload):
-        del given["payload"]
-    return {
-        name: value for name, value in given.items() if name in _DUE or value != getattr(row, name)
+    wanted = {
+        name: value
+        for name, value in changes.items()
+        if name not in _DUE and name != "payload" and value != getattr(row, name)
     }
+    if "payload" in changes and not payload.same(changes["payload"], row.payload):
+        wanted["payload"] = changes["payload"]
+    if "due_date" in changes:
+        due = {name: changes[name] for name in ("due_date", "due_local", "due_zone")}
+        if Due(*due.values()) != _said(row):
+            wanted |= due
+    return wanted
 
 
 def _finishing(row: Row, status: int) -> dict[str, Any]:
@@ -239,9 +271,7 @@ async def _require_parent(tx: Transaction, row: Row, parent_id: UUID) -> None:
 
 
 def _not_member(assignee_id: UUID) -> DomainError:
-    return DomainError(
-        reasons.ERROR_REASON_ASSIGNEE_NOT_MEMBER, {"assignee_id": str(assignee_id)}
-    )
+    return DomainError(reasons.ERROR_REASON_ASSIGNEE_NOT_MEMBER, {"assignee_id": str(assignee_id)})
 
 
 # Deadlines.
@@ -298,7 +328,7 @@ async def _store(tx: Transaction, row: Row, new: Row, actor_id: UUID | None) -> 
 def _changed(row: Row, new: Row) -> set[str]:
     return {
         name
-        for name in queries.TaskRow._fields
+        for name in queries.COLUMNS
         if getattr(row, name) is not (value := getattr(new, name)) and getattr(row, name) != value
     }
 
@@ -371,7 +401,8 @@ async def unassign_member(
     for row in rows:
         new = row._replace(assignee_id=None)
         creator = creators.get(row.creator_id)
-        pairs.append((row, new._replace(**_due_columns(new, creator and creator.time_zone))))
+        zone = creator.time_zone if creator else None
+        pairs.append((row, new._replace(**_due_columns(new, zone))))
     await _store_many(tx, pairs, actor_id)
     return len(rows)
 
@@ -400,7 +431,7 @@ async def _store_many(
     for row, new in pairs:
         columns = _changed(row, new)
         # Another zone with the same instant is nothing that anybody sees.
-        if told := _told(row, new, columns):
+        if _told(row, new, columns):
             new = _revised(row, new, columns)
             events.append(_change_event(row, new, columns, actor_id))
         values.append({f"new_{name}": getattr(new, name) for name in _MOVED} | {"task_id": row.id})

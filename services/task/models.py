@@ -66,8 +66,8 @@ tasks = Table(
     Column("assignee_id", Uuid),
     Column("creator_id", Uuid, nullable=False),
     Column("labels", ARRAY(Text), nullable=False),
-    # The deadline as it was said: a date, or a local time; in either case due_at is the instant that it means in due_zone.
-    # For a date that is the zone of the assignee, or the creator, when it was computed.
+    # The deadline as it was said: a date, or a local time; in either case due_at is the instant that it means in
+    # due_zone. For a date that is the zone of the assignee, or the creator, when it was computed.
     Column("due_date", Date),
     Column("due_local", DateTime(timezone=False)),
     Column("due_zone", Text),

@@ -1,7 +1,7 @@
 """Statements on projects and tasks. The lists of tasks are in filters.py.
 
-Locks are taken in this order, here and everywhere: the tree of parents, the assignee's membership, the project, the task,
-its suggestions.
+Locks are taken in this order, here and everywhere: the tree of parents, the assignee's membership, the project, the
+task, its suggestions.
 """
 
 from collections import namedtuple
@@ -21,9 +21,9 @@ from sqlalchemy import (
     exists,
     func,
     insert,
-    literal,
     or_,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as insert_or
@@ -35,8 +35,9 @@ from services.platform.directory import members, users
 from services.platform.tables import outbox
 from services.task.models import projects, tasks
 
+COLUMNS: tuple[str, ...] = tuple(tasks.c.keys())
 # A task's row as it will be stored.
-TaskRow = namedtuple("TaskRow", tasks.c.keys())  # type: ignore[misc]
+TaskRow = namedtuple("TaskRow", COLUMNS)  # type: ignore[misc]
 
 _task_id = bindparam("task_id", type_=Uuid)
 _project_id = bindparam("project_id", type_=Uuid)
@@ -58,6 +59,7 @@ ADD_PROJECT = Statement(
 )
 _project = (
     select(projects, members.c.role)
+    .select_from(projects)
     .join(members, directory.membership(projects.c.workspace_id))
     .where(projects.c.id == _project_id)
 )
@@ -91,7 +93,11 @@ def list_projects(archived: bool, after: bool) -> Statement:
 
 # Reading one task.
 
-_visible = select(tasks, members.c.role).join(members, directory.membership(tasks.c.workspace_id))
+_visible = (
+    select(tasks, members.c.role)
+    .select_from(tasks)
+    .join(members, directory.membership(tasks.c.workspace_id))
+)
 GET_TASK = Statement(_visible.where(tasks.c.id == _task_id))
 GET_TASK_BY_KEY = Statement(
     _visible.join(projects, projects.c.id == tasks.c.project_id).where(
@@ -132,6 +138,7 @@ _place = (
             ),
         ).label("parent_fits"),
     )
+    .select_from(projects)
     .join(members, directory.membership(projects.c.workspace_id))
     .where(projects.c.id == _project_id)
     .cte("place")
@@ -149,24 +156,24 @@ _taken = (
     .returning((projects.c.next_number - 1).label("number"))
     .cte("taken")
 )
-# Takes a number too, if a task may be created; number is null otherwise. All creations in a project meet at its counter,
-# so this is a transaction by itself that doesn't wait for the disk. It doesn't have to: the task that gets the number is
-# flushed with everything before it, so a number that was lost in a crash was nobody's. A number that isn't used is
-# left out.
+# Takes a number too, if a task may be created; number is null otherwise. All creations in a project meet at its
+# counter, so this is a transaction by itself that doesn't wait for the disk. It doesn't have to: the task that gets the
+# number is flushed with everything before it, so a number that was lost in a crash was nobody's. A number that comes to
+# no use is left out.
 TAKE_PLACE = Statement(
     select(
         _place,
         _taken.c.number,
-        func.set_config("synchronous_commit", "off", literal(True)),
-    ).select_from(_place.outerjoin(_taken, literal(True)))
+        func.set_config("synchronous_commit", "off", true()),
+    ).select_from(_place.outerjoin(_taken, true()))
 )
 
 
 @lru_cache
 def add_task(assigned: bool) -> Statement:
-    """The task with its event, if the project isn't archived and the assignee a member; binds a parameter for each column.
+    """The task with its event, if the project isn't archived and the assignee is a member. Binds all columns.
 
-    One statement: with its event it's a transaction by itself.
+    One statement, so that it can be a transaction by itself.
     """
     project = (
         select(projects.c.id)
@@ -181,7 +188,9 @@ def add_task(assigned: bool) -> Statement:
     event = ("event_id", "subject", "payload")
     added = insert(outbox).from_select(
         list(event),
-        _beside(sources, [bindparam(f"outbox_{name}", type_=outbox.c[name].type) for name in event]),
+        _beside(
+            sources, [bindparam(f"outbox_{name}", type_=outbox.c[name].type) for name in event]
+        ),
     )
     return Statement(
         insert(tasks)
@@ -225,7 +234,8 @@ _archive = (
 )
 LOCK_TASK = Statement(
     select(tasks, members.c.role, _archive.c.archived_at.label("project_archived_at"))
-    .join(_archive, literal(True))
+    .select_from(tasks)
+    .join(_archive, true())
     .join(members, directory.membership(tasks.c.workspace_id))
     .where(tasks.c.id == _task_id)
     .with_for_update(of=tasks, key_share=True)
@@ -255,9 +265,7 @@ _above = (
     )
     .cte("above", recursive=True)
 )
-_above = _above.union(
-    select(tasks.c.id, tasks.c.parent_id).where(tasks.c.id == _above.c.parent_id)
-)
+_above = _above.union(select(tasks.c.id, tasks.c.parent_id).where(tasks.c.id == _above.c.parent_id))
 # The parent, if it's a live task of the project, and all above it.
 ANCESTORS = Statement(select(_above.c.id))
 
