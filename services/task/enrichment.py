@@ -22,8 +22,11 @@ _task_id = bindparam("task_id", type_=Uuid)
 
 _INPUT = Statement(
     select(tasks, projects.c.archived_at, directory.workspaces.c.ai_enabled)
-    .join(projects, projects.c.id == tasks.c.project_id)
-    .join(directory.workspaces, directory.workspaces.c.id == tasks.c.workspace_id)
+    .select_from(
+        tasks.join(projects, projects.c.id == tasks.c.project_id).join(
+            directory.workspaces, directory.workspaces.c.id == tasks.c.workspace_id
+        )
+    )
     .where(tasks.c.id == _task_id)
 )
 _RECENT_TASKS = Statement(

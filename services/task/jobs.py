@@ -70,7 +70,7 @@ _INSERT = Statement(
 )
 _GET = Statement(
     select(jobs, directory.members.c.role)
-    .join(directory.members, directory.membership(jobs.c.workspace_id))
+    .select_from(jobs.join(directory.members, directory.membership(jobs.c.workspace_id)))
     .where(jobs.c.id == _id)
 )
 _LOCK = Statement(select(jobs).where(jobs.c.id == _id).with_for_update())
@@ -123,7 +123,9 @@ _LOCK_TASK = Statement(
         tasks.c.deleted_at,
         directory.workspaces.c.ai_enabled,
     )
-    .join(directory.workspaces, directory.workspaces.c.id == tasks.c.workspace_id)
+    .select_from(
+        tasks.join(directory.workspaces, directory.workspaces.c.id == tasks.c.workspace_id)
+    )
     .where(tasks.c.id == _task_id)
     .with_for_update(of=tasks, key_share=True)
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import DateTime, Integer, SmallInteger, Text, Uuid, bindparam, func, select
+from sqlalchemy import DateTime, Integer, SmallInteger, Text, Uuid, bindparam, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 
 from services.platform.db import Row, Statement, Transaction
@@ -23,10 +23,17 @@ _SKIPPED_PAST = internal.REMINDER_OUTCOME_SKIPPED_PAST
 
 _task_id = bindparam("task_id", type_=Uuid)
 
+# The project can't be archived before the transaction ends.
+_archive = (
+    select(projects.c.archived_at)
+    .where(projects.c.id == tasks.c.project_id)
+    .with_for_update(read=True, key_share=True)
+    .lateral("project")
+)
 # Instants are compared with the database's clock: there is one of it.
 _LOCK = Statement(
-    select(tasks, projects.c.archived_at, func.clock_timestamp().label("now"))
-    .join(projects, projects.c.id == tasks.c.project_id)
+    select(tasks, _archive.c.archived_at, func.clock_timestamp().label("now"))
+    .select_from(tasks.join(_archive, literal(True)))
     .where(tasks.c.id == _task_id)
     .with_for_update(of=tasks, key_share=True)
 )

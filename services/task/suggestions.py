@@ -68,15 +68,19 @@ _LOCK_TASK_FOR_REQUEST = Statement(
         directory.members.c.role,
         directory.workspaces.c.ai_enabled,
     )
-    .join(projects, projects.c.id == tasks.c.project_id)
-    .join(directory.members, directory.membership(tasks.c.workspace_id))
-    .join(directory.workspaces, directory.workspaces.c.id == tasks.c.workspace_id)
+    .select_from(
+        tasks.join(projects, projects.c.id == tasks.c.project_id)
+        .join(directory.members, directory.membership(tasks.c.workspace_id))
+        .join(directory.workspaces, directory.workspaces.c.id == tasks.c.workspace_id)
+    )
     .where(tasks.c.id == _task_id)
     .with_for_update(of=tasks, key_share=True)
 )
 _FIND = Statement(
     select(suggestions.c.task_id, directory.members.c.role)
-    .join(directory.members, directory.membership(suggestions.c.workspace_id))
+    .select_from(
+        suggestions.join(directory.members, directory.membership(suggestions.c.workspace_id))
+    )
     .where(suggestions.c.id == _id)
 )
 _LOCK = Statement(select(suggestions).where(suggestions.c.id == _id).with_for_update())
