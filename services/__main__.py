@@ -5,7 +5,7 @@ import asyncio
 import sys
 
 from services import migrations
-from services.platform import config, logging
+from services.platform import config, logging, tracing
 
 
 def main() -> None:
@@ -37,6 +37,7 @@ async def _run(arguments: argparse.Namespace, settings: config.Settings) -> None
     from services import app
     from services.platform.server import stop_signal
 
+    tracing.start(arguments.command)
     if arguments.command == "relay":
         await app.run_relay(settings, stop_signal())
     elif arguments.command == "grant-operator":

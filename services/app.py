@@ -12,7 +12,7 @@ from services.auth import rpc as auth_rpc
 from services.auth.tokens import SigningKeys
 from services.migrations import wait_until_current
 from services.notification import rpc as notification_rpc
-from services.platform import telemetry
+from services.platform import telemetry, tracing
 from services.platform.access import ACCESS
 from services.platform.bus import Bus
 from services.platform.config import Settings
@@ -81,11 +81,13 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
     http = await telemetry.serve_http(settings.host, settings.relay_http_port, health.report)
     await wait_until_current(db)
 
-    async def relay() -> None:
-        await bus.connect()
-        await Relay(settings, db, bus).run()
+    relay = Relay(settings, db, bus)
 
-    await _beside([relay(), health.run()], stop.wait())
+    async def publish() -> None:
+        await bus.connect()
+        await relay.run()
+
+    await _beside([publish(), relay.report_backlog(), health.run()], stop.wait())
     http.close()
     await bus.close()
     await db.close()
@@ -107,7 +109,8 @@ async def grant_operator(settings: Settings, email: str) -> bool:
 def _key_source(name: str, settings: Settings) -> KeySource:
     if name == "auth":
         return SigningKeys(settings).public_keys
-    stub = auth_service_pb2_grpc.AuthServiceStub(grpc.aio.insecure_channel(settings.auth))
+    channel = grpc.aio.insecure_channel(settings.auth, interceptors=tracing.client_interceptors())
+    stub = auth_service_pb2_grpc.AuthServiceStub(channel)
 
     async def fetch() -> list[auth_service_pb2.SigningKey]:
         answer = await stub.GetSigningKeys(

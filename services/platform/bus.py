@@ -2,11 +2,10 @@
 
 import asyncio
 import json
-import traceback
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import timedelta
-from pathlib import Path
 
 import nats
 import nats.errors
@@ -26,9 +25,10 @@ from nats.js.api import (
     StreamInfo,
 )
 
-from services.platform import telemetry
+from services.platform import telemetry, tracing
 from services.platform.config import Settings
 from services.platform.errors import is_unavailable
+from services.platform.redaction import describe
 
 log = structlog.get_logger()
 
@@ -93,7 +93,7 @@ class Bus:
             log.warning("disconnected from nats")
 
         async def failed(error: Exception) -> None:
-            log.debug("nats", error=repr(error))
+            log.debug("nats", error=describe(error))
 
         await self.client.connect(
             self._settings.nats,
@@ -130,7 +130,7 @@ class Bus:
         try:
             await self.client.publish(subject, payload, headers=headers)
         except nats.errors.Error as error:
-            log.debug("not sent", subject=subject, error=repr(error))
+            log.debug("not sent", subject=subject, error=describe(error))
 
     def wake_relay(self) -> None:
         self.send(WAKE_RELAY, b"")
@@ -224,7 +224,7 @@ class Bus:
                     async for batch in batches:
                         await self._handle(name, batch, handle, park)
             except (nats.errors.Error, OSError, TimeoutError) as error:
-                log.warning("consumer starts again", consumer=name, error=repr(error))
+                log.warning("consumer starts again", consumer=name, error=describe(error))
                 await asyncio.sleep(0.5)
 
     async def report_lag(self, name: str) -> None:
@@ -235,6 +235,8 @@ class Bus:
             try:
                 info = await self.jetstream.consumer_info(STREAM, name)
             except (nats.errors.Error, OSError, TimeoutError):
+                # Unknown; the last figure would look like one of now.
+                lag.set(math.nan)
                 continue
             lag.set((info.num_pending or 0) + (info.num_ack_pending or 0))
 
@@ -256,7 +258,8 @@ class Bus:
         """What the events failed with, if they did. Tries for as long as a store doesn't answer."""
         while True:
             try:
-                await handle(batch)
+                with tracing.consuming(name, (message.data for message in batch)):
+                    await handle(batch)
                 return None
             except Exception as error:
                 state = getattr(error, "sqlstate", None)
@@ -276,16 +279,16 @@ class Bus:
             subject=message.subject,
             event_id=event_id(message),
             deliveries=deliveries,
-            error=_describe(error),
+            error=describe(error),
         )
         if deliveries < MAX_DELIVERIES:
             telemetry.EVENTS_CONSUMED.labels(name, "failed").inc()
             await message.nak(delay=_BACKOFF[min(deliveries, len(_BACKOFF)) - 1])
             return
         try:
-            await park(message, _describe(error))
+            await park(message, describe(error))
         except Exception as failure:
-            log.error("event can't be parked", consumer=name, error=_describe(failure))
+            log.error("event can't be parked", consumer=name, error=describe(failure))
             await message.nak(delay=_BACKOFF[-1])
             return
         telemetry.EVENTS_CONSUMED.labels(name, "parked").inc()
@@ -317,20 +320,6 @@ async def _batches(inbox: Subscription, size: int) -> AsyncGenerator[list[Msg], 
             break
     if batch:
         yield batch
-
-
-def _describe(error: Exception) -> str:
-    """An exception's kind and place, which hold nothing personal; the text of our own."""
-    if isinstance(error, PoisonEvent):
-        return str(error)
-    kind = type(error).__name__
-    if state := getattr(error, "sqlstate", None):
-        kind += f" {state}"
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "site-packages" not in frame.filename] or frames
-    if not ours:
-        return kind
-    return f"{kind} in {ours[-1].name} ({Path(ours[-1].filename).name}:{ours[-1].lineno})"
 
 
 def replay_subject(consumer: str, event_id: str) -> str:

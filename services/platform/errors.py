@@ -11,6 +11,7 @@ import structlog
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
+from services.platform.logging import request_id
 from taskflow.error.v1 import error_reason_pb2 as reasons
 from taskflow.error.v1.error_reason_pb2 import ErrorReason
 
@@ -236,7 +237,7 @@ def public(error: Exception) -> DomainError:
             sqlstate=getattr(error, "sqlstate", None),
         )
         return DomainError(reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE)
-    reference = secrets.token_hex(8)
+    reference = request_id() or secrets.token_hex(8)
     log.error("unforeseen error", reference=reference, exc_info=error)
     return DomainError(reasons.ERROR_REASON_INTERNAL, {"reference": reference})
 

@@ -23,7 +23,7 @@ import protovalidate
 import structlog
 from google.protobuf.message import DecodeError, Message
 
-from services.platform import directory, telemetry
+from services.platform import directory, logging, telemetry, tracing
 from services.platform.access import ACCESS, Access
 from services.platform.config import Settings
 from services.platform.db import Database
@@ -32,6 +32,9 @@ from services.platform.identity import SERVICE_HEADER, Caller, Identity
 from taskflow.error.v1 import error_reason_pb2 as reasons
 
 log = structlog.get_logger()
+
+# Ends that are nobody's concern: what succeeded, and what the client no longer wanted.
+_UNREMARKABLE = frozenset(("OK", "CANCELLED"))
 
 # How long the end of a stream waits for its reader (seconds).
 _ABORT_TIMEOUT = 1.0
@@ -75,6 +78,8 @@ class Gate(grpc.aio.ServerInterceptor):
         self._calls = 0
         self._streams: set[_Stream] = set()
         self._draining = False
+        # Asked before each line: building one that isn't written costs as much as the rest of the gate.
+        self._log_all = settings.log_level == "debug"
 
     async def intercept_service(
         self,
@@ -110,9 +115,9 @@ class Gate(grpc.aio.ServerInterceptor):
             return self._read(parse, raw)
 
         if inner.response_streaming:
-            stream: Any = self._stream(method, inner.unary_stream, admit)
+            stream: Any = tracing.serving(method, self._stream(method, inner.unary_stream, admit))
             return grpc.unary_stream_rpc_method_handler(stream, None, serialize)
-        unary: Any = self._unary(method, inner.unary_unary, admit)
+        unary: Any = tracing.serving(method, self._unary(method, inner.unary_unary, admit))
         return grpc.unary_unary_rpc_method_handler(unary, None, serialize)
 
     def _unary(
@@ -127,6 +132,7 @@ class Gate(grpc.aio.ServerInterceptor):
         async def call(raw: bytes, context: Context) -> Message:
             started = time.perf_counter()
             code = "OK"
+            logging.serve(method, context)
             self._calls += 1
             try:
                 if self._calls > settings.max_calls:
@@ -156,7 +162,8 @@ class Gate(grpc.aio.ServerInterceptor):
                 if histogram is None:
                     histogram = durations[code] = telemetry.CALLS.labels(method, code)
                 histogram.observe(elapsed)
-                log.debug("call", method=method, code=code, milliseconds=round(elapsed * 1e3, 1))
+                if self._log_all or code not in _UNREMARKABLE:
+                    _log_end("call", code, elapsed)
 
         return call
 
@@ -171,7 +178,9 @@ class Gate(grpc.aio.ServerInterceptor):
         gauge = telemetry.STREAMS_OPEN.labels(method)
 
         async def call(raw: bytes, context: Context) -> None:
+            started = time.perf_counter()
             code = "OK"
+            logging.serve(method, context)
             stream = _Stream(asyncio.current_task())
             gauge.inc()
             self._streams.add(stream)
@@ -204,7 +213,8 @@ class Gate(grpc.aio.ServerInterceptor):
                 self._streams.discard(stream)
                 gauge.dec()
                 telemetry.STREAMS_ENDED.labels(method, code).inc()
-                log.debug("stream ended", method=method, code=code)
+                if self._log_all or code not in _UNREMARKABLE:
+                    _log_end("stream ended", code, time.perf_counter() - started)
 
         return call
 
@@ -268,6 +278,12 @@ class Gate(grpc.aio.ServerInterceptor):
                 fields=[_field(violation.proto) for violation in violations[:50]],
             )
         return request
+
+
+def _log_end(event: str, code: str, seconds: float) -> None:
+    """The one line of each call: refusals are the client's business, what went wrong has a line of its own besides."""
+    write = log.debug if code in _UNREMARKABLE else log.info
+    write(event, code=code, milliseconds=round(seconds * 1e3, 1))
 
 
 async def _abort_unread(context: Context, failure: DomainError) -> None:

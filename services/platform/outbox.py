@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 from services.platform.bus import replay_subject
 from services.platform.db import Statement, Transaction
 from services.platform.tables import outbox
-from services.platform.telemetry import trace_parent
+from services.platform.tracing import trace_parent
 from taskflow.event.v1.event_pb2 import Event
 
 # Stands in the subject for the workspace of an event that belongs to none.
@@ -59,7 +59,8 @@ def row(event: Event) -> dict[str, Any]:
     event_id = uuid7()
     event.id = str(event_id)
     event.occur_time.GetCurrentTime()
-    event.trace_parent = trace_parent()
+    # Set already where it follows from another event than the current one.
+    event.trace_parent = event.trace_parent or trace_parent()
     return {
         "event_id": event_id,
         "subject": subject(event),

@@ -6,6 +6,7 @@ it wakes up is harmless: each message names the one before it (Nats-Expected-Las
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -23,6 +24,7 @@ from services.platform import telemetry
 from services.platform.bus import STREAM, WAKE_RELAY, Bus
 from services.platform.config import Settings
 from services.platform.db import Database, Row, Statement, Transaction
+from services.platform.redaction import describe
 from services.platform.tables import outbox, relay_position
 
 log = structlog.get_logger()
@@ -33,6 +35,7 @@ _LOCK = 7_402_001
 _TAKEOVER = 4
 _BATCH = 1000
 _ACK_TIMEOUT = 5.0
+_REPORT_INTERVAL = 1.0
 
 _UNPUBLISHED = Statement(
     select(outbox.c.id, outbox.c.event_id, outbox.c.subject, outbox.c.payload)
@@ -117,7 +120,7 @@ class Relay:
                 OSError,
                 TimeoutError,
             ) as error:
-                log.warning("relay starts again", error=repr(error))
+                log.warning("relay starts again", error=describe(error))
             finally:
                 self.active = False
                 self._checked_connection = 0
@@ -158,7 +161,6 @@ class Relay:
                 looked = loop.time()
                 # Keeps the lock's session from idling out, and raises once it's gone.
                 await lock.execute("SELECT 1")
-                await self._measure()
             try:
                 async with asyncio.timeout(self._settings.relay_interval):
                     await self._awake.wait()
@@ -235,7 +237,17 @@ class Relay:
     async def _move(self, tx: Transaction, sequence: int) -> None:
         await tx.run(_MOVE, created=self._stream_created, sequence=sequence)
 
-    async def _measure(self) -> None:
+    async def report_backlog(self) -> None:
+        """Tells operators for ever how much waits. Apart from the work, as it matters most when that stands still."""
+        while True:
+            try:
+                await self.report_backlog_once()
+            except (psycopg.Error, psycopg_pool.PoolTimeout):
+                telemetry.OUTBOX_DEPTH.set(math.nan)
+                telemetry.OUTBOX_AGE.set(math.nan)
+            await asyncio.sleep(_REPORT_INTERVAL)
+
+    async def report_backlog_once(self) -> None:
         async with self._db.read() as tx:
             row = await tx.one(_BACKLOG)
         if row:

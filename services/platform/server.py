@@ -17,6 +17,7 @@ from services.platform import telemetry
 from services.platform.access import ACCESS, Access
 from services.platform.config import Settings
 from services.platform.interceptors import Gate
+from services.platform.redaction import describe
 from taskflow.auth.v1 import auth_service_pb2, user_service_pb2, workspace_service_pb2
 from taskflow.event.v1 import dead_letter_service_pb2
 from taskflow.notification.v1 import notification_service_pb2
@@ -101,7 +102,7 @@ class Health:
             async with asyncio.timeout(_CHECK_TIMEOUT):
                 await check()
         except Exception as error:
-            log.debug("dependency check failed", error=repr(error))
+            log.debug("dependency check failed", error=describe(error))
             return False
         return True
 

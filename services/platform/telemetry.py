@@ -1,12 +1,14 @@
-"""What operators see: Prometheus metrics, /healthz, and W3C trace context."""
+"""What operators see: Prometheus metrics and /healthz."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
 
 # Seconds; an order of magnitude below and above what a call takes.
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+# Seconds; a reminder waits for weeks, and what's made of a text comes within moments.
+_LONG_BUCKETS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600, 86400, 7 * 86400)
 
 CALLS = Histogram(
     "taskflow_calls_seconds", "Duration of unary calls", ["method", "code"], buckets=_BUCKETS
@@ -25,66 +27,90 @@ CONSUMER_LAG = Gauge(
 )
 DEAD_LETTERS = Counter("taskflow_dead_letters_total", "Events parked", ["consumer"])
 JOB_SECONDS = Histogram(
-    "taskflow_job_seconds", "Duration of payload jobs", ["state"], buckets=_BUCKETS
+    "taskflow_job_seconds",
+    "Time from claiming a payload job to its end",
+    ["state"],
+    buckets=_LONG_BUCKETS,
+)
+ACTIVITY_SECONDS = Histogram(
+    "taskflow_activity_seconds", "Duration of activities", ["activity", "result"], buckets=_BUCKETS
 )
 WORKFLOW_SECONDS = Histogram(
-    "taskflow_workflow_seconds", "Duration of activities", ["activity", "result"], buckets=_BUCKETS
+    "taskflow_workflow_seconds",
+    "Duration of workflow runs that ended",
+    ["workflow", "result"],
+    buckets=_LONG_BUCKETS,
 )
 
+# How long a client may take to ask, and to take the answer (seconds), and how many may try at once.
+_HTTP_TIMEOUT = 5.0
+_HTTP_CLIENTS = 100
+_HTTP_HEAD_BYTES = 16 * 1024
 
-def trace_parent() -> str:
-    """The current span as a W3C traceparent; empty while tracing is off."""
-    return _trace_parent()
-
-
-def _no_trace() -> str:
-    return ""
-
-
-_trace_parent: Callable[[], str] = _no_trace
+_PLAIN = "text/plain; charset=utf-8"
+# Status, content type, body.
+_Answer = tuple[str, str, bytes]
 
 
 async def serve_http(
-    host: str, port: int, healthy: Callable[[], dict[str, bool]]
+    host: str, port: int, healthy: Callable[[], Mapping[str, bool]]
 ) -> asyncio.Server:
     """Answers GET /healthz (200 or 503, a line for each dependency) and GET /metrics; nothing else."""
-
-    def answer(path: str) -> tuple[str, str, bytes]:
-        if path == "/metrics":
-            return "200 OK", CONTENT_TYPE_LATEST, generate_latest()
-        if path == "/healthz":
-            state = healthy()
-            lines = [f"{name} {'ok' if ok else 'unavailable'}" for name, ok in state.items()]
-            status = "200 OK" if all(state.values()) else "503 Service Unavailable"
-            return status, "text/plain; charset=utf-8", "\n".join([*lines, ""]).encode()
-        return "404 Not Found", "text/plain", b"not found\n"
+    clients = 0
 
     async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal clients
+        clients += 1
         try:
-            async with asyncio.timeout(5):
-                head = await reader.readuntil(b"\r\n\r\n")
-                method, path, *_ = head.split(b" ", 2)
-                if method in (b"GET", b"HEAD"):
-                    status, kind, body = answer(path.decode("latin-1").partition("?")[0])
-                else:
-                    status, kind, body = "405 Method Not Allowed", "text/plain", b""
-                writer.write(
-                    f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n"
-                    f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
-                )
-                if method != b"HEAD":
-                    writer.write(body)
-                await writer.drain()
-        except (
-            OSError,
-            TimeoutError,
-            ValueError,
-            asyncio.IncompleteReadError,
-            asyncio.LimitOverrunError,
-        ):
-            # Whoever asked has gone, or didn't speak HTTP.
+            if clients <= _HTTP_CLIENTS:
+                async with asyncio.timeout(_HTTP_TIMEOUT):
+                    await _converse(reader, writer, healthy)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            # Whoever asked has gone, or won't say what it wants.
             pass
         finally:
-            writer.close()
+            clients -= 1
+            if writer.transport.get_write_buffer_size():
+                # `close` would wait for ever for a client that doesn't read.
+                writer.transport.abort()
+            else:
+                writer.close()
 
-    return await asyncio.start_server(respond, host, port)
+    return await asyncio.start_server(respond, host, port, limit=_HTTP_HEAD_BYTES)
+
+
+async def _converse(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    healthy: Callable[[], Mapping[str, bool]],
+) -> None:
+    method = ""
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+        method, target, version = head.partition(b"\r\n")[0].decode("ascii").split(" ")
+        if not version.startswith("HTTP/1."):
+            raise ValueError
+        status, kind, body = _answer(method, target.partition("?")[0], healthy)
+    except (ValueError, asyncio.LimitOverrunError):
+        status, kind, body = "400 Bad Request", _PLAIN, b"this isn't a request\n"
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+        "Connection: close\r\n\r\n"
+    ).encode()
+    writer.write(head if method == "HEAD" else head + body)
+    # With what the buffer takes at once, `drain` would return before the client has read anything.
+    writer.transport.set_write_buffer_limits(0)
+    await writer.drain()
+
+
+def _answer(method: str, path: str, healthy: Callable[[], Mapping[str, bool]]) -> _Answer:
+    if path not in ("/healthz", "/metrics"):
+        return "404 Not Found", _PLAIN, b"there are /healthz and /metrics\n"
+    if method not in ("GET", "HEAD"):
+        return "405 Method Not Allowed\r\nAllow: GET, HEAD", _PLAIN, b"only GET and HEAD\n"
+    if path == "/metrics":
+        return "200 OK", CONTENT_TYPE_LATEST, generate_latest()
+    state = healthy()
+    lines = [f"{name} {'ok' if ok else 'unavailable'}\n" for name, ok in state.items()]
+    status = "200 OK" if all(state.values()) else "503 Service Unavailable"
+    return status, _PLAIN, "".join(lines).encode()
