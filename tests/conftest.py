@@ -112,3 +112,9 @@ async def services(settings: Settings) -> AsyncIterator[Settings]:
         for name in ("auth", "task", "notification", "relay"):
             await running.enter_async_context(serving(name, settings))
         yield settings
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--regenerate", action="store_true", help="write the golden files of tests/wire anew"
+    )
