@@ -136,7 +136,9 @@ class Double:
     epoch: str = "e1"
     numbers: Any = field(default_factory=lambda: itertools.count(1))
     heartbeat: float = 15.0
+    # Seconds before a call is carried out, and before its answer is sent.
     delay: float = 0.0
+    answer_delay: float = 0.0
 
     @property
     def address(self) -> str:
@@ -434,6 +436,7 @@ def _unary(double: Double, name: str) -> Callable[[Any, Any], Any]:
             if name not in OPEN:
                 double.authenticate(context)
             response = await method(request)
+            await asyncio.sleep(double.answer_delay)
             if failure is not None:
                 raise failure
         except Failure as error:

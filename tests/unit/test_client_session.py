@@ -124,9 +124,9 @@ async def test_closing_waits_for_the_renewal_and_stores_it(double: Double, tmp_p
     async with TaskFlow(double.address, session_store=store) as client:
         await login(client)
         double.expire_access()
-        double.delay = 0.2
+        double.answer_delay = 0.3
         call = asyncio.ensure_future(me(client))
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.2)
         call.cancel()
     session = store.read(double.address)
     assert session is not None
