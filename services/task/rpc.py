@@ -11,7 +11,7 @@ from services.platform import directory, idempotency, masks, pages
 from services.platform.errors import invalid
 from services.platform.interceptors import current_caller
 from services.platform.runtime import Loop, Platform
-from services.task import assist_rpc, drafts, filters, lists, logic, messages, projects
+from services.task import assist_rpc, drafts, filters, lists, logic, messages, projects, reminders
 from services.task.watch import Board
 from taskflow.task.v1 import (
     internal_service_pb2_grpc,
@@ -112,6 +112,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def __init__(self, platform: Platform, board: Board) -> None:
         self._db = platform.db
         self._seal = platform.seal
+        self._reminder_offsets = platform.settings.reminder_offsets
         self._board = board
 
     async def CreateTask(
@@ -224,6 +225,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         async with self._db.transaction() as tx:
             row = await logic.lock_task(tx, caller, UUID(request.id))
             row = await logic.undelete_task(tx, row, caller.user_id)
+            await reminders.skip_past(tx, row, self._reminder_offsets)
         return task_service.UndeleteTaskResponse(task=messages.task(row))
 
     async def WatchTasks(  # type: ignore[override]
