@@ -17,6 +17,7 @@ from services.platform.bus import PoisonEvent, event_id
 from services.platform.db import Transaction
 from services.platform.outbox import add_events
 from services.platform.runtime import Platform
+from services.platform.tracing import trace_parent
 from taskflow.event.v1.event_pb2 import Event, NotificationCreated
 from taskflow.notification.v1.notification_pb2 import NotificationChange
 
@@ -107,6 +108,7 @@ async def notify(tx: Transaction, tellings: Sequence[Telling]) -> list[Told]:
                 workspace_id=str(telling.workspace_id),
                 aggregate_id=change.created.id,
                 revision=1,
+                trace_parent=trace_parent(str(telling.event_id)),
                 notification_created=NotificationCreated(
                     notification_id=change.created.id, user_id=str(telling.user_id)
                 ),

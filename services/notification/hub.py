@@ -99,7 +99,7 @@ class _Feed:
         for stream in self.streams:
             if stream.sequence < 0:
                 continue
-            if went_back or stream.epoch != head.epoch:
+            if stream.epoch != head.epoch or (went_back and stream.sequence > head.sequence):
                 stream.lost = True
                 stream.awake.set()
             elif stream.sequence < head.sequence and not stream.pending:
@@ -151,13 +151,17 @@ class Hub:
                         self._seal, user_id, Position(stream.epoch, stream.sequence)
                     )
                 elif stream.behind:
+                    # Before it reads: what comes meanwhile may set it again.
                     stream.behind = False
+                    known = feed.head
                     rows = await self._read(user_id, stream.sequence)
                     if len(rows) == _READ:
                         stream.behind = True
+                    elif not rows and stream.sequence < known:
+                        # What comes next is so old that it's no longer kept.
+                        stream.lost = True
                     for row in rows:
                         if row.sequence != stream.sequence + 1:
-                            # What lay between is so old that it's no longer kept.
                             stream.lost = True
                             break
                         stream.sequence = row.sequence

@@ -1,5 +1,7 @@
 """Who is told of an event, and how it is put."""
 
+from typing import Any
+
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -22,27 +24,32 @@ CREATOR, ASSIGNEE, ACTOR = (str(uuid7()) for _ in range(3))
 NOON = 1_800_000_000
 
 
-def task(**fields: object) -> Task:
-    given = {"id": str(uuid7()), "key": "OPS-12", "title": "Pay", "creator_id": CREATOR}
+def task(**fields: Any) -> Task:
+    given: dict[str, Any] = {
+        "id": str(uuid7()),
+        "key": "OPS-12",
+        "title": "Pay",
+        "creator_id": CREATOR,
+    }
     return Task(**(given | {"assignee_id": ASSIGNEE} | fields))
 
 
-def event(actor_id: str = ACTOR, **facts: object) -> Event:
+def event(actor_id: str = ACTOR, **facts: Any) -> Event:
     return Event(
         id=str(uuid7()),
         workspace_id=str(uuid7()),
         actor_id=actor_id,
         occur_time=Timestamp(seconds=NOON),
-        **facts,  # type: ignore[arg-type]
+        **facts,
     )
 
 
-def updated(*fields: str, actor_id: str = ACTOR, **of_task: object) -> Event:
+def updated(*fields: str, actor_id: str = ACTOR, **of_task: Any) -> Event:
     facts = TaskUpdated(task=task(**of_task), changed_fields=FieldMask(paths=fields))
     return event(actor_id, task_updated=facts)
 
 
-def reminded(offset_seconds: int, **of_task: object) -> Event:
+def reminded(offset_seconds: int, **of_task: Any) -> Event:
     return event(
         "", task_reminder_due=ReminderDue(task=task(**of_task), offset_seconds=offset_seconds)
     )

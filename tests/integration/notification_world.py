@@ -1,0 +1,232 @@
+"""What tests of notifications need: people in a workspace, events about tasks, and clients that follow a stream."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc.aio
+from google.protobuf.field_mask_pb2 import FieldMask
+from uuid_utils.compat import uuid7
+
+from services.platform.bus import Bus
+from services.platform.config import Settings
+from services.platform.db import Database
+from services.platform.outbox import add_events
+from taskflow.auth.v1.workspace_pb2 import Role
+from taskflow.event.v1.event_pb2 import Event, ReminderDue, TaskCreated, TaskUpdated
+from taskflow.notification.v1.notification_pb2 import Notification
+from taskflow.notification.v1.notification_service_pb2 import (
+    ListNotificationsRequest,
+    ListNotificationsResponse,
+    MarkAllReadRequest,
+    MarkReadRequest,
+    WatchNotificationsRequest,
+    WatchNotificationsResponse,
+)
+from taskflow.notification.v1.notification_service_pb2_grpc import NotificationServiceStub
+from taskflow.task.v1.task_pb2 import Task
+from tests.conftest import free_ports, serving
+from tests.integration.people import Person, Team, database, team_at
+
+# Seconds; far more than anything here takes on a busy machine.
+PATIENCE = 20.0
+
+
+def other_ports(settings: Settings) -> Settings:
+    """The same servers, for services that run beside those of other tests."""
+    names = [
+        f"{service}_{kind}"
+        for service in ("auth", "notification", "relay")
+        for kind in ("port", "http_port")
+        if f"{service}_{kind}" in Settings.model_fields
+    ]
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    copy = settings.model_copy(update=ports)
+    return Settings(**(copy.model_dump() | {"auth_address": None, "notification_address": None}))
+
+
+@dataclass
+class World:
+    """One workspace, with the auth and notification services and the relay in this process."""
+
+    settings: Settings
+    db: Database
+    bus: Bus
+    team: Team
+    stub: NotificationServiceStub
+    owner: Person
+    workspace_id: str
+    numbers: int = 0
+
+    async def member(self, name: str) -> Person:
+        person = await self.team.person(name)
+        role = Role.ROLE_MEMBER
+        await self.team.add(self.owner, self.workspace_id, person.email, role)
+        return person
+
+    def task(self, **fields: Any) -> Task:
+        self.numbers += 1
+        given: dict[str, Any] = {
+            "id": str(uuid7()),
+            "workspace_id": self.workspace_id,
+            "key": f"OPS-{self.numbers}",
+            "title": "Renew the certificate",
+            "creator_id": self.owner.id,
+            "revision": 1,
+        }
+        return Task(**(given | fields))
+
+    async def emit(self, *events: Event) -> None:
+        """Commits events as the task service does."""
+        async with self.db.transaction() as tx:
+            await add_events(tx, events)
+        self.bus.wake_relay()
+
+    def created(self, task: Task, actor: Person | None = None) -> Event:
+        actor_id = (actor or self.owner).id
+        return self._event(task, "created", actor_id, task_created=TaskCreated(task=task))
+
+    def updated(self, task: Task, *changed: str, actor: Person | None = None) -> Event:
+        facts = TaskUpdated(task=task, changed_fields=FieldMask(paths=changed))
+        return self._event(task, "updated", (actor or self.owner).id, task_updated=facts)
+
+    def reminder(self, task: Task, offset_seconds: int) -> Event:
+        facts = ReminderDue(task=task, offset_seconds=offset_seconds)
+        return self._event(task, "reminder_due", "", task_reminder_due=facts)
+
+    def _event(self, task: Task, what: str, actor_id: str, **facts: Any) -> Event:
+        return Event(
+            type=f"task.{what}",
+            workspace_id=task.workspace_id,
+            aggregate_id=task.id,
+            revision=task.revision,
+            actor_id=actor_id,
+            **facts,
+        )
+
+    async def assign(self, *people: Person) -> None:
+        """A new task for each, assigned by the owner."""
+        await self.emit(*(self.created(self.task(assignee_id=person.id)) for person in people))
+
+    async def page(self, person: Person, **request: Any) -> ListNotificationsResponse:
+        answer: ListNotificationsResponse = await self.stub.ListNotifications(
+            ListNotificationsRequest(**request), metadata=person.credentials
+        )
+        return answer
+
+    async def listed(self, person: Person) -> list[Notification]:
+        """All of them, newest first."""
+        found: list[Notification] = []
+        token = ""
+        while True:
+            answer = await self.page(person, page_token=token, page_size=1000)
+            found.extend(answer.notifications)
+            token = answer.next_page_token
+            if not token:
+                return found
+
+    async def told(self, person: Person, count: int) -> list[Notification]:
+        """The list, once it has `count` notifications."""
+
+        async def enough() -> bool:
+            return len(await self.listed(person)) >= count
+
+        await eventually(enough)
+        return await self.listed(person)
+
+    async def mark_read(self, person: Person, *ids: str) -> int:
+        request = MarkReadRequest(ids=ids)
+        answer = await self.stub.MarkRead(request, metadata=person.credentials)
+        return int(answer.marked_count)
+
+    async def mark_all_read(self, person: Person, up_to_sequence: int = 0) -> int:
+        request = MarkAllReadRequest(up_to_sequence=up_to_sequence)
+        answer = await self.stub.MarkAllRead(request, metadata=person.credentials)
+        return int(answer.marked_count)
+
+    def watch(self, person: Person, cursor: str = "") -> Any:
+        return self.stub.WatchNotifications(
+            WatchNotificationsRequest(cursor=cursor), metadata=person.credentials
+        )
+
+
+@asynccontextmanager
+async def a_world(settings: Settings, *, notification: bool = True) -> AsyncIterator[World]:
+    here = other_ports(settings)
+    async with AsyncExitStack() as running:
+        for name in ("auth", "relay", *(("notification",) if notification else ())):
+            await running.enter_async_context(serving(name, here))
+        team = await running.enter_async_context(team_at(here))
+        channel = await running.enter_async_context(grpc.aio.insecure_channel(here.notification))
+        db = await running.enter_async_context(database(here))
+        bus = Bus(here, name="test")
+        await bus.connect()
+        running.push_async_callback(bus.close)
+        owner = await team.person("olga")
+        workspace = await team.workspace(owner)
+        yield World(here, db, bus, team, NotificationServiceStub(channel), owner, workspace.id)
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not await condition():
+            await asyncio.sleep(0.02)
+
+
+async def next_message(call: Any) -> WatchNotificationsResponse:
+    async with asyncio.timeout(PATIENCE):
+        message: WatchNotificationsResponse = await call.read()
+    assert isinstance(message, WatchNotificationsResponse), "the stream ended"
+    return message
+
+
+async def next_change(call: Any) -> WatchNotificationsResponse:
+    """The next message that isn't a heartbeat."""
+    while True:
+        message = await next_message(call)
+        if message.WhichOneof("kind") != "heartbeat":
+            return message
+
+
+@dataclass
+class Device:
+    """A client that knows notifications by what its streams say alone."""
+
+    cursor: str
+    notifications: dict[str, Notification] = field(default_factory=dict)
+    sequence: int = 0
+    resets: int = 0
+
+    def apply(self, message: WatchNotificationsResponse) -> None:
+        self.cursor = message.cursor
+        match message.WhichOneof("kind"):
+            case "reset":
+                self.resets += 1
+            case "change":
+                self._change(message)
+
+    def _change(self, message: WatchNotificationsResponse) -> None:
+        change = message.change
+        assert change.sequence <= self.sequence + 1, "a change was left out"
+        self.sequence = max(self.sequence, change.sequence)
+        match change.WhichOneof("kind"):
+            case "created":
+                self.notifications.setdefault(change.created.id, change.created)
+            case "read":
+                for id in change.read.ids:
+                    self._read(self.notifications[id], change.read.read_time)
+            case "all_read":
+                for known in self.notifications.values():
+                    if known.sequence <= change.all_read.up_to_sequence:
+                        self._read(known, change.all_read.read_time)
+
+    @staticmethod
+    def _read(notification: Notification, read_time: Any) -> None:
+        if not notification.HasField("read_time"):
+            notification.read_time.CopyFrom(read_time)
+
+    def shown(self) -> list[Notification]:
+        """As ListNotifications shows them."""
+        return sorted(self.notifications.values(), key=lambda known: known.sequence, reverse=True)
