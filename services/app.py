@@ -1,8 +1,9 @@
 """The composition root: the only file that knows every service."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
+from typing import Any
 
 import grpc.aio
 import structlog
@@ -128,7 +129,10 @@ def _checks(name: str, db: Database, bus: Bus) -> dict[str, Check]:
         if not bus.connected:
             raise ConnectionError("not connected to NATS")
 
-    return {"postgres": db.ping} | ({"nats": nats} if name == "relay" else {})
+    checks: dict[str, Check] = {"postgres": db.ping}
+    if name == "relay":
+        checks["nats"] = nats
+    return checks
 
 
 def _full_names(packages: tuple[str, ...]) -> list[str]:
@@ -136,12 +140,12 @@ def _full_names(packages: tuple[str, ...]) -> list[str]:
     return sorted(service for service in services if service.rpartition(".")[0] in packages)
 
 
-async def _beside(loops: list[Loop], work: Loop) -> None:
+async def _beside(loops: list[Loop], work: Coroutine[Any, Any, object]) -> None:
     """Runs `work` to its end with the loops beside it. A loop that fails ends the process, to be restarted."""
     tasks = [asyncio.ensure_future(loop) for loop in loops]
     main = asyncio.ensure_future(work)
     try:
-        pending: set[asyncio.Future[None]] = {main, *tasks}
+        pending: set[asyncio.Future[Any]] = {main, *tasks}
         while not main.done():
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for task in done:

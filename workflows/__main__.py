@@ -11,7 +11,7 @@ from temporalio.client import Client
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig
 from temporalio.service import RPCError
 
-from services.platform import config, logging, telemetry
+from services.platform import config, logging, telemetry, tracing
 from services.platform.bus import Bus
 from services.platform.config import Settings
 from workflows import worker
@@ -103,11 +103,11 @@ async def _watch(temporal: Client, health: dict[str, bool]) -> None:
         await asyncio.sleep(_CHECK_INTERVAL)
 
 
-async def _until(stop: asyncio.Event, loops: list[asyncio.Future[None]]) -> None:
+async def _until(stop: asyncio.Event, loops: list[asyncio.Future[Any]]) -> None:
     """Until `stop` is set. A loop that fails ends the process, which is then restarted."""
     stopping = asyncio.ensure_future(stop.wait())
+    pending: set[asyncio.Future[Any]] = {stopping, *loops}
     try:
-        pending: set[asyncio.Future[Any]] = {stopping, *loops}
         while not stopping.done():
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for future in done:
@@ -129,6 +129,7 @@ async def _serve(settings: Settings) -> None:
 def main() -> None:
     settings = config.load()
     logging.configure(settings, "worker")
+    tracing.start("worker")
     # Edge logs what activities fail with, and where: not once more with a trace.
     std_logging.getLogger("temporalio.activity").setLevel(std_logging.ERROR)
     core = LogForwardingConfig(std_logging.getLogger("temporal"))

@@ -18,7 +18,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from services.platform import telemetry
 from taskflow.notification.v1 import internal_service_pb2 as email_rpc
 from taskflow.notification.v1 import notification_pb2
 from taskflow.notification.v1.internal_service_pb2_grpc import EmailInternalServiceStub
@@ -201,7 +200,6 @@ class JobActivities:
         outcome = JobOutcome.RETRY
         if ended is not None:
             outcome = await self._finish(ended)
-            telemetry.JOB_SECONDS.labels(outcome.value).observe(seconds)
         log.info(
             "job",
             job_id=run.job_id,

@@ -1,8 +1,8 @@
 """Domain event → workflow started or signalled.
 
 Ids are deterministic and effects idempotent, so an event may come twice. Events of one aggregate are dispatched in
-order, those of others beside them. An event is acknowledged after Temporal has accepted what it asks for; while Temporal
-or the Task service isn't there, events wait in JetStream.
+order, those of others beside them. An event is acknowledged after Temporal has accepted what it asks for; while
+Temporal or the Task service isn't there, events wait in JetStream.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from services.platform import tracing
 from services.platform.bus import Bus, PoisonEvent, event_id
 from services.platform.config import Settings
 from taskflow.event.v1.dead_letter_service_pb2 import ParkEventRequest
@@ -133,10 +134,14 @@ class Dispatcher:
     async def _dispatch(self, events: list[Event]) -> None:
         async with self._slots:
             for event in events:
-                if event.WhichOneof("facts") == "time_zone_changed":
-                    await self._move_due_times(event.time_zone_changed.user_id)
-                for start in starts(event, self._settings):
-                    await self._start(start)
+                with tracing.within(event.id):
+                    await self._follow(event)
+
+    async def _follow(self, event: Event) -> None:
+        if event.WhichOneof("facts") == "time_zone_changed":
+            await self._move_due_times(event.time_zone_changed.user_id)
+        for start in starts(event, self._settings):
+            await self._start(start)
 
     async def _start(self, start: Start) -> None:
         async def ask() -> None:

@@ -1,4 +1,5 @@
-"""What happens around every activity: it beats, it's measured, and nothing private leaves it for a history or a log."""
+"""What happens around every activity: it beats, it's measured, and nothing private leaves it for a history or a log.
+Runs of workflows are measured, too."""
 
 import asyncio
 import time
@@ -6,9 +7,16 @@ from typing import Any
 
 import grpc.aio
 import structlog
-from temporalio import activity
+from temporalio import activity, workflow
 from temporalio.exceptions import ApplicationError, CancelledError
-from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
+from temporalio.worker import (
+    ActivityInboundInterceptor,
+    ExecuteActivityInput,
+    ExecuteWorkflowInput,
+    Interceptor,
+    WorkflowInboundInterceptor,
+    WorkflowInterceptorClassInput,
+)
 
 from services.platform import telemetry
 from workflows.front_door import is_final
@@ -16,11 +24,32 @@ from workflows.front_door import is_final
 log = structlog.get_logger()
 
 
+class _Run(WorkflowInboundInterceptor):
+    async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
+        result = "failed"
+        try:
+            answer = await self.next.execute_workflow(input)
+            result = "done"
+            return answer
+        except workflow.ContinueAsNewError:
+            result = ""
+            raise
+        finally:
+            # A replay has been measured when it wasn't one; a run that goes on in another hasn't ended.
+            if result and not workflow.unsafe.is_replaying():
+                info = workflow.info()
+                seconds = (workflow.now() - info.workflow_start_time).total_seconds()
+                telemetry.WORKFLOW_SECONDS.labels(info.workflow_type, result).observe(seconds)
+
+
 class Edge(Interceptor):
     """For workers: see the module."""
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
         return _Activity(next)
+
+    def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[_Run]:
+        return _Run
 
 
 class _Activity(ActivityInboundInterceptor):
@@ -40,7 +69,7 @@ class _Activity(ActivityInboundInterceptor):
         finally:
             beating.cancel()
             seconds = time.perf_counter() - started
-            telemetry.WORKFLOW_SECONDS.labels(info.activity_type, result).observe(seconds)
+            telemetry.ACTIVITY_SECONDS.labels(info.activity_type, result).observe(seconds)
             log.debug(
                 "activity",
                 activity=info.activity_type,

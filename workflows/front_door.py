@@ -7,6 +7,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
+from services.platform import tracing
 from services.platform.config import Settings
 from taskflow.event.v1.dead_letter_service_pb2_grpc import DeadLetterInternalServiceStub
 from taskflow.notification.v1.internal_service_pb2_grpc import EmailInternalServiceStub
@@ -55,7 +56,9 @@ class FrontDoor:
     def __init__(self, settings: Settings) -> None:
         admit = _Admit(settings.service_secret.get_secret_value())
         self._channels = [
-            grpc.aio.insecure_channel(address, options=_OPTIONS, interceptors=[admit])
+            grpc.aio.insecure_channel(
+                address, options=_OPTIONS, interceptors=[admit, *tracing.client_interceptors()]
+            )
             for address in (settings.task, settings.notification)
         ]
         task, notification = self._channels

@@ -7,10 +7,11 @@ from datetime import timedelta
 from typing import Final
 
 import structlog
-from temporalio.client import Client
+from temporalio.client import Client, Interceptor
 from temporalio.service import RPCError
 from temporalio.worker import Worker
 
+from services.platform import tracing
 from services.platform.config import Settings
 from workflows import contracts
 from workflows.activities import (
@@ -53,7 +54,11 @@ async def connect(settings: Settings) -> Client:
     told = False
     while True:
         try:
-            client = await Client.connect(settings.temporal, namespace=settings.temporal_namespace)
+            client = await Client.connect(
+                settings.temporal,
+                namespace=settings.temporal_namespace,
+                interceptors=_tracing(),
+            )
             log.info("connected to temporal")
             return client
         except (RuntimeError, RPCError) as error:
@@ -61,6 +66,15 @@ async def connect(settings: Settings) -> Client:
                 log.warning("waiting for temporal", error=type(error).__name__)
                 told = True
         await asyncio.sleep(_PAUSE)
+
+
+def _tracing() -> list[Interceptor]:
+    """Continues an event's trace through the workflow that it starts, to the calls of its activities."""
+    if not tracing.active():
+        return []
+    from temporalio.contrib.opentelemetry import TracingInterceptor
+
+    return [TracingInterceptor()]
 
 
 def build_workers(client: Client, activities: Activities, concurrency: int) -> list[Worker]:
@@ -100,7 +114,7 @@ def build_workers(client: Client, activities: Activities, concurrency: int) -> l
 
 
 async def supervise(settings: Settings, activities: Activities) -> None:
-    """Runs workers for ever; a fatal error costs a second and a new connection. Cancelled, it lets activities finish."""
+    """Runs workers for ever; a fatal error costs a second and a new connection. Cancelled, it lets activities end."""
     while True:
         client = await connect(settings)
         await _run(build_workers(client, activities, settings.workflow_concurrency))
