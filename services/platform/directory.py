@@ -112,9 +112,13 @@ _MEMBERS_AMONG = Statement(
         members.c.user_id == any_(bindparam("user_ids", type_=ARRAY(Uuid))),
     )
 )
-_pairs = func.unnest(
-    bindparam("workspace_ids", type_=ARRAY(Uuid)), bindparam("user_ids", type_=ARRAY(Uuid))
-).table_valued(column("workspace_id", Uuid), column("user_id", Uuid), name="pairs")
+_pairs = (
+    func.unnest(
+        bindparam("workspace_ids", type_=ARRAY(Uuid)), bindparam("user_ids", type_=ARRAY(Uuid))
+    )
+    .table_valued(column("workspace_id", Uuid), column("user_id", Uuid), name="pairs")
+    .render_derived()
+)
 _MEMBERSHIPS = Statement(
     select(members.c.workspace_id, members.c.user_id).where(
         members.c.workspace_id == _pairs.c.workspace_id, members.c.user_id == _pairs.c.user_id
