@@ -14,8 +14,9 @@ from deploy.local.program import Program, StackError
 _PROBE_EVERY_SECONDS = 0.03
 _PROBE_LIMIT_SECONDS = 3.0
 _START_LIMIT_SECONDS = 60.0
-# A program that never became ready gets this many attempts in all, then the stack gives up.
+# A program that never became ready gets this many attempts at most this far apart, then the stack gives up.
 _FIRST_ATTEMPTS = 5
+_FIRST_PAUSE_SECONDS = 1.0
 _BACKOFF_FIRST_SECONDS = 0.5
 _BACKOFF_MOST_SECONDS = 10.0
 _HEALTHY_AFTER_SECONDS = 30.0
@@ -121,7 +122,8 @@ class Process:
                 self.program.name, f"{_ending(child.returncode)}; starting again in {backoff:g} s"
             )
             await self._pause(backoff)
-            backoff = min(2 * backoff, _BACKOFF_MOST_SECONDS)
+            most = _BACKOFF_MOST_SECONDS if self._served else _FIRST_PAUSE_SECONDS
+            backoff = min(2 * backoff, most)
 
     def stop(self) -> None:
         """Ask the process to end and don't start it again; `run` returns when it has ended."""

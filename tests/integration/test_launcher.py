@@ -1,0 +1,227 @@
+"""The launcher with real servers: start, crash, stop, and what it leaves behind."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import LiteralString
+
+import psycopg
+import pytest
+
+from deploy.local.process import birth
+from deploy.local.program import StackError
+from deploy.local.programs import child_environment
+from deploy.local.stack import running_stack
+from services.platform.config import Settings
+from tests.conftest import settings_for
+
+SERVERS = ("postgres", "nats", "temporal", "mail")
+_START_SECONDS = 30
+
+
+@contextmanager
+def launched(settings: Settings, *names: str) -> Iterator[subprocess.Popen[str]]:
+    """`python -m deploy.local` as a process of its own, from a folder that isn't the project's."""
+    command = [sys.executable, "-m", "deploy.local", "--only", ",".join(names)]
+    process = subprocess.Popen(
+        command,
+        env=child_environment(settings) | {"PYTHONPATH": os.getcwd()},
+        cwd="/",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _until_ready(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if "TaskFlow is ready" in line:
+            return said
+    raise AssertionError(f"the launcher ended before it was ready:\n{said}")
+
+
+def _pids(settings: Settings) -> dict[str, str]:
+    """What runs: process ids with their time of birth."""
+    pairs = [file.read_text().split() for file in (settings.data_dir / "run").glob("*.pid")]
+    return {pid: born for pid, born in pairs}
+
+
+def _assert_gone(pids: dict[str, str], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while left := [pid for pid, born in pids.items() if birth(int(pid)) == born]:
+        assert time.monotonic() < deadline, f"still running: {left}"
+        time.sleep(0.02)
+
+
+def _assert_free(settings: Settings) -> None:
+    for port in (settings.postgres_port, settings.nats_port, settings.temporal_port):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+
+
+async def _one(settings: Settings, query: LiteralString) -> object:
+    async with await psycopg.AsyncConnection.connect(settings.postgres) as connection:
+        row = await (await connection.execute(query)).fetchone()
+        return None if row is None else row[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_the_launcher_stops_everything_cleanly(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    settings = settings_for(tmp_path / "data")
+    with launched(settings, *SERVERS) as launcher:
+        _until_ready(launcher)
+        pids = _pids(settings)
+        assert len(pids) == len(SERVERS)
+        launcher.send_signal(number)
+        output, _ = launcher.communicate(timeout=15)
+    assert launcher.returncode == 0, output
+    assert "Traceback" not in output
+    _assert_gone(pids, 0)
+    _assert_free(settings)
+    assert "database system is shut down" in (tmp_path / "data/logs/postgres.log").read_text()
+
+
+def test_a_killed_launcher_leaves_no_orphan_and_the_next_one_starts_at_once(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path / "data")
+    with launched(settings, *SERVERS) as launcher:
+        _until_ready(launcher)
+        pids = _pids(settings)
+        launcher.kill()
+        launcher.wait()
+        with launched(settings, *SERVERS) as successor:
+            _until_ready(successor)
+            _assert_gone(pids, 0)
+            pids = _pids(settings)
+            successor.kill()
+        _assert_gone(pids, 10)
+
+
+def test_what_a_killed_launcher_could_not_take_along_ends_when_the_next_one_starts(
+    tmp_path: Path,
+) -> None:
+    settings = settings_for(tmp_path / "data")
+    (settings.data_dir / "run").mkdir(parents=True)
+    stubborn = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(600)"
+    for name, code in (("old", "import time; time.sleep(600)"), ("stubborn", stubborn)):
+        left = subprocess.Popen([sys.executable, "-c", code])
+        (settings.data_dir / "run" / f"{name}.pid").write_text(f"{left.pid} {birth(left.pid)}\n")
+    pids = _pids(settings)
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    # A pid that has been given to somebody else since.
+    (settings.data_dir / "run" / "reused.pid").write_text(f"{other.pid} 1\n")
+    with launched(settings, "nats") as launcher:
+        _until_ready(launcher)
+        _assert_gone(pids, 0)
+        assert other.poll() is None
+    other.kill()
+    other.wait()
+
+
+def test_a_second_launcher_on_the_same_folder_is_turned_away(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path / "data")
+    with launched(settings, "nats") as first:
+        _until_ready(first)
+        with launched(settings, "nats") as second:
+            output, _ = second.communicate(timeout=10)
+        assert second.returncode == 1
+        assert f"Another TaskFlow (process {first.pid}) already uses {tmp_path}/data" in output
+        assert "Traceback" not in output
+
+
+def test_a_taken_port_is_a_sentence_and_nothing_is_started(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path / "data")
+    with (
+        socket.create_server(("127.0.0.1", settings.nats_port)),
+        launched(settings, *SERVERS) as launcher,
+    ):
+        output, _ = launcher.communicate(timeout=10)
+    assert launcher.returncode == 1
+    assert (
+        output == f"Port {settings.nats_port} (nats) is taken: set TASKFLOW_NATS_PORT "
+        "to a free port.\n"
+    )
+    assert not _pids(settings)
+
+
+def test_a_store_that_cannot_be_opened_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path / "data")
+    settings.data_dir.mkdir()
+    (settings.data_dir / "temporal.db").write_bytes(b"this is not a database" * 100)
+    with launched(settings, "temporal", "mail") as launcher:
+        output, _ = launcher.communicate(timeout=_START_SECONDS)
+    assert launcher.returncode == 1
+    assert "temporal ended 5 times before it was ready" in output
+    assert "file is not a database" in output
+    assert "Traceback" not in output
+
+
+async def test_every_server_comes_back_after_a_crash_with_what_it_stored(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path / "a folder with spaces")
+    async with running_stack(settings, only=SERVERS) as stack:
+        async with await psycopg.AsyncConnection.connect(stack.settings.postgres) as connection:
+            await connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+        for name in SERVERS:
+            before = stack.pid(name)
+            stack.kill(name)
+            await stack.wait_ready(name, 10)
+            assert stack.pid(name) != before
+        assert await _one(stack.settings, "SELECT answer FROM kept") == 42
+    async with running_stack(settings, only={"postgres"}) as stack:
+        assert await _one(stack.settings, "SELECT answer FROM kept") == 42
+        assert await _one(stack.settings, "SHOW fsync") == "on"
+        assert await _one(stack.settings, "SHOW synchronous_commit") == "on"
+        assert str(await _one(stack.settings, "SHOW server_version")).startswith("18.")
+
+
+async def test_two_stacks_run_side_by_side(tmp_path: Path) -> None:
+    first, second = (settings_for(tmp_path / name) for name in ("first", "second"))
+    async with running_stack(first, only=SERVERS) as one:
+        async with running_stack(second, only=SERVERS) as two:
+            assert await _one(one.settings, "SELECT 1") == await _one(two.settings, "SELECT 1")
+            pids = {stack.pid(name) for stack in (one, two) for name in SERVERS}
+            assert len(pids) == 2 * len(SERVERS)
+        assert await _one(one.settings, "SELECT 1") == 1
+
+
+async def test_a_folder_that_only_its_owner_may_enter_is_enough(tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    async with running_stack(settings_for(private / "data"), only={"postgres"}) as stack:
+        assert await _one(stack.settings, "SELECT 1") == 1
+
+
+async def test_a_database_needs_its_password(tmp_path: Path) -> None:
+    async with running_stack(settings_for(tmp_path / "data"), only={"postgres"}) as stack:
+        address = f"postgresql://taskflow:wrong@127.0.0.1:{stack.settings.postgres_port}/taskflow"
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            await psycopg.AsyncConnection.connect(address)
+
+
+async def test_a_failed_start_stops_what_was_started_and_carries_the_log(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path / "data")
+    settings.data_dir.mkdir()
+    # A folder where NATS expects its configuration file's own store: a file.
+    (settings.data_dir / "nats").write_text("in the way")
+    with pytest.raises(StackError, match=r"nats ended 5 times(.|\n)*nats\.log(.|\n)*storage"):
+        async with running_stack(settings, only={"nats", "mail"}):
+            pass
+    assert not _pids(settings)
+    assert not [task for task in asyncio.all_tasks() if task.get_name() in SERVERS]
