@@ -17,7 +17,7 @@ WORK_QUEUE: Final = "taskflow-work"
 
 # A run with more events than this goes on in a new one. Far below what Temporal allows (51,200), so that a replay after
 # a restart of the worker stays a matter of milliseconds.
-HISTORY_LIMIT: Final = 1000
+HISTORY_LIMIT: Final = 500
 
 # Calls of our own services: they give up by themselves after 10 s, see `front_door`.
 CALL_TIMEOUT: Final = timedelta(seconds=30)

@@ -5,7 +5,8 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from workflows import contracts
+    # Not `from workflows import contracts`: the sandbox would load that one anew, with other enums.
+    import workflows.contracts as contracts
     from workflows.activities import EnrichmentActivities
 
 # Activities say themselves which errors aren't worth another try.

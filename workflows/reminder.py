@@ -6,7 +6,8 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 
 with workflow.unsafe.imports_passed_through():
-    from workflows import contracts
+    # Not `from workflows import contracts`: the sandbox would load that one anew, with other enums.
+    import workflows.contracts as contracts
     from workflows.activities import ReminderActivities
     from workflows.contracts import EmittedReminder, Reminder, ReminderOutcome
 

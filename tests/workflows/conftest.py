@@ -1,0 +1,187 @@
+"""Workflows on Temporal's time-skipping server, with the worker's real activities and doubles of the services.
+
+`pytest tests/workflows --record-histories` writes the histories anew that test_replay.py replays.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sysconfig
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from pydantic import SecretStr
+from temporalio.client import WorkflowHandle
+from temporalio.testing import WorkflowEnvironment
+
+from services.platform.config import Settings
+from tests.fakes.mail_receiver import MailReceiver, mail_receiver
+from tests.workflows.services_double import SECRET, Services, serving_doubles
+from workflows.activities import (
+    EmailActivities,
+    EnrichmentActivities,
+    JobActivities,
+    ReminderActivities,
+)
+from workflows.enrichers import EnrichRequest, Proposal, build_enricher
+from workflows.front_door import FrontDoor
+from workflows.handlers import Handler, Handlers
+from workflows.mail import Mailer, SmtpSettings
+from workflows.worker import Activities, build_workers
+
+HISTORIES = Path(__file__).parent / "histories"
+# Planted in titles, addresses, payloads and errors: none of it may turn up in a history.
+PRIVATE = "hortensia"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--record-histories", action="store_true", help="write tests/workflows/histories anew"
+    )
+
+
+class FakeModel:
+    """An enricher that answers, or raises, what a test lined up; afterwards the offline rules answer."""
+
+    def __init__(self) -> None:
+        self.answers: list[Exception | Callable[[], Awaitable[list[Proposal]]]] = []
+        self.asked: list[EnrichRequest] = []
+        self._rules = build_enricher()
+
+    async def suggest(self, request: EnrichRequest) -> list[Proposal]:
+        self.asked.append(request)
+        if self.answers:
+            answer = self.answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return await answer()
+        return await self._rules.suggest(request)
+
+
+class Examine:
+    """Checks that a run's history holds nothing private, and records it when asked to."""
+
+    def __init__(self, record: bool) -> None:
+        self._record = record
+
+    async def __call__(self, handle: WorkflowHandle[Any, Any], name: str = "") -> dict[str, Any]:
+        history = await handle.fetch_history()
+        text = history.to_json()
+        assert PRIVATE not in text
+        assert "people.example" not in text
+        content: dict[str, Any] = json.loads(text)
+        if self._record and name:
+            _write(name, handle.id, content)
+        return content
+
+
+def _write(name: str, workflow_id: str, history: dict[str, Any]) -> None:
+    """An event a line, without what names this machine: worker identities, and paths in stack traces."""
+    events = ",\n".join(json.dumps(event) for event in history["events"])
+    text = f'{{"workflowId": {json.dumps(workflow_id)}, "events": [\n{events}\n]}}\n'
+    text = re.sub(r'"identity": "[^"]*"', '"identity": "worker"', text)
+    text = re.sub(r'"stackTrace": "(?:[^"\\]|\\.)*"', '"stackTrace": ""', text)
+    (HISTORIES / f"{name}.json").write_text(text)
+
+
+@pytest.fixture(scope="session")
+async def env() -> AsyncIterator[WorkflowEnvironment]:
+    server = Path(sysconfig.get_path("scripts")) / "temporal-test-server"
+    environment = await WorkflowEnvironment.start_time_skipping(
+        test_server_existing_path=str(server)
+    )
+    async with environment:
+        yield environment
+
+
+@pytest.fixture(scope="session")
+async def all_services(env: WorkflowEnvironment) -> AsyncIterator[Services]:
+    async def clock() -> datetime:
+        return await env.get_current_time()
+
+    async with serving_doubles(clock) as doubles:
+        yield doubles
+
+
+@pytest.fixture(scope="session")
+async def receiver() -> AsyncIterator[MailReceiver]:
+    async with mail_receiver() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def all_handlers() -> dict[str, Handler]:
+    return {}
+
+
+@pytest.fixture(scope="session")
+async def worker(
+    env: WorkflowEnvironment,
+    all_services: Services,
+    receiver: MailReceiver,
+    all_handlers: dict[str, Handler],
+) -> AsyncIterator[FakeModel]:
+    """The workers as the process runs them; yields the model that they ask."""
+    settings = Settings(
+        task_address=all_services.address,
+        notification_address=all_services.address,
+        service_secret=SecretStr(SECRET),
+    )
+    door = FrontDoor(settings)
+    model = FakeModel()
+    handlers = Handlers({})
+    handlers._handlers = all_handlers  # tests register as they go
+    activities = Activities(
+        EnrichmentActivities(door.suggestions, model),
+        ReminderActivities(door.reminders),
+        JobActivities(door.jobs, handlers),
+        EmailActivities(
+            door.email,
+            Mailer(SmtpSettings("127.0.0.1", receiver.port, timeout=5)),
+            "TaskFlow <no-reply@tasks.example>",
+        ),
+    )
+    async with AsyncExitStack() as stack:
+        for each in build_workers(env.client, activities, 20):
+            await stack.enter_async_context(each)
+        yield model
+    await door.close()
+
+
+@pytest.fixture
+def services(all_services: Services, worker: FakeModel) -> Services:
+    """The doubles, empty, with workers that ask them."""
+    all_services.reset()
+    return all_services
+
+
+@pytest.fixture
+def model(worker: FakeModel) -> FakeModel:
+    worker.answers.clear()
+    worker.asked.clear()
+    return worker
+
+
+@pytest.fixture
+def mails(receiver: MailReceiver) -> MailReceiver:
+    receiver.messages.clear()
+    receiver.data_replies.clear()
+    receiver.rcpt_replies.clear()
+    receiver.lose_answers = 0
+    return receiver
+
+
+@pytest.fixture
+def examine(request: pytest.FixtureRequest) -> Examine:
+    return Examine(bool(request.config.getoption("--record-histories", default=False)))
+
+
+@pytest.fixture
+def task_id() -> str:
+    return str(uuid4())

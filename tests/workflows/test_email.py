@@ -1,0 +1,242 @@
+"""EmailBatch: one mail for a while's news, the same mail in every try."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import grpc
+import pytest
+from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.testing import WorkflowEnvironment
+
+from taskflow.notification.v1 import internal_service_pb2 as email_rpc
+from taskflow.notification.v1 import notification_pb2
+from tests.fakes.mail_receiver import MailReceiver
+from tests.workflows.conftest import PRIVATE, Examine
+from tests.workflows.services_double import Services
+from workflows import contracts
+from workflows.email import EmailBatch
+
+Handle = WorkflowHandle[EmailBatch, None]
+
+WINDOW = timedelta(minutes=5)
+
+
+@pytest.fixture
+def user_id() -> str:
+    return str(uuid4())
+
+
+async def notify(
+    env: WorkflowEnvironment,
+    services: Services,
+    user_id: str,
+    key: str = "OPS-12",
+    window: timedelta = WINDOW,
+) -> Handle:
+    """A new unread notification, and what the dispatcher does for it."""
+    told = notification_pb2.Notification(
+        id=str(uuid4()),
+        kind=notification_pb2.NOTIFICATION_KIND_ASSIGNED,
+        task_key=key,
+        task_title=f"Fix the door of {PRIVATE}",
+        headline=f"Bo assigned {key} to you",
+    )
+    told.create_time.FromDatetime(datetime(2026, 11, 22, 12, tzinfo=UTC))
+    services.unread.append(email_rpc.EmailItem(notification=told, workspace_name="Acme"))
+    return await env.client.start_workflow(
+        EmailBatch.run,
+        contracts.UserMail(user_id, window.total_seconds()),
+        id=contracts.email_id(user_id),
+        task_queue=contracts.TASK_QUEUE,
+        start_signal="notified",
+        start_signal_args=[told.id],
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+    )
+
+
+async def test_what_comes_within_the_window_goes_out_as_one_mail(
+    env: WorkflowEnvironment,
+    services: Services,
+    mails: MailReceiver,
+    examine: Examine,
+    user_id: str,
+) -> None:
+    await notify(env, services, user_id, "OPS-12")
+    await env.sleep(WINDOW / 2)
+    assert mails.messages == []
+    handle = await notify(env, services, user_id, "OPS-13")
+    await handle.result()
+    (mail,) = mails.messages
+    assert mail["To"] == "Zoë <zoe@people.example>"
+    assert mail["Subject"] == "2 notifications: OPS"
+    assert mail["From"] == "TaskFlow <no-reply@tasks.example>"
+    body = mail.get_body(("plain",))
+    assert body is not None
+    text = body.get_content()
+    assert f"Fix the door of {PRIVATE}" in text
+    assert "Acme · OPS, Sun 22 Nov 2026, 13:00 CET" in text
+    assert list(services.finished_batches.values()) == [""]
+    await examine(handle, "email_batch")
+
+
+async def test_what_was_read_within_the_window_is_not_mailed(
+    env: WorkflowEnvironment,
+    services: Services,
+    mails: MailReceiver,
+    examine: Examine,
+    user_id: str,
+) -> None:
+    handle = await notify(env, services, user_id)
+    services.unread.clear()
+    await handle.result()
+    assert mails.messages == []
+    assert services.finished_batches == {}
+    await examine(handle, "email_nothing_left")
+
+
+async def test_after_a_lost_answer_the_same_mail_comes_with_the_same_message_id(
+    env: WorkflowEnvironment,
+    services: Services,
+    mails: MailReceiver,
+    examine: Examine,
+    user_id: str,
+) -> None:
+    mails.lose_answers = 1
+    handle = await notify(env, services, user_id)
+    await handle.result()
+    first, second = mails.messages
+    (batch,) = services.batches
+    assert first["Message-ID"] == second["Message-ID"] == f"<{batch}@tasks.example>"
+    assert services.finished_batches == {batch: ""}
+    await examine(handle, "email_repeated")
+
+
+async def test_no_second_mail_goes_out_while_the_sending_can_not_be_recorded(
+    env: WorkflowEnvironment,
+    services: Services,
+    mails: MailReceiver,
+    examine: Examine,
+    user_id: str,
+) -> None:
+    services.outages["FinishEmailBatch"] = [grpc.StatusCode.UNAVAILABLE] * 5
+    handle = await notify(env, services, user_id)
+    await handle.result()
+    assert len(mails.messages) == 1
+    assert list(services.finished_batches.values()) == [""]
+    await examine(handle)
+
+
+async def test_a_mail_server_that_is_busy_gets_it_later(
+    env: WorkflowEnvironment,
+    services: Services,
+    mails: MailReceiver,
+    examine: Examine,
+    user_id: str,
+) -> None:
+    mails.data_replies = [f"451 {PRIVATE}, not now"] * 4
+    handle = await notify(env, services, user_id)
+    await handle.result()
+    assert len(mails.messages) == 1
+    assert len(services.batches) == 1
+    await examine(handle)
+
+
+async def test_a_mail_that_is_refused_for_good_is_recorded_with_the_reason(
+    env: WorkflowEnvironment,
+    services: Services,
+    mails: MailReceiver,
+    examine: Examine,
+    user_id: str,
+) -> None:
+    mails.rcpt_replies = ["550 zoe@people.example is unknown"]
+    handle = await notify(env, services, user_id)
+    await handle.result()
+    assert mails.messages == []
+    assert list(services.finished_batches.values()) == ["the mail server refused with 550"]
+    await examine(handle, "email_refused")
+
+
+async def test_a_mail_server_that_stays_away_for_a_day_ends_the_batch(
+    env: WorkflowEnvironment,
+    services: Services,
+    mails: MailReceiver,
+    examine: Examine,
+    user_id: str,
+) -> None:
+    mails.data_replies = ["451 not now"] * 1000
+    handle = await notify(env, services, user_id)
+    await handle.result()
+    assert list(services.finished_batches.values()) == ["the mail server answered 451"]
+    prepared = services.calls["PrepareEmailBatch"]
+    assert timedelta(hours=23) < prepared[-1] - prepared[0] <= contracts.EMAIL_GIVE_UP
+    await examine(handle)
+
+
+async def test_news_that_comes_while_a_mail_is_sent_is_in_the_next_one(
+    env: WorkflowEnvironment,
+    services: Services,
+    mails: MailReceiver,
+    examine: Examine,
+    user_id: str,
+) -> None:
+    async def more() -> None:
+        del services.during["FinishEmailBatch"]
+        await notify(env, services, user_id, "OPS-13")
+
+    services.during["FinishEmailBatch"] = more
+    handle = await notify(env, services, user_id, "OPS-12")
+    await handle.result()
+    assert [mail["Subject"] for mail in mails.messages] == [
+        "[OPS-12] Bo assigned OPS-12 to you",
+        "[OPS-13] Bo assigned OPS-13 to you",
+    ]
+    first, second = services.calls["PrepareEmailBatch"]
+    assert second - first >= WINDOW
+    await examine(handle, "email_two_batches")
+
+
+async def test_without_a_window_mail_goes_out_at_once(
+    env: WorkflowEnvironment, services: Services, mails: MailReceiver, user_id: str
+) -> None:
+    handle = await notify(env, services, user_id, window=timedelta(0))
+    with env.auto_time_skipping_disabled():
+        await handle.result()
+    assert len(mails.messages) == 1
+
+
+async def test_unknown_zones_are_shown_in_utc(
+    env: WorkflowEnvironment, services: Services, mails: MailReceiver, user_id: str
+) -> None:
+    services.recipient = ("zoe@people.example", "Zoë", "Mars/Olympus_Mons")
+    await (await notify(env, services, user_id)).result()
+    body = mails.messages[0].get_body(("plain",))
+    assert body is not None
+    assert "12:00 UTC" in body.get_content()
+
+
+async def test_a_user_who_always_has_news_gets_it_through_new_runs(
+    env: WorkflowEnvironment,
+    services: Services,
+    mails: MailReceiver,
+    examine: Examine,
+    user_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever has ended a batch is told of the next thing, until the run was continued as another."""
+    monkeypatch.setattr(contracts, "HISTORY_LIMIT", 100)
+    wanted = 12
+
+    async def more() -> None:
+        if len(mails.messages) < wanted:
+            await notify(env, services, user_id, window=timedelta(seconds=1))
+
+    services.during["FinishEmailBatch"] = more
+    handle = await notify(env, services, user_id, window=timedelta(seconds=1))
+    await handle.result()
+    assert len(mails.messages) == wanted
+    first = env.client.get_workflow_handle(handle.id, run_id=handle.result_run_id)
+    assert (await first.describe()).status is WorkflowExecutionStatus.CONTINUED_AS_NEW
+    await examine(first)

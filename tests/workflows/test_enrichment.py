@@ -1,0 +1,184 @@
+"""EnrichTask: what becomes of suggestions when texts change, models fail and services go away."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import grpc
+import pytest
+from temporalio.client import WorkflowHandle
+from temporalio.testing import WorkflowEnvironment
+
+from taskflow.task.v1 import suggestion_pb2, task_pb2
+from tests.workflows.conftest import PRIVATE, Examine, FakeModel
+from tests.workflows.services_double import Services, Task
+from workflows import contracts
+from workflows.contracts import Enrichment
+from workflows.enrichers import (
+    InvalidModelOutput,
+    ModelRefused,
+    Proposal,
+    RetryableModelError,
+)
+from workflows.enrichment import EnrichTask
+
+Handle = WorkflowHandle[EnrichTask, Enrichment]
+
+
+async def start(env: WorkflowEnvironment, task_id: str, text_revision: int = 1) -> Handle:
+    return await env.client.start_workflow(
+        EnrichTask.run,
+        contracts.TaskText(task_id, text_revision),
+        id=contracts.enrich_id(task_id, text_revision),
+        task_queue=contracts.TASK_QUEUE,
+    )
+
+
+async def test_a_suggestion_is_stored_with_its_reason_for_the_text_it_was_made_for(
+    env: WorkflowEnvironment, services: Services, model: FakeModel, examine: Examine, task_id: str
+) -> None:
+    services.tasks[task_id] = Task(f"Call {PRIVATE} as soon as possible", text_revision=3)
+    handle = await start(env, task_id, 3)
+    assert await handle.result() is Enrichment.STORED
+    (stored,) = services.suggestions
+    assert stored.base_text_revision == 3
+    (draft,) = stored.suggestions
+    assert draft.kind == suggestion_pb2.SUGGESTION_KIND_PRIORITY
+    assert draft.priority == task_pb2.TASK_PRIORITY_HIGH
+    assert "as soon as possible" in draft.reason
+    assert (draft.model, draft.prompt_version) == ("heuristic", "rules-1")
+    history = await examine(handle, "enrich_stored")
+    scheduled = [e for e in history["events"] if "activityTaskScheduledEventAttributes" in e]
+    assert len(scheduled) == 1, "one activity does it all"
+
+
+async def test_an_improved_description_is_stored_as_such(
+    env: WorkflowEnvironment, services: Services, model: FakeModel, task_id: str
+) -> None:
+    async def improved() -> list[Proposal]:
+        return [Proposal("description", "Better words.", "clearer", 0.7, "m", "p-1")]
+
+    services.tasks[task_id] = Task("Words")
+    model.answers = [improved]
+    assert await (await start(env, task_id)).result() is Enrichment.STORED
+    (draft,) = services.suggestions[0].suggestions
+    assert draft.kind == suggestion_pb2.SUGGESTION_KIND_DESCRIPTION
+    assert draft.description == "Better words."
+    assert draft.confidence == pytest.approx(0.7)
+
+
+async def test_a_newer_text_supersedes_a_run_before_the_model_is_asked(
+    env: WorkflowEnvironment, services: Services, model: FakeModel, examine: Examine, task_id: str
+) -> None:
+    services.tasks[task_id] = Task("Sweep", text_revision=2)
+    handle = await start(env, task_id, 1)
+    assert await handle.result() is Enrichment.SUPERSEDED
+    assert model.asked == []
+    await examine(handle, "enrich_superseded")
+
+
+async def test_a_text_that_changes_while_the_model_thinks_gets_no_old_suggestion(
+    env: WorkflowEnvironment, services: Services, model: FakeModel, task_id: str
+) -> None:
+    async def slow() -> list[Proposal]:
+        services.tasks[task_id].text_revision = 2
+        return [Proposal("priority", "LOW", "says 'someday'", 0.7, "m", "p-1")]
+
+    services.tasks[task_id] = Task("Sweep someday")
+    model.answers = [slow]
+    assert await (await start(env, task_id)).result() is Enrichment.SUPERSEDED
+    assert services.suggestions == []
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_nobody_is_asked_for_a_task_that_wants_no_suggestions(
+    env: WorkflowEnvironment, services: Services, model: FakeModel, task_id: str, gone: bool
+) -> None:
+    if not gone:
+        services.tasks[task_id] = Task("Sweep", wanted=False)
+    assert await (await start(env, task_id)).result() is Enrichment.UNWANTED
+    assert model.asked == []
+    assert services.failures == []
+
+
+async def test_a_retry_waits_as_long_as_the_model_asked_for(
+    env: WorkflowEnvironment, services: Services, model: FakeModel, examine: Examine, task_id: str
+) -> None:
+    services.tasks[task_id] = Task("Sweep")
+    model.answers = [RetryableModelError("the model endpoint answered 429", retry_after=600)]
+    handle = await start(env, task_id)
+    assert await handle.result() is Enrichment.STORED
+    first, second = services.calls["GetEnrichmentInput"]
+    assert timedelta(seconds=600) <= second - first < timedelta(seconds=602)
+    await examine(handle, "enrich_retried")
+
+
+async def test_a_model_that_keeps_failing_ends_as_a_failed_job_after_its_tries(
+    env: WorkflowEnvironment, services: Services, model: FakeModel, examine: Examine, task_id: str
+) -> None:
+    services.tasks[task_id] = Task(f"Sweep for {PRIVATE}")
+    model.answers = [
+        RetryableModelError("the model endpoint answered 503")
+        for _ in range(contracts.ENRICH_TRIES)
+    ]
+    handle = await start(env, task_id)
+    assert await handle.result() is Enrichment.FAILED
+    assert len(model.asked) == contracts.ENRICH_TRIES
+    (failure,) = services.failures
+    assert failure.task_id == task_id
+    assert failure.base_text_revision == 1
+    assert failure.error == "the model endpoint answered 503"
+    await examine(handle, "enrich_failed")
+
+
+@pytest.mark.parametrize(
+    "error", [InvalidModelOutput("invalid answer after a correction"), ModelRefused("declined")]
+)
+async def test_an_unusable_answer_fails_at_once_and_leaves_the_task_alone(
+    env: WorkflowEnvironment,
+    services: Services,
+    model: FakeModel,
+    examine: Examine,
+    task_id: str,
+    error: Exception,
+) -> None:
+    services.tasks[task_id] = Task("Sweep")
+    model.answers = [error]
+    handle = await start(env, task_id)
+    assert await handle.result() is Enrichment.FAILED
+    assert len(model.asked) == 1
+    assert services.suggestions == []
+    assert [failure.error for failure in services.failures] == [str(error)]
+    await examine(handle)
+
+
+async def test_an_outage_of_the_task_service_costs_time_and_no_suggestion(
+    env: WorkflowEnvironment, services: Services, model: FakeModel, examine: Examine, task_id: str
+) -> None:
+    services.tasks[task_id] = Task("Sweep")
+    services.outages["GetEnrichmentInput"] = [grpc.StatusCode.UNAVAILABLE] * 15
+    services.outages["StoreSuggestions"] = [grpc.StatusCode.INTERNAL]
+    handle = await start(env, task_id)
+    assert await handle.result() is Enrichment.STORED
+    await examine(handle)
+
+
+async def test_a_suggestion_that_is_refused_is_listed_as_failed_and_not_tried_for_ever(
+    env: WorkflowEnvironment, services: Services, model: FakeModel, examine: Examine, task_id: str
+) -> None:
+    services.tasks[task_id] = Task("Sweep")
+    services.outages["StoreSuggestions"] = [grpc.StatusCode.INVALID_ARGUMENT]
+    handle = await start(env, task_id)
+    assert await handle.result() is Enrichment.FAILED
+    assert services.failures[0].error == "a service answered INVALID_ARGUMENT"
+    await examine(handle)
+
+
+async def test_what_fails_unexpectedly_is_kept_without_its_words(
+    env: WorkflowEnvironment, services: Services, model: FakeModel, examine: Examine, task_id: str
+) -> None:
+    services.tasks[task_id] = Task("Sweep")
+    model.answers = [KeyError(f"{PRIVATE} is missing")]
+    handle = await start(env, task_id)
+    assert await handle.result() is Enrichment.STORED
+    await examine(handle)

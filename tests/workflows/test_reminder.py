@@ -1,0 +1,290 @@
+"""DeadlineReminder: on time and once, whatever happens to the task, the services and the signals."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import grpc
+from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.testing import WorkflowEnvironment
+
+from tests.workflows.conftest import Examine
+from tests.workflows.services_double import Services, Task
+from workflows import contracts
+from workflows.reminder import DeadlineReminder
+
+Handle = WorkflowHandle[DeadlineReminder, None]
+
+DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
+SECOND = timedelta(seconds=1)
+
+
+async def change(env: WorkflowEnvironment, task_id: str, revision: int) -> Handle:
+    """What the dispatcher does for each change."""
+    return await env.client.start_workflow(
+        DeadlineReminder.run,
+        contracts.TaskDeadline(task_id),
+        id=contracts.reminder_id(task_id),
+        task_queue=contracts.TASK_QUEUE,
+        start_signal="changed",
+        start_signal_args=[revision],
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+    )
+
+
+async def later(env: WorkflowEnvironment, wait: timedelta) -> datetime:
+    now = await env.get_current_time()
+    return now.replace(microsecond=250_000) + wait
+
+
+def sent(services: Services, task_id: str) -> list[tuple[datetime, int]]:
+    """Deadline and offset of what was sent, in order of the sending."""
+    rows = [
+        (at, due, offset)
+        for (task, due, offset), (state, at) in services.ledger.items()
+        if task == task_id and state == "SENT"
+    ]
+    return [(due, offset) for _, due, offset in sorted(rows)]
+
+
+async def test_reminders_go_out_at_every_offset_within_a_second(
+    env: WorkflowEnvironment, services: Services, examine: Examine, task_id: str
+) -> None:
+    due = await later(env, 2 * DAY)
+    services.tasks[task_id] = Task(due=due)
+    handle = await change(env, task_id, 1)
+    await handle.result()
+    assert sent(services, task_id) == [(due, 86400), (due, 3600), (due, 0)]
+    for (_, _, offset), (_, at) in services.ledger.items():
+        assert timedelta(0) <= at - (due - timedelta(seconds=offset)) <= SECOND
+    await examine(handle, "reminder_sent")
+
+
+async def test_a_moved_deadline_reminds_at_the_new_instants_only(
+    env: WorkflowEnvironment, services: Services, examine: Examine, task_id: str
+) -> None:
+    first = await later(env, 3 * HOUR)
+    services.tasks[task_id] = Task(due=first)
+    services.offsets = (3600, 0)
+    await change(env, task_id, 1)
+    await env.sleep(HOUR)
+    moved = first + 5 * HOUR
+    services.tasks[task_id].due = moved
+    handle = await change(env, task_id, 2)
+    await handle.result()
+    assert sent(services, task_id) == [(moved, 3600), (moved, 0)]
+    await examine(handle, "reminder_moved")
+
+
+async def test_a_deadline_moved_without_a_signal_yet_reminds_of_the_new_one(
+    env: WorkflowEnvironment, services: Services, task_id: str
+) -> None:
+    first = await later(env, 2 * HOUR)
+    services.tasks[task_id] = Task(due=first)
+    services.offsets = (3600,)
+    handle = await change(env, task_id, 1)
+    await env.sleep(SECOND)
+    services.tasks[task_id].due = first + HOUR
+    await handle.result()
+    assert sent(services, task_id) == [(first + HOUR, 3600)]
+
+
+async def test_a_finished_task_ends_its_timer_at_once(
+    env: WorkflowEnvironment, services: Services, task_id: str
+) -> None:
+    services.tasks[task_id] = Task(due=await later(env, 2 * DAY))
+    await change(env, task_id, 1)
+    await env.sleep(HOUR)
+    services.tasks[task_id].finished = True
+    handle = await change(env, task_id, 2)
+    with env.auto_time_skipping_disabled():
+        await handle.result()
+    assert services.ledger == {}
+
+
+async def test_a_task_deleted_in_the_last_moment_does_not_remind(
+    env: WorkflowEnvironment, services: Services, examine: Examine, task_id: str
+) -> None:
+    async def delete() -> None:
+        services.tasks[task_id].deleted = True
+
+    services.tasks[task_id] = Task(due=await later(env, HOUR))
+    services.offsets = (0,)
+    services.during["EmitReminder"] = delete
+    handle = await change(env, task_id, 1)
+    await handle.result()
+    assert services.ledger == {}
+    await examine(handle, "reminder_deleted")
+
+
+async def test_an_undeleted_task_is_planned_anew(
+    env: WorkflowEnvironment, services: Services, task_id: str
+) -> None:
+    due = await later(env, 2 * HOUR)
+    services.tasks[task_id] = Task(due=due, deleted=True)
+    handle = await change(env, task_id, 2)
+    with env.auto_time_skipping_disabled():
+        await handle.result()
+    services.tasks[task_id].deleted = False
+    await (await change(env, task_id, 3)).result()
+    assert sent(services, task_id)[-1] == (due, 0)
+
+
+async def test_a_signal_that_comes_while_the_run_completes_is_not_lost(
+    env: WorkflowEnvironment, services: Services, examine: Examine, task_id: str
+) -> None:
+    """The plan says that nothing is left; before the run can end, the task has changed."""
+    due = await later(env, 2 * HOUR)
+    calls = 0
+
+    async def edit() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            await change(env, task_id, 2)
+            services.during.clear()
+
+    services.tasks[task_id] = Task(due=None)
+    services.offsets = (0,)
+    services.outages["PlanReminder"] = [grpc.StatusCode.UNAVAILABLE]
+    services.during["PlanReminder"] = edit
+    handle = await change(env, task_id, 1)
+    with env.auto_time_skipping_disabled():
+        await handle.result()
+    # The run saw the signal that came during its last plan, and planned once more.
+    assert len(services.calls["PlanReminder"]) == 3
+    services.tasks[task_id].due = due
+    await (await change(env, task_id, 3)).result()
+    assert sent(services, task_id) == [(due, 0)]
+    await examine(handle, "reminder_signalled_at_the_end")
+
+
+async def test_no_change_is_lost_when_signals_race_with_the_end_of_runs(
+    env: WorkflowEnvironment, services: Services, task_id: str
+) -> None:
+    """Each change is followed by a plan that sees it, whether it reached the old run or a new one."""
+    services.tasks[task_id] = Task(due=None)
+    for revision in range(1, 41):
+        services.tasks[task_id].text_revision = revision
+        handle = await change(env, task_id, revision)
+    seen: list[int] = []
+
+    async def look() -> None:
+        seen.append(services.tasks[task_id].text_revision)
+
+    services.during["PlanReminder"] = look
+    for revision in range(41, 81):
+        services.tasks[task_id].text_revision = revision
+        handle = await change(env, task_id, revision)
+    await handle.result()
+    assert seen[-1] == 80
+
+
+async def test_late_and_repeated_signals_change_nothing(
+    env: WorkflowEnvironment, services: Services, task_id: str
+) -> None:
+    due = await later(env, 2 * HOUR)
+    services.tasks[task_id] = Task(due=due)
+    services.offsets = (0,)
+    await change(env, task_id, 7)
+    await env.sleep(SECOND)
+    for revision in (3, 7, 5):
+        handle = await change(env, task_id, revision)
+    await handle.result()
+    assert len(services.calls["PlanReminder"]) == 1
+    assert sent(services, task_id) == [(due, 0)]
+
+
+async def test_a_reminder_that_is_too_early_for_the_database_is_tried_again(
+    env: WorkflowEnvironment, services: Services, examine: Examine, task_id: str
+) -> None:
+    due = await later(env, HOUR)
+    services.tasks[task_id] = Task(due=due)
+    services.offsets = (0,)
+    clock = services.clock
+
+    async def behind() -> datetime:
+        return await clock() - 3 * SECOND
+
+    services.clock = behind
+    handle = await change(env, task_id, 1)
+    await handle.result()
+    services.clock = clock
+    assert sent(services, task_id) == [(due, 0)]
+    assert 2 <= len(services.calls["EmitReminder"]) <= 5
+    await examine(handle, "reminder_early")
+
+
+async def test_an_outage_at_the_instant_delays_a_reminder_and_doubles_none(
+    env: WorkflowEnvironment, services: Services, examine: Examine, task_id: str
+) -> None:
+    due = await later(env, 2 * HOUR)
+    services.tasks[task_id] = Task(due=due)
+    services.offsets = (3600,)
+    services.outages["EmitReminder"] = [grpc.StatusCode.UNAVAILABLE] * 12
+    handle = await change(env, task_id, 1)
+    await handle.result()
+    assert sent(services, task_id) == [(due, 3600)]
+    await examine(handle)
+
+
+async def test_reminders_of_an_archived_project_are_held_back_until_it_is_unarchived(
+    env: WorkflowEnvironment, services: Services, examine: Examine, task_id: str
+) -> None:
+    due = await later(env, 30 * HOUR)
+    services.tasks[task_id] = Task(due=due, archived=True)
+    services.offsets = (86400,)
+    handle = await change(env, task_id, 1)
+    await env.sleep(10 * HOUR)
+    assert services.ledger == {}
+    services.tasks[task_id].archived = False
+    unarchived = await env.get_current_time()
+    await handle.result()
+    ((_, at),) = services.ledger.values()
+    assert at - unarchived <= contracts.REMINDER_ARCHIVED_PAUSE + SECOND
+    await examine(handle, "reminder_archived")
+
+
+async def test_a_task_that_is_gone_ends_its_timer(
+    env: WorkflowEnvironment, services: Services, task_id: str
+) -> None:
+    services.outages["PlanReminder"] = [grpc.StatusCode.NOT_FOUND]
+    await (await change(env, task_id, 1)).result()
+
+
+async def test_many_edits_continue_as_a_new_run_and_the_reminder_still_comes(
+    env: WorkflowEnvironment, services: Services, examine: Examine, task_id: str
+) -> None:
+    services.offsets = (0,)
+    services.tasks[task_id] = Task(due=await later(env, DAY))
+    started = await change(env, task_id, 1)
+    first = env.client.get_workflow_handle(started.id, run_id=started.result_run_id)
+    revision = 1
+    while (await first.describe()).status is WorkflowExecutionStatus.RUNNING:
+        revision += 1
+        plans = len(services.calls["PlanReminder"])
+        await change(env, task_id, revision)
+        assert revision < 3000, "the first run goes on for ever"
+        while len(services.calls["PlanReminder"]) == plans:
+            await env.sleep(0.001)
+    history = await examine(first, "reminder_continued")
+    assert len(history["events"]) < 2 * contracts.HISTORY_LIMIT
+    due = await later(env, 2 * HOUR)
+    services.tasks[task_id].due = due
+    handle = await change(env, task_id, revision + 1)
+    await handle.result()
+    assert sent(services, task_id) == [(due, 0)]
+
+
+async def test_a_deadline_in_the_far_future_fits_a_timer(
+    env: WorkflowEnvironment, services: Services, task_id: str
+) -> None:
+    services.tasks[task_id] = Task(due=(await later(env, DAY)).replace(year=9999))
+    services.offsets = (0,)
+    await change(env, task_id, 1)
+    await env.sleep(SECOND)
+    services.tasks[task_id].finished = True
+    await (await change(env, task_id, 2)).result()
+    assert services.ledger == {}

@@ -1,0 +1,1 @@
+"""Temporal workflows: definitions, the activities they call, and the process that runs them."""
