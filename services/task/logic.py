@@ -195,24 +195,26 @@ async def change_task(
     """
     if row.deleted_at:
         raise DomainError(reasons.ERROR_REASON_TASK_DELETED)
+    now = _now(row)
     wanted = _differing(row, changes)
     if wanted.get("assignee_id") is not None:
         await _require_member(tx, row, wanted["assignee_id"])
     if wanted.get("parent_id") is not None:
         await _require_parent(tx, row, wanted["parent_id"])
     if "status" in wanted:
-        wanted |= _finishing(row, wanted["status"])
+        wanted |= _finishing(row, wanted["status"], now)
         if "finished_at" in wanted and wanted["finished_at"] is None:
             wanted = await _without_stranger(tx, row) | wanted
     new = await _with_due(tx, row, row._replace(**wanted))
-    return await _store(tx, row, new, actor_id)
+    return await _store(tx, row, new, actor_id, now)
 
 
 async def delete_task(tx: Transaction, row: Row, actor_id: UUID) -> Row:
     """Deletes a task that `lock_task` locked. Raises NOT_FOUND for one that is deleted."""
     if row.deleted_at:
         raise not_found("task", row.id)
-    return await _store(tx, row, row._replace(deleted_at=_now(row)), actor_id)
+    now = _now(row)
+    return await _store(tx, row, row._replace(deleted_at=now), actor_id, now)
 
 
 async def undelete_task(tx: Transaction, row: Row, actor_id: UUID) -> Row:
@@ -221,7 +223,7 @@ async def undelete_task(tx: Transaction, row: Row, actor_id: UUID) -> Row:
         raise DomainError(reasons.ERROR_REASON_TASK_NOT_DELETED)
     followed = await _without_stranger(tx, row) | {"deleted_at": None}
     new = await _with_due(tx, row, row._replace(**followed))
-    return await _store(tx, row, new, actor_id)
+    return await _store(tx, row, new, actor_id, _now(row))
 
 
 def _differing(row: Row, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,11 +242,11 @@ def _differing(row: Row, changes: Mapping[str, Any]) -> dict[str, Any]:
     return wanted
 
 
-def _finishing(row: Row, status: int) -> dict[str, Any]:
+def _finishing(row: Row, status: int, now: datetime) -> dict[str, Any]:
     if status not in _FINISHED:
         return {"finished_at": None}
     # A task that was done and turns out to be canceled has been finished since then.
-    return {} if row.finished_at else {"finished_at": _now(row)}
+    return {} if row.finished_at else {"finished_at": now}
 
 
 async def _require_member(tx: Transaction, row: Row, assignee_id: UUID) -> None:
@@ -309,12 +311,12 @@ async def _with_due(tx: Transaction, row: Row, new: Row) -> Row:
 # Storing.
 
 
-async def _store(tx: Transaction, row: Row, new: Row, actor_id: UUID | None) -> Row:
+async def _store(tx: Transaction, row: Row, new: Row, actor_id: UUID | None, now: datetime) -> Row:
     """Writes what differs, with the event and what else follows; `row` is locked."""
     columns = _changed(row, new)
     if not columns:
         return row
-    new = _revised(row, new, columns)
+    new = _revised(row, new, columns, now)
     await _write(tx, new, columns | {"revision", "text_revision", "updated_at"})
     event = _change_event(row, new, columns, actor_id)
     await outbox.add_event(tx, event)
@@ -333,11 +335,11 @@ def _changed(row: Row, new: Row) -> set[str]:
     }
 
 
-def _revised(row: Row, new: Row, columns: set[str]) -> Row:
+def _revised(row: Row, new: Row, columns: set[str], now: datetime) -> Row:
     return new._replace(
         revision=row.revision + 1,
         text_revision=row.text_revision + (1 if columns & _TEXT else 0),
-        updated_at=_now(row),
+        updated_at=now,
     )
 
 
@@ -432,7 +434,7 @@ async def _store_many(
         columns = _changed(row, new)
         # Another zone with the same instant is nothing that anybody sees.
         if _told(row, new, columns):
-            new = _revised(row, new, columns)
+            new = _revised(row, new, columns, _now(row))
             events.append(_change_event(row, new, columns, actor_id))
         values.append({f"new_{name}": getattr(new, name) for name in _MOVED} | {"task_id": row.id})
     if values:
