@@ -10,7 +10,7 @@ import pytest
 from argon2 import PasswordHasher
 from sqlalchemy import text
 
-from services.auth import sweep
+from services.auth import passwords, sweep
 from services.platform.config import Settings
 from services.platform.db import Database, Statement
 from taskflow.auth.v1 import auth_service_pb2
@@ -22,6 +22,7 @@ from tests.integration.people import (
     bearer,
     database,
     events,
+    read_refusal,
     refusal,
     team_at,
 )
@@ -367,13 +368,21 @@ async def test_a_hash_with_old_parameters_is_renewed_at_login(team: Team, db: Da
             assert row.password_hash.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
 
 
-async def test_more_logins_than_can_wait_are_refused_at_once(team: Team) -> None:
+async def test_more_logins_than_can_wait_are_refused_at_once(
+    team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passwords, "_WAITING", 8)
     user = await team.register()
     answers = await asyncio.gather(
-        *(team.login(user.email) for _ in range(110)), return_exceptions=True
+        *(team.login(user.email) for _ in range(24)), return_exceptions=True
     )
-    refused = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
-    assert 0 < len(refused) < 110
-    assert {answer.code() for answer in refused} == {_Code.RESOURCE_EXHAUSTED}
+    refused = [
+        read_refusal(answer) for answer in answers if isinstance(answer, grpc.aio.AioRpcError)
+    ]
+    assert 0 < len(refused) <= 16
+    assert {(refusal.code, refusal.reason) for refusal in refused} == {
+        (_Code.RESOURCE_EXHAUSTED, "OVERLOADED")
+    }
+    assert all(refusal.retry_after for refusal in refused)
     assert all(isinstance(answer, Person | grpc.aio.AioRpcError) for answer in answers)
     assert (await team.login(user.email)).id == user.id, "and then it's over"

@@ -279,10 +279,9 @@ def _signer(keys: tokens.SigningKeys) -> str:
 
 async def test_the_first_key_is_made_once_and_for_our_eyes_only(tmp_path: Path) -> None:
     program = (
-        "import asyncio, pathlib, sys; from services.auth.tokens import SigningKeys;"
-        "from services.platform.config import Settings;"
-        "keys = SigningKeys(Settings(signing_key_dir=pathlib.Path(sys.argv[1])));"
-        "print([key.kid for key in asyncio.run(keys.public_keys())])"
+        "import pathlib, sys; from services.auth import keyfiles;"
+        "folder = pathlib.Path(sys.argv[1]); keyfiles.create_first(folder);"
+        "print([key.thumbprint() for key, _ in keyfiles.read(folder)])"
     )
     started = [
         await asyncio.create_subprocess_exec(
@@ -294,6 +293,8 @@ async def test_the_first_key_is_made_once_and_for_our_eyes_only(tmp_path: Path) 
     answers = {(await process.communicate())[0] for process in started}
     assert len(answers) == 1
     (file,) = (tmp_path / "keys").iterdir()
+    (kid,) = await _kids(tokens.SigningKeys(Settings(signing_key_dir=file.parent)))
+    assert kid.encode() in answers.pop()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
 
