@@ -1,6 +1,7 @@
 """Short questions to a server: does it serve? One that isn't there is an answer, not an error."""
 
 import asyncio
+import http.client
 import json
 
 import grpc
@@ -36,19 +37,20 @@ async def accepts(host: str, port: int) -> bool:
 
 
 async def http_get(host: str, port: int, path: str) -> tuple[int, bytes]:
-    """Status and body of a plain GET; (0, b"") when nothing answers."""
+    """Status and body of a GET; (0, b"") when nobody answers."""
+    return await asyncio.to_thread(_get, host, port, path)
+
+
+def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(host, port, timeout=_ANSWER_SECONDS)
     try:
-        reader, writer = await asyncio.open_connection(host, port)
-    except OSError:
-        return 0, b""
-    try:
-        writer.write(f"GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
-        head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
-        return int(head.split(b" ", 2)[1]), body
-    except (OSError, IndexError, ValueError):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except (OSError, http.client.HTTPException):
         return 0, b""
     finally:
-        writer.close()
+        connection.close()
 
 
 async def grpc_call(host: str, port: int, method: str, request: bytes) -> bytes | None:
