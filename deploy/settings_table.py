@@ -1,0 +1,84 @@
+"""Writes docs/configuration.md from the settings: `python -m deploy.settings_table`. With `--check`, only compares."""
+
+import sys
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from services.platform.config import PREFIX, Settings
+
+FILE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
+
+# The first setting of each part, in the order of config.py.
+_PARTS = {
+    "environment": "General",
+    "host": "Where things listen",
+    "database_url": "Where things are",
+    "token_secret": "Secrets and sessions",
+    "reflection": "Processes",
+    "heartbeat_interval": "Streams",
+    "relay_interval": "Events",
+    "enrich_debounce": "Workflows",
+    "ai_base_url": "AI",
+    "smtp_host": "Mail",
+}
+_HEAD = """\
+# Configuration
+
+Every process reads these environment variables once, when it starts, and says in one sentence each what is wrong with
+them. An empty one counts as not set. Times are seconds, sizes bytes.
+
+<!-- Made from services/platform/config.py by `python -m deploy.settings_table`. -->
+"""
+_TRACES = """
+## Traces
+
+Off by default. They need the extra `otel` (`pip install taskflow-server[otel]`) and the standard variables of
+OpenTelemetry, of which these switch them on or off; the others (sampler, headers, batches, limits) work as well.
+
+| Variable | Meaning |
+|---|---|
+| `OTEL_EXPORTER_OTLP_ENDPOINT` | The collector, such as `http://localhost:4317`. Switches traces on. |
+| `OTEL_TRACES_EXPORTER` | `otlp`, `console` or another exporter that is installed switches traces on, `none` off. |
+| `OTEL_SDK_DISABLED` | `true` switches traces off. |
+| `OTEL_SERVICE_NAME` | Unset: `taskflow-auth`, `taskflow-task` and so on. |
+"""
+
+
+def document() -> str:
+    return _HEAD + "".join(_rows()) + _TRACES
+
+
+def _rows() -> list[str]:
+    rows = []
+    for name, field in Settings.model_fields.items():
+        if name in _PARTS:
+            rows.append(f"\n## {_PARTS[name]}\n\n| Variable | Default | Meaning |\n|---|---|---|\n")
+        meaning = (field.description or "").replace("\n", " ").replace("|", "\\|")
+        rows.append(f"| `{PREFIX}{name.upper()}` | {_shown(field.default)} | {meaning} |\n")
+    return rows
+
+
+def _shown(default: object) -> str:
+    match default:
+        case None:
+            return ""
+        case SecretStr():
+            return "one for development, which production refuses"
+        case bool():
+            return f"`{str(default).lower()}`"
+        case tuple():
+            return f"`{','.join(map(str, default))}`"
+        case _:
+            return f"`{default}`"
+
+
+def main() -> None:
+    if "--check" not in sys.argv[1:]:
+        FILE.write_text(document())
+    elif not FILE.exists() or FILE.read_text() != document():
+        sys.exit(f"{FILE.name} is out of date; run `python -m deploy.settings_table`")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Promises of the configuration: what's wrong is said at the start, in a sentence, and without a secret."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from deploy import settings_table
+from services.platform.config import PREFIX, Settings, load, unknown
+
+ROOT = Path(__file__).resolve().parents[2]
+SECRET = "correct-horse-battery-staple-0123456789"
+PRODUCTION = {
+    "environment": "production",
+    "token_secret": SECRET,
+    "service_secret": SECRET + "-too",
+    "signing_key_dir": "/etc/taskflow/keys",
+}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.upper().startswith(PREFIX):
+            monkeypatch.delenv(name)
+
+
+def _set(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
+    for name, value in values.items():
+        monkeypatch.setenv(PREFIX + name.upper(), value)
+
+
+def _complaints(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    with pytest.raises(SystemExit) as ended:
+        load()
+    assert ended.value.code == 1
+    return capsys.readouterr().err.splitlines()
+
+
+def test_without_any_variable_there_is_a_development_configuration() -> None:
+    settings = load()
+    assert settings.environment == "development"
+    assert settings.postgres == "postgresql://taskflow@127.0.0.1:15432/taskflow"
+    assert settings.task == "127.0.0.1:9002"
+
+
+def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    _set(monkeypatch, task_port="", database_url="")
+    assert load() == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("task_port", "http"),
+        ("task_port", "0"),
+        ("task_port", "65536"),
+        ("environment", "staging"),
+        ("log_level", "chatty"),
+        ("max_calls", "0"),
+        ("reader_timeout", "-1"),
+        ("reminder_offsets", "3600,soon"),
+        ("reminder_offsets", "-5"),
+        ("reflection", "perhaps"),
+        ("database_url", "mysql://somewhere/taskflow"),
+        ("nats_url", "http://somewhere"),
+        ("ai_base_url", "https://models.example/v1"),
+        ("smtp_password", "hush"),
+    ],
+)
+def test_a_wrong_value_is_named_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: str,
+) -> None:
+    _set(monkeypatch, **{name: value})
+    complaints = _complaints(capsys)
+    assert len(complaints) == 1
+    assert complaints[0].startswith("configuration: TASKFLOW_")
+    assert PREFIX + name.upper() in complaints[0]
+    # Bounds may be the same number.
+    assert value in ("0", "65536") or value not in complaints[0]
+
+
+def test_each_mistake_has_its_own_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _set(monkeypatch, task_port="http", auth_port="http")
+    assert [line.split(": ")[1] for line in _complaints(capsys)] == [
+        "TASKFLOW_AUTH_PORT",
+        "TASKFLOW_TASK_PORT",
+    ]
+
+
+def test_production_starts_with_secrets_and_keys_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _set(monkeypatch, **PRODUCTION)
+    assert load().token_secret.get_secret_value() == SECRET
+
+
+@pytest.mark.parametrize("missing", ["token_secret", "service_secret", "signing_key_dir"])
+def test_production_refuses_what_is_good_enough_for_development(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: str
+) -> None:
+    _set(monkeypatch, **{name: value for name, value in PRODUCTION.items() if name != missing})
+    assert [line.split(": ")[1] for line in _complaints(capsys)] == [PREFIX + missing.upper()]
+
+
+@pytest.mark.parametrize("secret", ["short", Settings().token_secret.get_secret_value()])
+def test_production_refuses_short_and_published_secrets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], secret: str
+) -> None:
+    _set(monkeypatch, **PRODUCTION | {"service_secret": secret})
+    complaints = _complaints(capsys)
+    assert [line.split(": ")[1] for line in complaints] == ["TASKFLOW_SERVICE_SECRET"]
+    assert secret not in complaints[0]
+
+
+def test_a_process_that_can_not_start_says_so_without_a_traceback() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "services", "task"],
+        cwd=ROOT,
+        env={**os.environ, "TASKFLOW_TASK_PORT": "http"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("configuration: TASKFLOW_TASK_PORT: ")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_secrets_are_never_printed() -> None:
+    settings = Settings(
+        database_url=f"postgresql://taskflow:{SECRET}@db/taskflow",
+        nats_url=f"nats://taskflow:{SECRET}@nats",
+        token_secret=SECRET,
+        service_secret=SECRET,
+        smtp_username="taskflow",
+        smtp_password=SECRET,
+        ai_api_key=SECRET,
+    )
+    assert SECRET in settings.postgres
+    assert SECRET in settings.nats
+    assert SECRET not in f"{settings!r} {settings} {settings.model_dump()}"
+    assert SECRET not in settings.model_dump_json()
+
+
+def test_an_error_does_not_quote_a_secret() -> None:
+    with pytest.raises(ValidationError) as refused:
+        Settings(environment="production", smtp_password=SECRET, token_secret=SECRET[:20])
+    assert SECRET[:20] not in str(refused.value)
+
+
+def test_a_misspelt_variable_is_named_and_nothing_stops(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _set(monkeypatch, taks_port="9999", server="localhost:8080")
+    assert load().task_port == 9002
+    assert capsys.readouterr().err.splitlines() == [
+        "configuration: TASKFLOW_TAKS_PORT isn't a setting and does nothing; "
+        "is TASKFLOW_TASK_PORT meant?"
+    ]
+
+
+def test_every_setting_and_other_programs_variables_are_known() -> None:
+    assert unknown([PREFIX + name.upper() for name in Settings.model_fields]) == []
+    assert unknown(["PATH", "OTEL_SERVICE_NAME", "TASKFLOWER"]) == []
+
+
+def test_every_setting_is_explained() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_the_documented_table_is_up_to_date() -> None:
+    assert settings_table.FILE.read_text() == settings_table.document()
