@@ -68,7 +68,7 @@ async def test_a_created_task_has_all_that_was_said_and_sensible_defaults(desk: 
 
 async def test_what_the_server_gives_cannot_be_set(desk: Desk) -> None:
     project = await desk.project()
-    forged = {
+    forged: dict[str, Any] = {
         "id": str(uuid4()),
         "workspace_id": str(uuid4()),
         "project_id": str(uuid4()),
@@ -182,8 +182,8 @@ async def test_a_mask_says_what_is_set_and_what_is_cleared(desk: Desk) -> None:
         task, "labels", "due", "payload", "assignee_id", "priority", title="No"
     )
     assert after.title == "Title"
-    assert not (after.labels or after.assignee_id or after.priority)
-    assert not (after.HasField("due") or after.HasField("due_time") or after.HasField("payload"))
+    assert (list(after.labels), after.assignee_id, after.priority) == ([], "", 0)
+    assert not any(after.HasField(name) for name in ("due", "due_time", "payload"))
     # All: replaced, with the default where nothing is said.
     after = await desk.update(task, "*", title="Replaced")
     assert (after.title, after.description, after.status) == ("Replaced", "", TODO)

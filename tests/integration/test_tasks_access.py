@@ -161,7 +161,7 @@ async def test_an_assignee_is_a_member(desk: Desk) -> None:
 async def test_removing_a_member_unassigns_their_open_tasks(desk: Desk) -> None:
     project = await desk.project()
     person = await desk.newcomer(project.workspace_id, "Pacific/Auckland")
-    theirs = {"assignee_id": person.id}
+    theirs: dict[str, Any] = {"assignee_id": person.id}
     plain = await desk.create(project, **theirs)
     dated = await desk.create(project, due=due_date(2031, 1, 1), **theirs)
     done = await desk.create(project, status=DONE, **theirs)
