@@ -321,21 +321,19 @@ class Story:
         due = time.time() + 6
         task = await self._create("Take the bread out of the oven", due=due, assignee="ben")
         self._console.print(f"{task.key} is due in 6 s …")
-        kinds = {_KIND.NOTIFICATION_KIND_DEADLINE_APPROACHING, _KIND.NOTIFICATION_KIND_OVERDUE}
-
-        def reminded(came: list[Notification]) -> bool:
-            return any(n.task_id == task.id and n.kind in kinds for n in came)
-
-        await self._inbox.until("a reminder of the deadline", reminded)
+        kind = _KIND.NOTIFICATION_KIND_OVERDUE
+        await self._inbox.until(
+            "a reminder at the deadline",
+            lambda came: any(n.task_id == task.id and n.kind == kind for n in came),
+        )
         arrived, _, notification = next(
             entry
             for entry in reversed(self._inbox.received)
-            if entry[2].task_id == task.id and entry[2].kind in kinds
+            if entry[2].task_id == task.id and entry[2].kind == kind
         )
-        self._console.print(
-            f"[bold]{escape(notification.headline)}[/], {arrived - due:+.1f} s from the deadline"
-        )
-        return f"“{escape(notification.headline)}”, {arrived - due:+.1f} s from the deadline"
+        seen = f"“{escape(notification.headline)}”, {arrived - due:+.1f} s from the deadline"
+        self._console.print(f"[bold]{seen}[/]")
+        return seen
 
     async def _status(self) -> str:
         task = next(task for task in self._tasks if task.assignee_id == self._ids["ben"])

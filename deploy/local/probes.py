@@ -37,16 +37,16 @@ async def accepts(host: str, port: int) -> bool:
 
 
 async def http_get(host: str, port: int, path: str) -> tuple[int, bytes]:
-    """Status and body of a GET; (0, b"") when nobody answers."""
-    return await asyncio.to_thread(_get, host, port, path)
+    """Status and body of a plain GET; (0, b"") when nothing answers."""
+    return await asyncio.to_thread(_http_get, host, port, path)
 
 
-def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
+def _http_get(host: str, port: int, path: str) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection(host, port, timeout=_ANSWER_SECONDS)
     try:
         connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
+        response = connection.getresponse()
+        return response.status, response.read()
     except (OSError, http.client.HTTPException):
         return 0, b""
     finally:

@@ -14,6 +14,8 @@ from services.platform.config import Settings
 _PREFIX = "TASKFLOW_"
 # The k-th replica listens this far above the configured port, so that nine fit before the next range begins.
 _REPLICA_STEP = 10
+# The services wait for the migrations themselves: loading their code meanwhile saves a second.
+_NEEDED = frozenset({"postgres", "nats"})
 
 
 def programs(settings: Settings) -> list[Program]:
@@ -133,7 +135,7 @@ def _replicas(settings: Settings, name: str, port: int, http_port: int) -> Itera
             about="gRPC; /healthz and /metrics",
             command=(sys.executable, "-m", "services", name),
             ready=ready,
-            after=frozenset({"migrate", "nats"}),
+            after=_NEEDED,
             ports={f"{name.upper()}_PORT": grpc_at, f"{name.upper()}_HTTP_PORT": http_at},
             environment={
                 f"{_PREFIX}{name.upper()}_PORT": str(grpc_at),
@@ -158,7 +160,7 @@ def _background(
             about="/healthz and /metrics",
             command=(sys.executable, "-m", *module),
             ready=ready,
-            after=frozenset({"migrate", "nats"} | ({"temporal"} if name == "worker" else set())),
+            after=_NEEDED | ({"temporal"} if name == "worker" else set()),
             ports={f"{name.upper()}_HTTP_PORT": port},
             environment={f"{_PREFIX}{name.upper()}_HTTP_PORT": str(port)},
             stop_seconds=8.0,

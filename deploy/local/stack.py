@@ -77,7 +77,15 @@ class Stack:
 
     async def stop(self) -> None:
         """Stop every program after those that need it. What doesn't end in its time is killed."""
-        await asyncio.gather(*(self._take_down(name) for name in self._tasks))
+        stops: dict[str, asyncio.Task[None]] = {}
+        for name in reversed(self._tasks):
+            dependents = [
+                stop
+                for other, stop in stops.items()
+                if name in self._processes[other].program.after
+            ]
+            stops[name] = asyncio.create_task(self._take_down(name, dependents))
+        await asyncio.gather(*stops.values())
 
     def kill_all(self) -> None:
         """End every program at once, in no order and without asking."""
@@ -94,12 +102,7 @@ class Stack:
             await self._processes[name].ready.wait()
         await process.run()
 
-    async def _take_down(self, name: str) -> None:
-        dependents = {
-            self._tasks[other]
-            for other, process in self._processes.items()
-            if name in process.program.after
-        }
+    async def _take_down(self, name: str, dependents: list[asyncio.Task[None]]) -> None:
         if dependents:
             await asyncio.wait(dependents)
         process, task = self._processes[name], self._tasks[name]

@@ -1,0 +1,220 @@
+"""The gateway in front of the real services: what it lets through, what it keeps out, and what it never cuts."""
+
+import asyncio
+import base64
+import http.client
+import json
+import struct
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from deploy.local.stack import running_stack
+from services.platform.config import Settings
+from services.platform.identity import SERVICE_HEADER
+from taskflow.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
+from tests.conftest import serving
+from tests.integration.people import Team, refusal
+
+_KEYS = "/taskflow.auth.v1.AuthService/GetSigningKeys"
+# Five bytes before each message: flags and length.
+_EMPTY_MESSAGE = struct.pack(">BI", 0, 0)
+
+
+@pytest.fixture(scope="module")
+async def gateway(
+    services: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Settings]:
+    """Envoy in front of the services, with room for a second replica of each."""
+    folder = tmp_path_factory.mktemp("gateway")
+    settings = Settings(**services.model_dump() | {"data_dir": folder, "replicas": 2})
+    async with running_stack(settings, only={"envoy"}):
+        yield settings
+
+
+@pytest.fixture
+async def channel(gateway: Settings) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.gateway_port}") as channel:
+        yield channel
+
+
+async def test_every_public_service_is_behind_one_port(channel: grpc.aio.Channel) -> None:
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[no-untyped-call,arg-type]
+    asked = [reflection_pb2.ServerReflectionRequest(list_services="")]
+    answers = [answer async for answer in stub.ServerReflectionInfo(iter(asked))]
+    names = {service.name for service in answers[0].list_services_response.service}
+    assert {
+        "taskflow.auth.v1.AuthService",
+        "taskflow.task.v1.TaskService",
+        "taskflow.notification.v1.NotificationService",
+    } <= names
+    assert not [name for name in names if name.endswith("InternalService")]
+
+
+async def test_calls_reach_their_service(channel: grpc.aio.Channel) -> None:
+    user = await Team(channel).register()
+    assert user.id
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "/taskflow.task.v1.InternalService/ClaimJob",
+        "/taskflow.task.v1.TaskInternalService/ClaimJob",
+        "/taskflow.notification.v1.InternalService/TakeBatch",
+        "/nothing.v1.NothingService/Nothing",
+        "/",
+    ],
+)
+async def test_internal_and_unknown_services_do_not_exist(
+    channel: grpc.aio.Channel, method: str
+) -> None:
+    call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
+    refused = await refusal(call(b""))
+    assert refused.code == grpc.StatusCode.UNIMPLEMENTED
+    assert refused.message == "no such service"
+
+
+async def test_nobody_outside_can_pose_as_a_service(
+    gateway: Settings, channel: grpc.aio.Channel
+) -> None:
+    """What a service may call itself is refused to the same caller through the gateway."""
+    header = ((SERVICE_HEADER, gateway.service_secret.get_secret_value()),)
+    request = auth_service_pb2.LogoutRequest()
+    refused = await refusal(
+        auth_service_pb2_grpc.AuthServiceStub(channel).Logout(request, metadata=header)
+    )
+    assert refused.code == grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_quiet_stream_is_not_cut(gateway: Settings, channel: grpc.aio.Channel) -> None:
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    watch = stub.Watch(health_pb2.HealthCheckRequest())
+    assert await watch.read()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(watch.read(), 3 * gateway.heartbeat_interval)
+
+
+async def test_a_replica_that_drains_fails_no_call(gateway: Settings) -> None:
+    replica = Settings(
+        **gateway.model_dump()
+        | {
+            "auth_port": gateway.auth_port + 10,
+            "auth_http_port": gateway.auth_http_port + 10,
+            "drain_notice": 1.5,
+        }
+    )
+    stop = asyncio.Event()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.gateway_port}") as channel:
+        load = asyncio.create_task(_call_until(stop, channel))
+        for _ in range(2):
+            async with serving("auth", replica):
+                await _until_healthy(gateway, replica.auth_port)
+                await asyncio.sleep(0.3)
+        stop.set()
+        assert await load > 100
+
+
+async def _call_until(stop: asyncio.Event, channel: grpc.aio.Channel) -> int:
+    stub = auth_service_pb2_grpc.AuthServiceStub(channel)
+    calls = 0
+    while not stop.is_set():
+        await stub.GetSigningKeys(auth_service_pb2.GetSigningKeysRequest(), timeout=5)
+        calls += 1
+        await asyncio.sleep(0.005)
+    return calls
+
+
+async def _until_healthy(gateway: Settings, port: int) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            body = await asyncio.to_thread(_admin, gateway, "/clusters?format=json")
+            for cluster in json.loads(body)["cluster_statuses"]:
+                for host in cluster["host_statuses"]:
+                    at = host["address"]["socket_address"]["port_value"]
+                    if at == port and "failed_active_health_check" not in host["health_status"]:
+                        return
+            await asyncio.sleep(0.05)
+
+
+def _admin(gateway: Settings, path: str) -> bytes:
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.envoy_admin_port, timeout=5)
+    connection.request("GET", path)
+    return connection.getresponse().read()
+
+
+def _post(
+    gateway: Settings, path: str, body: bytes, **headers: str
+) -> tuple[http.client.HTTPResponse, bytes]:
+    """A request as a browser or curl sends it: HTTP/1.1."""
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.gateway_port, timeout=5)
+    method = headers.pop("method", "POST")
+    connection.request(
+        method, path, body, {name.replace("_", "-"): value for name, value in headers.items()}
+    )
+    response = connection.getresponse()
+    return response, response.read()
+
+
+async def test_grpc_web_works_over_plain_http(gateway: Settings) -> None:
+    response, body = await asyncio.to_thread(
+        _post, gateway, _KEYS, _EMPTY_MESSAGE, content_type="application/grpc-web+proto"
+    )
+    assert response.status == 200
+    flags, length = struct.unpack(">BI", body[:5])
+    assert flags == 0
+    keys = auth_service_pb2.GetSigningKeysResponse.FromString(body[5 : 5 + length])
+    assert keys.keys
+    assert b"grpc-status:0" in body[5 + length :]
+
+
+async def test_grpc_web_text_works_over_plain_http(gateway: Settings) -> None:
+    text = "application/grpc-web-text"
+    request = base64.b64encode(_EMPTY_MESSAGE)
+    response, body = await asyncio.to_thread(
+        _post, gateway, _KEYS, request, content_type=text, accept=text
+    )
+    assert response.status == 200
+    assert struct.unpack(">BI", base64.b64decode(body[:8])[:5])[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("http://localhost:5173", True),
+        ("https://127.0.0.1", True),
+        ("http://localhost.evil.example", False),
+        ("https://evil.example", False),
+    ],
+)
+async def test_only_pages_of_this_machine_may_call_from_a_browser(
+    gateway: Settings, origin: str, allowed: bool
+) -> None:
+    response, _ = await asyncio.to_thread(
+        _post,
+        gateway,
+        _KEYS,
+        b"",
+        method="OPTIONS",
+        origin=origin,
+        access_control_request_method="POST",
+        access_control_request_headers="content-type,x-grpc-web,authorization",
+    )
+    assert (response.headers["access-control-allow-origin"] == origin) is allowed
+
+
+async def test_an_error_keeps_its_details_through_grpc_web(gateway: Settings) -> None:
+    response, body = await asyncio.to_thread(
+        _post,
+        gateway,
+        "/taskflow.auth.v1.UserService/GetCurrentUser",
+        _EMPTY_MESSAGE,
+        content_type="application/grpc-web+proto",
+    )
+    told = dict(response.headers) | {"trailers": body.decode(errors="replace")}
+    assert "grpc-status-details-bin" in str(told)
+    assert "16" in str(told)
