@@ -72,10 +72,11 @@ class Examine:
 
     async def __call__(self, handle: WorkflowHandle[Any, Any], name: str = "") -> dict[str, Any]:
         history = await handle.fetch_history()
-        text = history.to_json()
-        assert PRIVATE not in text
-        assert "people.example" not in text
-        content: dict[str, Any] = json.loads(text)
+        # Not as JSON, where payloads are base64.
+        kept = b"".join(event.SerializeToString() for event in history.events)
+        assert PRIVATE.encode() not in kept
+        assert b"people.example" not in kept
+        content: dict[str, Any] = json.loads(history.to_json())
         if self._record and name:
             _write(name, handle.id, content)
         return content

@@ -204,8 +204,8 @@ class ReminderDouble(task_grpc.ReminderInternalServiceServicer):
     async def _outcome(
         self, task_id: str, asked: task_rpc.Reminder
     ) -> task_rpc.ReminderOutcome.ValueType:
-        task = self._services.tasks[task_id]
-        if task.deleted:
+        task = self._services.tasks.get(task_id)
+        if task is None or task.deleted:
             return task_rpc.REMINDER_OUTCOME_DELETED
         if task.finished:
             return task_rpc.REMINDER_OUTCOME_FINISHED
