@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc.aio
+import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.type.datetime_pb2 import DateTime, TimeZone
 
@@ -39,7 +40,7 @@ from taskflow.task.v1.task_service_pb2 import (
     WatchTasksResponse,
 )
 from taskflow.task.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.integration.people import Person, Team, database, team_at
+from tests.integration.people import Person, Refusal, Team, database, read_refusal, team_at
 
 # Seconds; far more than anything here takes on a busy machine.
 PATIENCE = 20.0
@@ -185,6 +186,20 @@ async def next_event(call: Any) -> WatchTasksResponse:
 
 async def events(call: Any, count: int) -> list[WatchTasksResponse]:
     return [await next_event(call) for _ in range(count)]
+
+
+async def ended(call: Any, seen: list[WatchTasksResponse] | None = None) -> Refusal:
+    """Why the stream ended, within seconds. What it still sent, apart from heartbeats, is added to `seen`."""
+    rest = [] if seen is None else seen
+
+    async def drain() -> None:
+        while (message := await call.read()) is not grpc.aio.EOF:
+            if message.WhichOneof("kind") != "heartbeat":
+                rest.append(message)
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await asyncio.wait_for(drain(), 5)
+    return read_refusal(caught.value)
 
 
 def told(message: WatchTasksResponse) -> tuple[str, str, int]:

@@ -1,4 +1,4 @@
-"""Promises of WatchTasks under faults: servers restart, stores are lost or rolled back, and no stream has a silent hole."""
+"""Promises of WatchTasks under faults: servers restart, stores are lost or rolled back, no stream has a silent hole."""
 
 import asyncio
 import shutil
@@ -20,12 +20,12 @@ from services.platform.seal import Seal
 from services.task import feed
 from taskflow.task.v1.task_pb2 import TaskFilter
 from tests.conftest import free_ports, serving, settings_for
-from tests.integration.people import read_refusal
 from tests.integration.task_world import (
     PATIENCE,
     Mirror,
     TaskWorld,
     a_task_world,
+    ended,
     events,
     next_event,
     next_message,
@@ -73,12 +73,6 @@ async def follow(mirror: Mirror, call: Any, title: str) -> None:
     """Until a task with this title has been shown."""
     while title not in {task.title for task in mirror.tasks.values()}:
         mirror.apply(await next_message(call))
-
-
-async def refused(call: Any) -> Any:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call.read()
-    return read_refusal(caught.value)
 
 
 async def test_cursors_mean_the_same_to_every_process(world: TaskWorld) -> None:
@@ -212,20 +206,16 @@ async def test_membership_ends_streams_also_while_nats_hangs(
     own_stack.kill("nats", signal.SIGSTOP)
     try:
         await world.team.remove(world.owner, world.workspace_id, ben.id)
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            async with asyncio.timeout(5):
-                while True:
-                    await call.read()
+        assert (await ended(call)).reason == "MEMBERSHIP_LOST"
     finally:
         own_stack.kill("nats", signal.SIGCONT)
-    assert read_refusal(caught.value).reason == "MEMBERSHIP_LOST"
 
 
 async def test_a_process_that_never_reached_nats_says_so(world: TaskWorld) -> None:
     (nowhere,) = free_ports(1)
     async with another_process(world, nats_url=f"nats://127.0.0.1:{nowhere}") as cut_off:
         assert await cut_off.listed() == {}
-        answer = await refused(cut_off.watch())
+        answer = await ended(cut_off.watch())
     assert answer.code == grpc.StatusCode.UNAVAILABLE
     assert answer.reason == "DEPENDENCY_UNAVAILABLE"
     assert answer.retry_after is not None
