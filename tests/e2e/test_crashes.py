@@ -1,0 +1,140 @@
+"""kill -9 of each process in turn under a small load: nothing acknowledged is missing, no stream has a hole."""
+
+import asyncio
+import signal
+import uuid
+from dataclasses import dataclass, field
+
+import pytest
+
+from deploy.local.stack import Stack
+from taskflow.auth.v1 import workspace_pb2, workspace_service_pb2
+from taskflow.notification.v1 import notification_service_pb2
+from taskflow.task.v1 import project_pb2, project_service_pb2, task_pb2, task_service_pb2
+from taskflow_client import TaskFlow
+from taskflow_client.errors import TaskFlowError
+
+VICTIMS = [
+    "postgres",
+    "nats",
+    "temporal",
+    "auth",
+    "task",
+    "notification",
+    "relay",
+    "worker",
+    "envoy",
+]
+
+
+@dataclass
+class Load:
+    """Tasks that one person creates for another: those acknowledged, seen on the board, and notified by sequence."""
+
+    acknowledged: set[str] = field(default_factory=set)
+    on_board: set[str] = field(default_factory=set)
+    notified: dict[int, str] = field(default_factory=dict)
+
+
+async def _person(client: TaskFlow) -> str:
+    """Registers and logs in; returns the e-mail address."""
+    address = f"{uuid.uuid4().hex}@example.com"
+    await client.register(address, "correct horse battery", "Someone")
+    await client.login(address, "correct horse battery")
+    return address
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+async def test_a_killed_process_costs_nothing_that_was_acknowledged(
+    whole: Stack, gateway: str, victim: str
+) -> None:
+    load = Load()
+    async with TaskFlow(gateway) as owner, TaskFlow(gateway) as colleague:
+        await _person(owner)
+        address = await _person(colleague)
+        workspace = (
+            await owner.workspaces.CreateWorkspace(
+                workspace_service_pb2.CreateWorkspaceRequest(display_name="Crash")
+            )
+        ).workspace
+        member = (
+            await owner.workspaces.AddMember(
+                workspace_service_pb2.AddMemberRequest(
+                    workspace_id=workspace.id, email=address, role=workspace_pb2.ROLE_MEMBER
+                )
+            )
+        ).member
+        project = (
+            await owner.projects.CreateProject(
+                project_service_pb2.CreateProjectRequest(
+                    workspace_id=workspace.id,
+                    project=project_pb2.Project(key="CRASH", display_name="Crash"),
+                )
+            )
+        ).project
+
+        async def board() -> None:
+            async for message in owner.watch_tasks(workspace.id, snapshot=True):
+                if message.HasField("change"):
+                    load.on_board.add(message.change.task.id)
+                elif message.HasField("snapshot"):
+                    load.on_board.add(message.snapshot.id)
+
+        async def inbox() -> None:
+            async for message in colleague.watch_notifications():
+                if message.change.HasField("created"):
+                    load.notified[message.change.sequence] = message.change.created.task_id
+
+        async def create() -> None:
+            while True:
+                try:
+                    answer = await owner.tasks.CreateTask(
+                        task_service_pb2.CreateTaskRequest(
+                            project_id=project.id,
+                            task=task_pb2.Task(title="Survive", assignee_id=member.user_id),
+                        )
+                    )
+                    load.acknowledged.add(answer.task.id)
+                except TaskFlowError:
+                    pass
+                await asyncio.sleep(0.01)
+
+        streams = [asyncio.create_task(board()), asyncio.create_task(inbox())]
+        await asyncio.sleep(0.7)
+        creating = [asyncio.create_task(create()) for _ in range(2)]
+        await asyncio.sleep(0.7)
+        whole.kill(victim, signal.SIGKILL)
+        await asyncio.sleep(0.3)
+        await whole.wait_ready(victim)
+        before = len(load.acknowledged)
+        async with asyncio.timeout(30):
+            while len(load.acknowledged) < before + 20:
+                await asyncio.sleep(0.05)
+        for task in creating:
+            task.cancel()
+        await asyncio.gather(*creating, return_exceptions=True)
+
+        async with asyncio.timeout(30):
+            while not (
+                load.acknowledged <= load.on_board
+                and load.acknowledged <= set(load.notified.values())
+            ):
+                await asyncio.sleep(0.1)
+        for stream in streams:
+            assert not stream.done(), stream.exception()
+            stream.cancel()
+        assert sorted(load.notified) == list(range(1, len(load.notified) + 1))
+
+        kept: set[str] = set()
+        request = task_service_pb2.ListTasksRequest(workspace_id=workspace.id, page_size=1000)
+        while True:
+            page = await owner.tasks.ListTasks(request)
+            kept |= {task.id for task in page.tasks}
+            if not page.next_page_token:
+                break
+            request.page_token = page.next_page_token
+        assert load.acknowledged <= kept
+        told = await colleague.notifications.ListNotifications(
+            notification_service_pb2.ListNotificationsRequest(page_size=1000)
+        )
+        assert len(told.notifications) == min(len(load.notified), 1000)
