@@ -40,6 +40,7 @@ def main() -> None:
         _get_uv()
         _install_locked()
         _install_taskflow()
+        _compile()
         STAMP.write_text(wanted)
     print("Installed.", flush=True)
 
@@ -122,8 +123,15 @@ def _install_taskflow() -> None:
     _run(UV, "pip", "install", *options, "--editable", "clients/python", "--editable", ".")
 
 
+def _compile() -> None:
+    _step(5, "compiled copies of what the servers load")
+    # Loading it once does that; otherwise the first start would, in many processes at once. Not needed to go on.
+    modules = "services.app, services.migrations, workflows.__main__, deploy.local.__main__"
+    subprocess.run([PYTHON, "-c", f"import {modules}"], capture_output=True, check=False)
+
+
 def _step(number: int, what: str) -> None:
-    print(f"[{number}/4] Installing {what}", flush=True)
+    print(f"[{number}/5] Installing {what}", flush=True)
 
 
 def _run(*command: str | Path) -> None:

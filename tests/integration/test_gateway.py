@@ -43,7 +43,7 @@ async def channel(gateway: Settings) -> AsyncIterator[grpc.aio.Channel]:
 
 
 async def test_every_public_service_is_behind_one_port(channel: grpc.aio.Channel) -> None:
-    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[no-untyped-call,arg-type]
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[arg-type]
     asked = [reflection_pb2.ServerReflectionRequest(list_services="")]
     answers = [answer async for answer in stub.ServerReflectionInfo(iter(asked))]
     names = {service.name for service in answers[0].list_services_response.service}
