@@ -97,7 +97,7 @@ async def test_a_killed_process_costs_nothing_that_was_acknowledged(
                     load.acknowledged.add(answer.task.id)
                 except TaskFlowError:
                     pass
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.05)
 
         streams = [asyncio.create_task(board()), asyncio.create_task(inbox())]
         await asyncio.sleep(0.7)
