@@ -11,6 +11,7 @@ from sqlalchemy import DateTime, Integer, SmallInteger, Text, Uuid, bindparam, f
 from sqlalchemy.dialects.postgresql import insert
 
 from services.platform.db import Row, Statement, Transaction
+from services.platform.errors import invalid
 from services.platform.outbox import add_event
 from services.task import messages
 from services.task.models import projects, reminders, tasks
@@ -78,10 +79,10 @@ async def emit(
     tx: Transaction, task_id: UUID, reminder: Reminder, offsets: Sequence[int]
 ) -> tuple[ReminderOutcome.ValueType, Reminder | None]:
     """Sends a reminder or says why not, and returns the one after it."""
+    due_at = _deadline(reminder)
     task = await tx.one(_LOCK, task_id=task_id)
     if task is None:
         return internal.REMINDER_OUTCOME_DELETED, None
-    due_at = reminder.due_time.ToDatetime(tzinfo=UTC)
     obstacle = _obstacle(task, due_at)
     if obstacle == internal.REMINDER_OUTCOME_MOVED:
         return obstacle, await _next(tx, task, offsets)
@@ -99,6 +100,13 @@ async def skip_past(tx: Transaction, task: Row, offsets: Sequence[int]) -> None:
     for offset in offsets:
         if _instant(task, offset) <= row.now:
             await _record(tx, task, offset, _SKIPPED_PAST)
+
+
+def _deadline(reminder: Reminder) -> datetime:
+    try:
+        return reminder.due_time.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise invalid("reminder.due_time", "lies outside the years 1 to 9999") from None
 
 
 def _obstacle(task: Row, due_at: datetime | None) -> ReminderOutcome.ValueType | None:

@@ -325,12 +325,12 @@ async def test_accepting_changes_the_task_in_the_acceptors_name(world: TaskWorld
 
 
 async def test_accepting_with_edits_takes_the_edited_value_and_says_so(world: TaskWorld) -> None:
-    task, suggestion_id = await suggested(world, description())
+    _, suggestion_id = await suggested(world, description())
     answer = await accept(world, suggestion_id, SuggestionEdit(description="Cafe\u0301"))
     assert answer.task.description == "Café"
     assert answer.suggestion.accepted_with_edits
     assert answer.suggestion.description == "Better words"
-    same, same_id = await suggested(world, priority())
+    _, same_id = await suggested(world, priority())
     unchanged = await accept(world, same_id, SuggestionEdit(priority=_HIGH))
     assert not unchanged.suggestion.accepted_with_edits
 
