@@ -29,7 +29,9 @@ class _JobKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobKind.Value
     JOB_KIND_PAYLOAD: _JobKind.ValueType  # 1
     """Processes the task's payload."""
     JOB_KIND_ENRICHMENT: _JobKind.ValueType  # 2
-    """Made suggestions, and failed for good; only failed ones are kept."""
+    """Couldn't make suggestions: the job begins as FAILED. Retried, it's PENDING until suggestions for the task arrive (DONE)
+    or fail again (FAILED).
+    """
 
 class JobKind(_JobKind, metaclass=_JobKindEnumTypeWrapper):
     """What a job does."""
@@ -38,7 +40,9 @@ JOB_KIND_UNSPECIFIED: JobKind.ValueType  # 0
 JOB_KIND_PAYLOAD: JobKind.ValueType  # 1
 """Processes the task's payload."""
 JOB_KIND_ENRICHMENT: JobKind.ValueType  # 2
-"""Made suggestions, and failed for good; only failed ones are kept."""
+"""Couldn't make suggestions: the job begins as FAILED. Retried, it's PENDING until suggestions for the task arrive (DONE)
+or fail again (FAILED).
+"""
 Global___JobKind: _TypeAlias = JobKind  # noqa: Y015
 
 class _JobState:

@@ -158,6 +158,7 @@ class TaskServiceServicer:
         now, and the first message, sent at once, is a heartbeat with the current cursor. With snapshot the current tasks come
         first, then snapshot_complete, then changes; nothing between is lost, a change can come twice. Changes come at least
         once and, task by task, in order of the revision. A task that leaves the filter is sent once more, as it is then.
+        A job or suggestion is sent when its task, as it is about then, matches the filter.
 
         A cursor that can't be continued is answered with reset: list again, then watch from the reset's cursor. Ends with
         UNAUTHENTICATED when the session ends, PERMISSION_DENIED when the membership does, RESOURCE_EXHAUSTED when the reader
