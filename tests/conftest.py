@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
@@ -52,9 +53,8 @@ def settings_for(data_dir: Path, **overrides: object) -> Settings:
     ]
     # A port and nothing within 10 of it, as replicas listen there.
     ports = free_ports(len(names) * 30)[::30]
-    return Settings(
-        data_dir=data_dir, **dict(zip(names, ports, strict=True)), **_BRISK, **overrides
-    )  # type: ignore[arg-type]
+    chosen: dict[str, Any] = {**dict(zip(names, ports, strict=True)), **_BRISK, **overrides}
+    return Settings(data_dir=data_dir, **chosen)
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +92,7 @@ async def serving(name: str, settings: Settings) -> AsyncIterator[None]:
 
 async def _healthy(task: asyncio.Task[None], address: str) -> None:
     async with asyncio.timeout(20), grpc.aio.insecure_channel(address) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
         while True:
             if task.done():
                 task.result()
