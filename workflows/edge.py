@@ -8,7 +8,7 @@ from typing import Any
 import grpc.aio
 import structlog
 from temporalio import activity, workflow
-from temporalio.exceptions import ApplicationError, CancelledError
+from temporalio.exceptions import ApplicationError, CancelledError, FailureError
 from temporalio.worker import (
     ActivityInboundInterceptor,
     ExecuteActivityInput,
@@ -26,20 +26,22 @@ log = structlog.get_logger()
 
 class _Run(WorkflowInboundInterceptor):
     async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
-        result = "failed"
         try:
             answer = await self.next.execute_workflow(input)
-            result = "done"
-            return answer
-        except workflow.ContinueAsNewError:
-            result = ""
+        except FailureError:
+            _measure("failed")
             raise
-        finally:
-            # A replay has been measured when it wasn't one; a run that goes on in another hasn't ended.
-            if result and not workflow.unsafe.is_replaying():
-                info = workflow.info()
-                seconds = (workflow.now() - info.workflow_start_time).total_seconds()
-                telemetry.WORKFLOW_SECONDS.labels(info.workflow_type, result).observe(seconds)
+        # Nothing else ends a run: it goes on in another one, is taken out of memory, or its task is tried again.
+        _measure("done")
+        return answer
+
+
+def _measure(result: str) -> None:
+    # A replay has been measured when it wasn't one.
+    if not workflow.unsafe.is_replaying():
+        info = workflow.info()
+        seconds = (workflow.now() - info.workflow_start_time).total_seconds()
+        telemetry.WORKFLOW_SECONDS.labels(info.workflow_type, result).observe(seconds)
 
 
 class Edge(Interceptor):

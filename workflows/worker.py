@@ -34,6 +34,8 @@ DEFINITIONS: Final[Sequence[type]] = (EnrichTask, DeadlineReminder, ProcessJob, 
 _CACHED_WORKFLOWS: Final = 200
 # More at once would only wait for each other: definitions run under one interpreter lock.
 _WORKFLOW_TASKS: Final = 16
+# Instead of a hash over all loaded code, which takes a second and 20 MB at every start. We don't deploy by build ids.
+_BUILD_ID: Final = "taskflow"
 # Seconds: before another connection or worker is tried, how long activities may go on at the end, and how long the end
 # may take in all.
 _PAUSE: Final = 1.0
@@ -92,6 +94,7 @@ def build_workers(client: Client, activities: Activities, concurrency: int) -> l
             activities.email.finish,
         ],
         interceptors=[Edge()],
+        build_id=_BUILD_ID,
         max_cached_workflows=_CACHED_WORKFLOWS,
         # Temporal's library needs two.
         max_concurrent_workflow_tasks=max(2, min(_WORKFLOW_TASKS, concurrency)),
@@ -107,6 +110,7 @@ def build_workers(client: Client, activities: Activities, concurrency: int) -> l
             activities.email.send,
         ],
         interceptors=[Edge()],
+        build_id=_BUILD_ID,
         max_concurrent_activities=concurrency,
         graceful_shutdown_timeout=grace,
     )
