@@ -90,11 +90,15 @@ def _from_server(error: TaskFlowError, server: str) -> dict[str, Any]:
     elif isinstance(error, DeadlineExceeded):
         message = "no answer in time"
         hint = "it may have happened all the same: look before you repeat the command"
+    elif isinstance(error, NotFound) and any(error.resource):
+        message = f"no {' '.join(part for part in error.resource if part)} that you can see"
     elif error.retry_after is not None and not hint:
         hint = f"try again in {max(1, round(error.retry_after))} s"
     if error.reason == "INTERNAL" and error.metadata.get("reference"):
         hint = f"its log tells more under {error.metadata['reference']}"
     facts = _facts(exit_code(error), error.code.name, error.reason, message or error.message, hint)
+    if any(error.resource):
+        facts["resource"] = dict(zip(("type", "name"), error.resource, strict=True))
     if error.metadata:
         facts["metadata"] = error.metadata
     if error.field_violations:

@@ -56,7 +56,7 @@ async def import_tasks(
         cli.output.done(summary, f"{file}: {len(imports)} tasks can be imported.")
         return
     made = await _create(cli, imports)
-    _report(cli, imports, made)
+    _report(cli, file, imports, made)
 
 
 async def _context(cli: Cli, project: str) -> "Context":
@@ -127,18 +127,14 @@ def _broken_off(cli: Cli, at: "Import", error: "TaskFlowError", done: int, total
     ) from error
 
 
-def _report(cli: Cli, imports: "list[Import]", made: "dict[int, Task | None]") -> None:
+def _report(cli: Cli, file: Path, imports: "list[Import]", made: "dict[int, Task | None]") -> None:
     from taskflow_client.cli.output import as_dict
 
-    tasks = [task for each in imports if (task := made[each.row]) is not None]
-    again = len(imports) - len(tasks)
-    summary = {
-        "imported": len(tasks),
-        "already_imported": again,
-        "tasks": [as_dict(task) for task in tasks],
-    }
-    known = f", {again} were there already" if again else ""
-    cli.output.done(summary, f"Imported {len(tasks)} tasks{known}.")
+    # The answers don't tell which tasks an earlier run made; None are those whose answer got lost to
+    # a deadline that counts from now.
+    tasks = [as_dict(task) for each in imports if (task := made[each.row]) is not None]
+    summary = {"imported": len(imports), "tasks": tasks}
+    cli.output.done(summary, f"{file}: {len(imports)} tasks are imported.")
 
 
 def _progress(cli: Cli, total: int) -> Any:

@@ -113,7 +113,7 @@ async def project_id(cli: Cli, key: str) -> str:
     found = [each for each in there if not key or each.key == key.upper()]
     if not found and not key:
         hint = "make one with `taskflow project create KEY NAME`"
-        raise Problem("the workspace has no project yet", hint, 5)
+        raise Problem("the workspace has no open project", hint, 5)
     if not found:
         raise missing(f"no project {key!r} in this workspace", "see `taskflow project list`")
     if len(found) > 1:
