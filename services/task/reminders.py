@@ -70,7 +70,10 @@ async def plan(tx: Transaction, task_id: UUID, offsets: Sequence[int]) -> Remind
     the others are recorded as skipped, and all of them once the deadline has passed, but for the one at the deadline.
     """
     task = await tx.one(_LOCK, task_id=task_id)
-    if task is None or _obstacle(task, task.due_at) is not None:
+    # An archived project holds reminders back when they're to be sent. Were none planned, nobody would plan them later:
+    # no task of it changes when the project is taken out of the archive.
+    held_back = (None, internal.REMINDER_OUTCOME_ARCHIVED)
+    if task is None or _obstacle(task, task.due_at) not in held_back:
         return None
     return await _next(tx, task, offsets)
 

@@ -121,7 +121,7 @@ async def test_the_next_reminder_is_the_earliest_that_is_still_ahead(world: Task
     assert await ledger(world, task) == {}
 
 
-async def test_tasks_without_deadline_finished_deleted_or_archived_have_none(
+async def test_tasks_without_deadline_finished_or_deleted_have_none(
     world: TaskWorld,
 ) -> None:
     assert await plan(world, await world.create()) is None
@@ -133,12 +133,18 @@ async def test_tasks_without_deadline_finished_deleted_or_archived_have_none(
     await world.delete(task)
     assert await plan(world, task) is None
     await world.undelete(task)
+    assert await plan(world, Task(id=world.workspace_id)) is None
+
+
+async def test_an_archived_project_holds_reminders_back_and_forgets_none(world: TaskWorld) -> None:
+    instant = ahead(minutes=30)
+    task = await due(world, instant)
     project = world.project_id
     await world.projects.ArchiveProject(ArchiveProjectRequest(id=project), metadata=world.me)
-    assert await plan(world, task) is None
+    assert await plan(world, task) == reminder_at(instant, _HOUR)
+    assert await emit(world, task, instant, _HOUR) == "ARCHIVED"
     await world.projects.UnarchiveProject(UnarchiveProjectRequest(id=project), metadata=world.me)
-    assert await plan(world, task) is not None
-    assert await plan(world, Task(id=world.workspace_id)) is None
+    assert await run(world, task) == [_HOUR]
 
 
 async def test_of_several_that_were_missed_only_the_nearest_is_sent(world: TaskWorld) -> None:
