@@ -16,7 +16,7 @@ from services.platform.db import Database
 from services.platform.outbox import add_events
 from taskflow.auth.v1.workspace_pb2 import Role
 from taskflow.event.v1.event_pb2 import Event, ReminderDue, TaskCreated, TaskUpdated
-from taskflow.notification.v1.notification_pb2 import Notification
+from taskflow.notification.v1.notification_pb2 import Notification, NotificationChange
 from taskflow.notification.v1.notification_service_pb2 import (
     ListNotificationsRequest,
     ListNotificationsResponse,
@@ -196,21 +196,21 @@ class Device:
 
     cursor: str
     notifications: dict[str, Notification] = field(default_factory=dict)
-    sequence: int = 0
-    resets: int = 0
+    # The last one applied; None after a reset, when it isn't known.
+    sequence: int | None = 0
 
     def apply(self, message: WatchNotificationsResponse) -> None:
         self.cursor = message.cursor
         match message.WhichOneof("kind"):
             case "reset":
-                self.resets += 1
+                self.sequence = None
             case "change":
-                self._change(message)
+                self._change(message.change)
 
-    def _change(self, message: WatchNotificationsResponse) -> None:
-        change = message.change
-        assert change.sequence <= self.sequence + 1, "a change was left out"
-        self.sequence = max(self.sequence, change.sequence)
+    def _change(self, change: NotificationChange) -> None:
+        before = change.sequence - 1 if self.sequence is None else self.sequence
+        assert change.sequence <= before + 1, "a change was left out"
+        self.sequence = max(before, change.sequence)
         match change.WhichOneof("kind"):
             case "created":
                 self.notifications.setdefault(change.created.id, change.created)
