@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 # How long a call waits for the first contact with JetStream (seconds).
 _START_PATIENCE = 2
-# After so many events in a row that a filter withheld, others get a turn.
+# A stream that passes many events without sending one lets others have a turn after so many.
 _TURN = 200
 
 
@@ -55,29 +55,50 @@ class Board:
         workspace_id = UUID(request.workspace_id)
         await self._started()
         with self._reader(workspace_id, caller.user_id) as reader:
-            # Taken before the membership is looked up: a removal after that is met on the way.
-            start = self._ring.head
-            await self._authorize(caller, workspace_id)
-            self._readers.add(reader)
-            if request.cursor:
-                self._resume(reader, request.cursor)
-            elif request.snapshot:
-                cursor = self._cursor(reader.room, start)
-                pages = snapshot.pages(self._db, caller, workspace_id, wanted)
-                async with aclosing(pages):
-                    async for page in pages:
-                        for task in page:
-                            yield _message(cursor, snapshot=task)
-                complete = WatchTasksResponse.SnapshotComplete()
-                yield _message(cursor, snapshot_complete=complete)
-            else:
-                yield self._heartbeat(reader.room, start)
-            following = self._changes(reader, wanted if _restricts(wanted) else None)
-            async with aclosing(following) as messages:
+            async with aclosing(self._opening(reader, caller, request, wanted)) as messages:
                 async for message in messages:
                     yield message
+            restricted = wanted if _restricts(wanted) else None
+            while True:
+                entry = reader.at.after
+                if reader.due or reader.ended or (entry is None and reader.at.lost):
+                    async with aclosing(self._aside(reader, restricted)) as messages:
+                        async for message in messages:
+                            yield message
+                elif entry is None:
+                    await reader.wait()
+                else:
+                    reader.at = entry
+                    # Most messages have been made for another stream, and need no look at a filter.
+                    shown = entry.response if restricted is None else None
+                    if shown is None:
+                        shown = await self._shown(entry, reader, restricted)
+                    if shown:
+                        yield shown
 
     # Streams
+
+    async def _opening(
+        self, reader: Reader, caller: Caller, request: WatchTasksRequest, wanted: TaskFilter
+    ) -> AsyncGenerator[bytes, None]:
+        """What comes before the changes."""
+        # Taken before the membership is looked up: a removal after that is met on the way.
+        start = self._ring.head
+        workspace_id = UUID(request.workspace_id)
+        async with self._db.read() as tx:
+            await directory.authorize(tx, caller, workspace_id)
+        self._readers.add(reader)
+        if request.cursor:
+            self._resume(reader, request.cursor)
+        elif request.snapshot:
+            cursor = self._cursor(reader.room, start)
+            async with aclosing(snapshot.pages(self._db, caller, workspace_id, wanted)) as pages:
+                async for page in pages:
+                    for task in page:
+                        yield _message(cursor, snapshot=task)
+            yield _message(cursor, snapshot_complete=WatchTasksResponse.SnapshotComplete())
+        else:
+            yield self._heartbeat(reader.room, start)
 
     async def _started(self) -> None:
         try:
@@ -97,10 +118,6 @@ class Board:
             reader.close()
             self._ring.leave(room)
 
-    async def _authorize(self, caller: Caller, workspace_id: UUID) -> None:
-        async with self._db.read() as tx:
-            await directory.authorize(tx, caller, workspace_id)
-
     def _resume(self, reader: Reader, cursor: str) -> None:
         try:
             position = Position(
@@ -111,34 +128,21 @@ class Board:
         at = self._ring.at(reader.room, position) if self._ring.holds(position) else None
         reader.at = at or Entry(position, reader.room, lost=True)
 
-    async def _changes(
+    async def _aside(
         self, reader: Reader, wanted: TaskFilter | None
     ) -> AsyncGenerator[bytes, None]:
-        room = reader.room
-        withheld = 0
-        while True:
-            entry = reader.at.after
-            if reader.ended:
-                raise DomainError(reasons.ERROR_REASON_MEMBERSHIP_LOST)
-            if reader.due:
-                reader.due = False
-                standing = reader.at is room.tail
-                yield self._heartbeat(room, self._ring.head if standing else reader.at.position)
-            elif entry is not None:
-                reader.at = entry
-                message = await self._shown(entry, reader, wanted)
-                if message is not None:
-                    yield message
-                    continue
-                withheld += 1
-                if withheld % _TURN == 0:
-                    await asyncio.sleep(0)
-            elif reader.at.lost:
-                async with aclosing(self._missed(reader, wanted)) as messages:
-                    async for message in messages:
-                        yield message
-            else:
-                await reader.wait()
+        """What may come before the next entry: the end, a heartbeat, or what the ring no longer has."""
+        if reader.ended:
+            raise DomainError(reasons.ERROR_REASON_MEMBERSHIP_LOST)
+        if reader.due:
+            reader.due = False
+            standing = reader.at is reader.room.tail
+            position = self._ring.head if standing else reader.at.position
+            yield self._heartbeat(reader.room, position)
+            return
+        async with aclosing(self._missed(reader, wanted)) as messages:
+            async for message in messages:
+                yield message
 
     async def _shown(self, entry: Entry, reader: Reader, wanted: TaskFilter | None) -> bytes | None:
         """What the stream shows of the entry; None for nothing. Ends it where its user was removed."""
@@ -163,6 +167,8 @@ class Board:
                 raise DomainError(reasons.ERROR_REASON_MEMBERSHIP_LOST)
 
     async def _is_wanted(self, entry: Entry, wanted: TaskFilter) -> bool:
+        if entry.position.sequence % _TURN == 0:
+            await asyncio.sleep(0)
         event = Event.FromString(entry.payload)
         task_id = changes.task_id(event)
         if task_id:
