@@ -247,6 +247,8 @@ async def abort(
 ) -> NoReturn:
     """Ends the call with the error's status, its details in the trailing metadata."""
     details = error.status().SerializeToString()
+    # Else nobody who looks at the context afterwards, as tracing does, would find it there.
+    context.set_code(error.code)
     await context.abort(
         error.code, error.message, trailing_metadata=(("grpc-status-details-bin", details),)
     )

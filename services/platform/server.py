@@ -73,6 +73,7 @@ class Health:
     servicer: HealthServicer = field(default_factory=HealthServicer)
     state: dict[str, bool] = field(default_factory=dict)
     draining: bool = False
+    asked: dict[str, asyncio.Future[None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.state = dict.fromkeys(self.checks, False)
@@ -83,7 +84,7 @@ class Health:
             await asyncio.sleep(_CHECK_INTERVAL)
 
     async def run_once(self) -> None:
-        answers = await asyncio.gather(*(self._ask(check) for check in self.checks.values()))
+        answers = await asyncio.gather(*(self._ask(name) for name in self.checks))
         for (name, before), now in zip(list(self.state.items()), answers, strict=True):
             if before != now:
                 log.info("dependency", name=name, state="ok" if now else "unavailable")
@@ -96,15 +97,17 @@ class Health:
         for service in ("", *self.services):
             await self.servicer.set(service, status.SERVING if serving else status.NOT_SERVING)
 
-    @staticmethod
-    async def _ask(check: Check) -> bool:
-        try:
-            async with asyncio.timeout(_CHECK_TIMEOUT):
-                await check()
-        except Exception as error:
-            log.debug("dependency check failed", error=describe(error))
+    async def _ask(self, name: str) -> bool:
+        """Whether a dependency answers in time. One that doesn't isn't asked anew: cancelling can take long, too."""
+        asked = self.asked.get(name)
+        if asked is None or asked.done():
+            asked = self.asked[name] = asyncio.ensure_future(self.checks[name]())
+        await asyncio.wait({asked}, timeout=_CHECK_TIMEOUT)
+        if not asked.done():
             return False
-        return True
+        if error := asked.exception():
+            log.debug("dependency check failed", error=describe(error))
+        return error is None
 
     def report(self) -> dict[str, bool]:
         return self.state | ({"running": False} if self.draining else {})

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import entry_points
 from typing import Any
 
+import grpc
 from google.protobuf.message import DecodeError
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -65,7 +66,9 @@ class Spans:
                     code = _CANCELLED
                     raise
                 finally:
-                    code = context.code() or code
+                    answered = context.code()
+                    if isinstance(answered, grpc.StatusCode):
+                        code = answered.value[0] or code
                     span.set_attribute("rpc.grpc.status_code", code)
                     if code in _OUR_FAULT:
                         span.set_status(StatusCode.ERROR)
