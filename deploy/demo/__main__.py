@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -29,7 +30,7 @@ def main() -> None:
     except StackError as error:
         console.print(f"[red]{error}[/]")
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(130)
     sys.exit(0 if told else 1)
 
@@ -40,7 +41,6 @@ async def _main(settings: Settings) -> bool:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with _stack(settings) as running:
         return await Story(running, console).tell()
-    raise AssertionError("unreachable")
 
 
 @asynccontextmanager
@@ -52,20 +52,16 @@ async def _stack(settings: Settings) -> AsyncIterator[Settings]:
             console.print(f"Using the stack at {address}.")
             yield settings
             return
-    with console.status("Starting PostgreSQL, NATS, Temporal, the services and Envoy …"):
-        context = running_stack(settings)
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        stack = await context.__aenter__()
-    try:
-        console.print(
-            f"The whole stack is up after [bold]{loop.time() - started:.1f} s[/]: "
-            f"{len(stack.processes)} processes, one entry at {address}."
-        )
-        yield stack.settings
-    finally:
-        with console.status("Stopping the stack …"):
-            await context.__aexit__(None, None, None)
+    started = time.monotonic()
+    with console.status("Starting PostgreSQL, NATS, Temporal, the services and Envoy …") as status:
+        async with running_stack(settings) as stack:
+            status.stop()
+            console.print(
+                f"The whole stack is up after [bold]{time.monotonic() - started:.1f} s[/]: "
+                f"{len(stack.processes)} processes, one entry at {address}."
+            )
+            yield stack.settings
+            console.print("Stopping the stack …")
 
 
 if __name__ == "__main__":

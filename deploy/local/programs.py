@@ -12,6 +12,8 @@ from deploy.local.program import Program
 from services.platform.config import Settings
 
 _PREFIX = "TASKFLOW_"
+# Who tries mail on their own machine doesn't want to wait five minutes for it (seconds).
+_EMAIL_WINDOW = 5.0
 # The k-th replica listens this far above the configured port, so that nine fit before the next range begins.
 _REPLICA_STEP = 10
 # The services wait for the migrations themselves: loading their code meanwhile saves a second.
@@ -39,7 +41,7 @@ def programs(settings: Settings) -> list[Program]:
 
 
 def completed(settings: Settings) -> Settings:
-    """The settings with an absolute data folder and the addresses of the embedded servers filled in."""
+    """The settings with an absolute data folder, the addresses of the embedded servers, and mail soon."""
     folder = settings.data_dir.resolve()
     values = settings.model_dump()
     if settings.database_url is None:
@@ -48,6 +50,8 @@ def completed(settings: Settings) -> Settings:
         values["nats_url"] = f"nats://127.0.0.1:{settings.nats_port}"
     if settings.temporal_address is None:
         values["temporal_address"] = f"127.0.0.1:{settings.temporal_port}"
+    if "email_window" not in settings.model_fields_set:
+        values["email_window"] = _EMAIL_WINDOW
     return type(settings)(**{**values, "data_dir": folder})
 
 
