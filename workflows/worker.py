@@ -31,7 +31,7 @@ log = structlog.get_logger()
 DEFINITIONS: Final[Sequence[type]] = (EnrichTask, DeadlineReminder, ProcessJob, EmailBatch)
 
 # Runs kept in memory between their events, about 0.1 MB each; others are replayed when something happens to them.
-_CACHED_WORKFLOWS: Final = 200
+_CACHED_WORKFLOWS: Final = 100
 # More at once would only wait for each other: definitions run under one interpreter lock.
 _WORKFLOW_TASKS: Final = 16
 # Instead of a hash over all loaded code, which takes a second and 20 MB at every start. We don't deploy by build ids.
