@@ -248,7 +248,7 @@ async def test_the_time_limit_of_a_call_wins_over_the_default(double: Double) ->
 
 
 async def test_an_unreachable_server_is_unavailable() -> None:
-    async with TaskFlow("127.0.0.1:21999", retry_for=0.5) as client:
+    async with TaskFlow("127.0.0.1:1", retry_for=0.5) as client:
         with pytest.raises(Unavailable):
             await client.login("ada@example.com", PASSWORD)
 

@@ -233,8 +233,9 @@ async def test_a_cursor_is_handed_out_when_its_message_has_been_processed(
 
 async def test_the_server_may_restart_on_the_same_port() -> None:
     first = Double(accounts={"ada@example.com": PASSWORD}, heartbeat=0.05)
-    async with TaskFlow("127.0.0.1:21510", heartbeat_timeout=1) as client:
-        first.port = 21510
+    async with serving(first):
+        pass  # it has a port now
+    async with TaskFlow(first.address, heartbeat_timeout=1) as client:
         seen: list[str] = []
         done = asyncio.Event()
 
