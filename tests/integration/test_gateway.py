@@ -182,6 +182,14 @@ async def test_grpc_web_text_works_over_plain_http(gateway: Settings) -> None:
     assert struct.unpack(">BI", base64.b64decode(body[:8])[:5])[0] == 0
 
 
+async def test_connect_clients_are_understood_too(gateway: Settings) -> None:
+    response, body = await asyncio.to_thread(
+        _post, gateway, _KEYS, b"", content_type="application/proto", connect_protocol_version="1"
+    )
+    assert response.status == 200
+    assert auth_service_pb2.GetSigningKeysResponse.FromString(body).keys
+
+
 @pytest.mark.parametrize(
     ("origin", "allowed"),
     [
