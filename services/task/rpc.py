@@ -1,7 +1,6 @@
 """ProjectService and TaskService; and everything that the task service registers."""
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any
 from uuid import UUID
 
@@ -228,12 +227,10 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
             await reminders.skip_past(tx, row, self._reminder_offsets)
         return task_service.UndeleteTaskResponse(task=messages.task(row))
 
-    async def WatchTasks(  # type: ignore[override]
+    def WatchTasks(  # type: ignore[override]
         self, request: task_service.WatchTasksRequest, context: Any
     ) -> AsyncGenerator[bytes, None]:
-        async with aclosing(self._board.watch(current_caller(), request, context)) as stream:
-            async for message in stream:
-                yield message
+        return self._board.watch(current_caller(), request, context)
 
 
 def register(server: grpc.aio.Server, platform: Platform) -> list[Loop]:
