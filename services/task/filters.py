@@ -129,15 +129,15 @@ def _contains(task: Task, wanted: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a list is ordered by: the column before the id, if any, and the direction of both."""
+    """What a list is ordered by: the column before the id, and the direction of both."""
 
-    column: str | None
+    column: str
     descending: bool
 
 
-_COLUMNS: dict[int, str | None] = {
-    task_service_pb2.TASK_ORDER_FIELD_UNSPECIFIED: None,
-    task_service_pb2.TASK_ORDER_FIELD_CREATE_TIME: None,
+_COLUMNS: dict[int, str] = {
+    task_service_pb2.TASK_ORDER_FIELD_UNSPECIFIED: "created_at",
+    task_service_pb2.TASK_ORDER_FIELD_CREATE_TIME: "created_at",
     task_service_pb2.TASK_ORDER_FIELD_UPDATE_TIME: "updated_at",
     task_service_pb2.TASK_ORDER_FIELD_DUE_TIME: "due_at",
     task_service_pb2.TASK_ORDER_FIELD_PRIORITY: "priority",
@@ -203,8 +203,8 @@ def values(wanted: TaskFilter) -> dict[str, Any]:
 
 
 def position(shape: Shape, row: Row) -> list[Any]:
-    """The row's place in the order, as JSON can hold it: its key, if any, and its id."""
-    key = getattr(row, shape.order.column) if shape.order.column else None
+    """The row's place in the order, as JSON can hold it: its key (None without a deadline) and its id."""
+    key = getattr(row, shape.order.column)
     return [key.isoformat() if isinstance(key, datetime) else key, str(row.id)]
 
 
@@ -298,6 +298,6 @@ def _order_by(shape: Shape) -> list[ColumnElement[Any]]:
 
 
 def _keys(shape: Shape) -> list[Column[Any]]:
-    if shape.order.column is None or shape.dated is False:
+    if shape.dated is False:
         return [tasks.c.id]
     return [tasks.c[shape.order.column], tasks.c.id]

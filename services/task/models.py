@@ -1,7 +1,9 @@
 """Tables of the schema `task`. Enum columns hold the numbers of the proto's enums; times are UTC instants.
 
 Every list of tasks is scoped to a workspace or to projects of one, so each order has an index that begins with either;
-ids are UUIDv7 and `created_at` is the time in them, so that the order of ids is the order of creation.
+ids are UUIDv7 and `created_at` is the time in them, so that the order of ids is the order of creation. Lists go by
+(created_at, id) all the same: the primary key would do for an order by the id alone, and reading other workspaces' tasks
+on the way can look cheap to the planner.
 """
 
 from sqlalchemy import (
@@ -82,17 +84,17 @@ tasks = Table(
     Column("deleted_at", DateTime(timezone=True)),
     UniqueConstraint("project_id", "number", name="tasks_number"),
     CheckConstraint("due_date IS NULL OR due_local IS NULL", name="tasks_one_due"),
-    Index("tasks_created", "workspace_id", "id"),
+    Index("tasks_created", "workspace_id", "created_at", "id"),
     Index("tasks_updated", "workspace_id", "updated_at", "id"),
     Index("tasks_due", "workspace_id", "due_at", "id"),
     Index("tasks_priority", "workspace_id", "priority", "id"),
-    Index("tasks_project_created", "project_id", "id"),
+    Index("tasks_project_created", "project_id", "created_at", "id"),
     Index("tasks_project_updated", "project_id", "updated_at", "id"),
     Index("tasks_project_due", "project_id", "due_at", "id"),
     Index("tasks_project_priority", "project_id", "priority", "id"),
-    Index("tasks_status", "workspace_id", "status", "id"),
-    Index("tasks_assignee", "workspace_id", "assignee_id", "id"),
-    Index("tasks_creator", "workspace_id", "creator_id", "id"),
+    Index("tasks_status", "workspace_id", "status", "created_at", "id"),
+    Index("tasks_assignee", "workspace_id", "assignee_id", "created_at", "id"),
+    Index("tasks_creator", "workspace_id", "creator_id", "created_at", "id"),
     Index("tasks_labels", "labels", postgresql_using="gin"),
     # Deadlines that move with somebody's time zone, in any workspace.
     Index(

@@ -16,7 +16,7 @@ from taskflow.task.v1.task_pb2 import Task, TaskFilter
 
 # Tasks read at a time, each page for itself: a slow reader holds no connection.
 _PAGE = 200
-_BY_CREATION = Order(None, descending=False)
+_BY_CREATION = Order("created_at", descending=False)
 
 _TASK = Statement(select(tasks).where(tasks.c.id == bindparam("task_id", type_=Uuid)))
 

@@ -131,7 +131,9 @@ class Desk:
         )
         return (await self.tasks.UpdateTask(request, metadata=self._who(by))).task
 
-    async def assign(self, task: Task, assignee: str, by: Person | None = None, etag: str = "") -> Task:
+    async def assign(
+        self, task: Task, assignee: str, by: Person | None = None, etag: str = ""
+    ) -> Task:
         request = task_service_pb2.AssignTaskRequest(id=task.id, assignee_id=assignee, etag=etag)
         return (await self.tasks.AssignTask(request, metadata=self._who(by))).task
 

@@ -302,9 +302,7 @@ async def test_a_repeated_create_has_the_first_answer(desk: Desk) -> None:
     assert (failed.code, failed.reason) == (_Code.INVALID_ARGUMENT, "REQUEST_ID_REUSED")
     assert failed.metadata == {"request_id": request_id}
     # Another caller's request_ids are their own.
-    theirs = await desk.create(
-        project, by=desk.people.owner, request_id=request_id, title="Once"
-    )
+    theirs = await desk.create(project, by=desk.people.owner, request_id=request_id, title="Once")
     assert theirs.id != first.id
     # Also when nothing could be created there by now.
     await desk.archive(project)

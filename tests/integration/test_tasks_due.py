@@ -1,6 +1,7 @@
 """Promises about deadlines that depend on people: whose day it is, and what happens when they move."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -99,7 +100,7 @@ async def test_the_last_days_of_the_calendar_can_be_deadlines(desk: Desk) -> Non
 async def test_dates_move_with_somebody_who_moves(desk: Desk) -> None:
     project = await desk.project()
     person = await desk.newcomer(project.workspace_id)
-    by_date = {"due": due_date(2031, 6, 1)}
+    by_date: dict[str, Any] = {"due": due_date(2031, 6, 1)}
     assigned = [await desk.create(project, assignee_id=person.id, **by_date) for _ in range(5)]
     own = await desk.create(project, by=person, **by_date)
     done = await desk.create(project, assignee_id=person.id, status=DONE, **by_date)

@@ -73,17 +73,17 @@ def _tasks() -> None:
         sa.CheckConstraint("due_date IS NULL OR due_local IS NULL", name="tasks_one_due"),
         schema=SCHEMA,
     )
-    _index("tasks_created", "tasks", "workspace_id", "id")
+    _index("tasks_created", "tasks", "workspace_id", "created_at", "id")
     _index("tasks_updated", "tasks", "workspace_id", "updated_at", "id")
     _index("tasks_due", "tasks", "workspace_id", "due_at", "id")
     _index("tasks_priority", "tasks", "workspace_id", "priority", "id")
-    _index("tasks_project_created", "tasks", "project_id", "id")
+    _index("tasks_project_created", "tasks", "project_id", "created_at", "id")
     _index("tasks_project_updated", "tasks", "project_id", "updated_at", "id")
     _index("tasks_project_due", "tasks", "project_id", "due_at", "id")
     _index("tasks_project_priority", "tasks", "project_id", "priority", "id")
-    _index("tasks_status", "tasks", "workspace_id", "status", "id")
-    _index("tasks_assignee", "tasks", "workspace_id", "assignee_id", "id")
-    _index("tasks_creator", "tasks", "workspace_id", "creator_id", "id")
+    _index("tasks_status", "tasks", "workspace_id", "status", "created_at", "id")
+    _index("tasks_assignee", "tasks", "workspace_id", "assignee_id", "created_at", "id")
+    _index("tasks_creator", "tasks", "workspace_id", "creator_id", "created_at", "id")
     op.create_index("tasks_labels", "tasks", ["labels"], schema=SCHEMA, postgresql_using="gin")
     op.create_index(
         "tasks_assignee_dates",

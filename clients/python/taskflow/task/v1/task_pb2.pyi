@@ -83,7 +83,9 @@ class Due(_message.Message):
     DATE_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def date(self) -> _date_pb2.Date:
-        """Due at the end of this day in the assignee's time zone; without an assignee, the creator's. A full date."""
+        """Due at the last second of this day (23:59:59, or what comes before the next day) in the assignee's time zone; without
+        an assignee, the creator's. A full date. due_time follows when the task is assigned or that person's zone changes.
+        """
 
     @_builtins.property
     def date_time(self) -> _datetime_pb2.DateTime:
@@ -143,7 +145,7 @@ class Task(_message.Message):
     project_id: _builtins.str
     """Output only; set from CreateTaskRequest.project_id."""
     key: _builtins.str
-    """The project's key and a number, such as "OPS-12". Numbers are never used again. Output only."""
+    """The project's key and a number, such as "OPS-12". Numbers are never used again, and some are left out. Output only."""
     title: _builtins.str
     """1 to 255 characters on one line."""
     description: _builtins.str
@@ -177,7 +179,9 @@ class Task(_message.Message):
 
     @_builtins.property
     def payload(self) -> _struct_pb2.Struct:
-        """Data for a worker: at most 16 levels and 64 KiB. Setting it makes a job that processes it."""
+        """Data for a worker: at most 16 levels, itself included, and 64 KiB as a serialized Struct. NUL characters and numbers
+        that aren't finite are refused. Setting it makes a job that processes it.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -189,7 +193,7 @@ class Task(_message.Message):
 
     @_builtins.property
     def finish_time(self) -> _timestamp_pb2.Timestamp:
-        """Set while the status is DONE or CANCELED. Output only."""
+        """Since when the status is DONE or CANCELED; not set while it's another. Output only."""
 
     @_builtins.property
     def delete_time(self) -> _timestamp_pb2.Timestamp:

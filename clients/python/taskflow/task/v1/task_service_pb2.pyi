@@ -40,7 +40,7 @@ class _TaskOrderFieldEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskOr
     """From none to URGENT."""
 
 class TaskOrderField(_TaskOrderField, metaclass=_TaskOrderFieldEnumTypeWrapper):
-    """What tasks are ordered by. Ties are broken by the order of creation."""
+    """What tasks are ordered by. Ties are broken by the order of creation, in the same direction."""
 
 TASK_ORDER_FIELD_UNSPECIFIED: TaskOrderField.ValueType  # 0
 """CREATE_TIME."""

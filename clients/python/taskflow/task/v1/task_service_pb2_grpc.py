@@ -106,7 +106,8 @@ class TaskServiceServicer:
     def ListTasks(self, request, context):
         """Lists tasks of a workspace. Deleted ones only when the filter asks for them.
 
-        Tasks that don't change meanwhile neither repeat nor vanish from page to page, while others are created.
+        Tasks that don't change meanwhile neither repeat nor vanish from page to page, while others are created. A page ends
+        before its size when it would be larger than 3 MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,6 +124,8 @@ class TaskServiceServicer:
 
     def AssignTask(self, request, context):
         """Assigns a task to a member of the workspace, or to nobody. For members. The assignee is notified.
+
+        A task that is reopened or undeleted loses an assignee who is no longer a member.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -27,7 +27,8 @@ class TaskServiceStub:
     ListTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ListTasksRequest, _task_service_pb2.ListTasksResponse]
     """Lists tasks of a workspace. Deleted ones only when the filter asks for them.
 
-    Tasks that don't change meanwhile neither repeat nor vanish from page to page, while others are created.
+    Tasks that don't change meanwhile neither repeat nor vanish from page to page, while others are created. A page ends
+    before its size when it would be larger than 3 MiB.
     """
     UpdateTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.UpdateTaskRequest, _task_service_pb2.UpdateTaskResponse]
     """Changes the masked fields of a task. For members.
@@ -35,7 +36,10 @@ class TaskServiceStub:
     Without an etag the last write wins, field by field. Changing title or description makes pending suggestions STALE.
     """
     AssignTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.AssignTaskRequest, _task_service_pb2.AssignTaskResponse]
-    """Assigns a task to a member of the workspace, or to nobody. For members. The assignee is notified."""
+    """Assigns a task to a member of the workspace, or to nobody. For members. The assignee is notified.
+
+    A task that is reopened or undeleted loses an assignee who is no longer a member.
+    """
     ChangeTaskStatus: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ChangeTaskStatusRequest, _task_service_pb2.ChangeTaskStatusResponse]
     """Sets the status, and finish_time with it. For members. Creator and assignee are notified, whoever acted excepted."""
     DeleteTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.DeleteTaskRequest, _task_service_pb2.DeleteTaskResponse]
@@ -90,7 +94,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_task_service_pb2.ListTasksResponse]:
         """Lists tasks of a workspace. Deleted ones only when the filter asks for them.
 
-        Tasks that don't change meanwhile neither repeat nor vanish from page to page, while others are created.
+        Tasks that don't change meanwhile neither repeat nor vanish from page to page, while others are created. A page ends
+        before its size when it would be larger than 3 MiB.
         """
 
     @_abc_1.abstractmethod
@@ -110,7 +115,10 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.AssignTaskRequest,
         context: _aio.ServicerContext[_task_service_pb2.AssignTaskRequest, _abc.Awaitable[_task_service_pb2.AssignTaskResponse]],
     ) -> _abc.Awaitable[_task_service_pb2.AssignTaskResponse]:
-        """Assigns a task to a member of the workspace, or to nobody. For members. The assignee is notified."""
+        """Assigns a task to a member of the workspace, or to nobody. For members. The assignee is notified.
+
+        A task that is reopened or undeleted loses an assignee who is no longer a member.
+        """
 
     @_abc_1.abstractmethod
     def ChangeTaskStatus(
