@@ -184,6 +184,9 @@ def _key(order_by: TaskOrder) -> Callable[[Task], Any]:
     def due(task: Task) -> Any:
         return task.HasField("due_time") == order_by.descending, task.due_time.ToNanoseconds()
 
+    def created(task: Task) -> Any:
+        return task.create_time.ToNanoseconds()
+
     keys: dict[int, Callable[[Task], Any]] = {
         task_service_pb2.TASK_ORDER_FIELD_UPDATE_TIME: lambda task: (
             task.update_time.ToNanoseconds()
@@ -191,7 +194,7 @@ def _key(order_by: TaskOrder) -> Callable[[Task], Any]:
         task_service_pb2.TASK_ORDER_FIELD_DUE_TIME: due,
         task_service_pb2.TASK_ORDER_FIELD_PRIORITY: lambda task: task.priority,
     }
-    key = keys.get(order_by.field, lambda task: task.create_time.ToNanoseconds())
+    key = keys.get(order_by.field, created)
     return lambda task: (key(task), task.id)
 
 
@@ -286,7 +289,10 @@ async def test_pages_have_the_size_that_was_asked_for_within_limits(desk: Desk) 
 
 async def test_a_page_ends_early_rather_than_being_too_large_for_a_client(desk: Desk) -> None:
     project = await desk.project()
-    large: dict[str, Any] = {"description": "\u4e2d" * 20_000, "payload": struct({"x": "a" * 60_000})}
+    large: dict[str, Any] = {
+        "description": "\u4e2d" * 20_000,
+        "payload": struct({"x": "a" * 60_000}),
+    }
     made = [await desk.create(project, **large) for _ in range(40)]
     page = await desk.page(project.workspace_id, page_size=1000)
     assert 20 < len(page.tasks) < 40
