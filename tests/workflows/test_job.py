@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
+from importlib.metadata import EntryPoint
 from itertools import pairwise
 from typing import Any
 from uuid import uuid4
@@ -21,12 +22,14 @@ from tests.workflows.services_double import Job, Services
 from workflows import contracts
 from workflows.contracts import JobOutcome
 from workflows.handlers import (
+    GROUP,
     Handler,
     JobContext,
     JobError,
     Payload,
     PermanentJobError,
     Result,
+    load_handlers,
     message,
 )
 from workflows.job import ProcessJob
@@ -279,3 +282,17 @@ async def test_a_handler_can_recognise_a_repetition(
     services.outages["FinishJob"] = [grpc.StatusCode.UNAVAILABLE]
     assert await (await start(env, job_id)).result() is JobOutcome.DONE
     assert keys == [f"{job_id}/1", f"{job_id}/1"]
+
+
+async def test_handlers_of_installed_packages_are_found_and_broken_ones_left_out() -> None:
+    found = [
+        EntryPoint("echo", "workflows.handlers:message", GROUP),
+        EntryPoint("broken", "no.such.module:handler", GROUP),
+    ]
+    handlers = load_handlers(found)
+    job = JobContext("job", "task", "workspace", 1)
+    for name in ("echo", "message"):
+        result = await handlers.run({"type": name, "message": "hello"}, job)
+        assert json_format.MessageToDict(result) == {"message": "hello", "length": 5}
+    with pytest.raises(PermanentJobError):
+        await handlers.run({"type": "broken"}, job)
