@@ -70,6 +70,7 @@ def build_activities(settings: Settings, door: FrontDoor) -> worker.Activities:
                 settings.ai_model or "",
                 settings.ai_api_key.get_secret_value() if settings.ai_api_key else "",
                 timeout=settings.ai_timeout,
+                output_tokens=settings.ai_max_output_tokens,
                 allow_private=settings.ai_allow_private,
             ),
         ),

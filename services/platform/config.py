@@ -167,8 +167,8 @@ class Settings(BaseSettings):
     """The endpoint's API key."""
     ai_timeout: Annotated[float, Field(gt=0)] = 30
     """Seconds that the model may take."""
-    ai_max_output_tokens: Annotated[int, Field(ge=64)] = 1500
-    """Tokens that an answer may have."""
+    ai_max_output_tokens: Annotated[int, Field(ge=64)] = 8000
+    """Tokens that one answer may have; an improved description can be long."""
     ai_allow_private: bool = False
     """Whether the endpoint may be at a private or loopback address."""
 

@@ -12,11 +12,12 @@ def build_enricher(
     api_key: str = "",
     *,
     timeout: float = 30.0,
+    output_tokens: int = 8_000,
     allow_private: bool = False,
 ) -> Enricher:
     """The model when both its address and its name are configured, else the offline rules.
 
-    `timeout` in seconds for one suggestion; `allow_private` lets the address be on this machine
+    `timeout` in seconds for one suggestion, `output_tokens` for one answer; `allow_private` lets the address be on this machine
     or network, as for Ollama or vLLM. Raises ValueError for half a configuration.
     """
     if not base_url and not model:
@@ -27,5 +28,12 @@ def build_enricher(
     from workflows.enrichers.model import ModelEnricher, ModelSettings
 
     return ModelEnricher(
-        ModelSettings(base_url, model, api_key, timeout=timeout, allow_private=allow_private)
+        ModelSettings(
+            base_url,
+            model,
+            api_key,
+            timeout=timeout,
+            output_tokens=output_tokens,
+            allow_private=allow_private,
+        )
     )
