@@ -8,6 +8,7 @@ import signal
 import sys
 from contextlib import suppress
 
+from deploy.local.binaries import setpriv
 from deploy.local.program import StackError
 from deploy.local.stack import Stack, assembled
 from deploy.local.terminal import Terminal, follow
@@ -23,6 +24,10 @@ def main() -> None:
     # Log lines may hold characters that this terminal doesn't know.
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     terminal = Terminal(options.quiet)
+    if setpriv() is None:
+        terminal.note(
+            "setpriv (package util-linux) is missing: killed by force, the launcher leaves its programs running."
+        )
     code = 0
     try:
         asyncio.run(_run(load(), terminal, options))

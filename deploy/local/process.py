@@ -95,32 +95,27 @@ class Process:
         Raises StackError when it can't be brought up at all.
         """
         self.begun = True
-        if self.program.prepare is not None:
-            await self.program.prepare()
+        await self._prepare()
         failures = 0
         backoff = _BACKOFF_FIRST_SECONDS
         while not self._stopping.is_set():
             started = time.monotonic()
-            child = await self._start()
-            await self._watch(child)
-            self._ended()
+            ending, succeeded = await self._run_once()
             if self._stopping.is_set():
                 return
             if self.program.once:
-                if child.returncode == 0:
+                if succeeded:
                     self.ready.set()
                     return
-                raise self._failure(f"{self.program.name} failed ({_ending(child.returncode)})")
+                raise self._failure(f"{self.program.name} failed ({ending})")
             failures += 1
             if not self._served and failures == _FIRST_ATTEMPTS:
                 raise self._failure(
-                    f"{self.program.name} ended {failures} times before it was ready ({_ending(child.returncode)})"
+                    f"{self.program.name} ended {failures} times before it was ready ({ending})"
                 )
             if time.monotonic() - started >= _HEALTHY_AFTER_SECONDS:
                 backoff = _BACKOFF_FIRST_SECONDS
-            self._say(
-                self.program.name, f"{_ending(child.returncode)}; starting again in {backoff:g} s"
-            )
+            self._say(self.program.name, f"{ending}; starting again in {backoff:g} s")
             await self._pause(backoff)
             most = _BACKOFF_MOST_SECONDS if self._served else _FIRST_PAUSE_SECONDS
             backoff = min(2 * backoff, most)
@@ -129,6 +124,27 @@ class Process:
         """Ask the process to end and don't start it again; `run` returns when it has ended."""
         self._stopping.set()
         self._send_stop()
+
+    async def _prepare(self) -> None:
+        if self.program.prepare is None:
+            return
+        try:
+            await self.program.prepare()
+        except OSError as error:
+            raise StackError(f"{self.program.name} can't be prepared: {error}") from error
+
+    async def _run_once(self) -> tuple[str, bool]:
+        """Start the program and wait for its end: how it ended, and whether that was a success."""
+        try:
+            child = await self._start()
+        except OSError as error:
+            return f"can't be started: {error}", False
+        try:
+            await self._watch(child)
+        finally:
+            self.ready.clear()
+            self._pid_file.unlink(missing_ok=True)
+        return _ending(child.returncode), child.returncode == 0
 
     async def _start(self) -> asyncio.subprocess.Process:
         with self.log.open("ab") as log:
@@ -143,7 +159,9 @@ class Process:
                 start_new_session=True,
             )
         self._child = child
-        self._pid_file.write_text(f"{child.pid} {birth(child.pid)}\n")
+        # Only for a successor of this launcher to find: a full disk must not stop a start.
+        with contextlib.suppress(OSError):
+            self._pid_file.write_text(f"{child.pid} {birth(child.pid)}\n")
         if self._stopping.is_set():
             self._send_stop()
         return child
@@ -190,10 +208,6 @@ class Process:
                     f"{self.program.name} runs but isn't ready after {_START_LIMIT_SECONDS:g} s"
                 )
             await asyncio.wait({end}, timeout=_PROBE_EVERY_SECONDS)
-
-    def _ended(self) -> None:
-        self.ready.clear()
-        self._pid_file.unlink(missing_ok=True)
 
     async def _pause(self, seconds: float) -> None:
         try:

@@ -1,6 +1,7 @@
 """The whole stack as one object: started in dependency order, stopped in reverse."""
 
 import asyncio
+import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Collection, Iterator
@@ -12,6 +13,8 @@ from deploy.local.process import Process, Say
 from deploy.local.program import Program, StackError
 from deploy.local.programs import child_environment, completed, external, programs
 from services.platform.config import Settings
+
+_OPEN_FILES = 65_536
 
 
 def _silent(name: str, text: str) -> None:
@@ -118,6 +121,7 @@ def assembled(
     settings: Settings, only: Collection[str] | None = None, say: Say = _silent
 ) -> Iterator[Stack]:
     """A stack that is ready to start: its folder is claimed, its ports are free. The caller starts and stops it."""
+    _allow_open_files()
     with claimed(settings.data_dir.resolve()):
         complete = completed(settings)
         chosen = _chosen(programs(complete), only, external(settings))
@@ -146,6 +150,14 @@ async def running_stack(
             yield stack
         finally:
             await stack.stop()
+
+
+def _allow_open_files() -> None:
+    """Each stream and connection of a program is an open file; the usual limit of 1,024 is for terminals."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _chosen(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deploy.local import postgres
+from deploy.local import binaries, postgres
 from deploy.local.envoy import configuration
 from deploy.local.folder import claimed
 from deploy.local.ports import check_ports
@@ -58,6 +58,11 @@ def test_a_port_that_just_closed_is_free() -> None:
         accepted.close()
         client.close()
     check_ports("127.0.0.1", [_program("task", TASK_PORT=port)])
+
+
+def test_a_missing_server_is_named_with_the_way_to_get_it() -> None:
+    with pytest.raises(StackError, match=r"no-such-server is missing .*make setup"):
+        binaries.script("no-such-server")
 
 
 def test_a_folder_serves_one_launcher_at_a_time(tmp_path: Path) -> None:
