@@ -226,7 +226,17 @@ class Settings(BaseSettings):
         """The database's connection string; holds the password, so it's never logged."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
-        return f"postgresql://taskflow@{self.host}:{self.postgres_port}/taskflow"
+        return (
+            f"postgresql://taskflow{self._local_password}@{self.host}:{self.postgres_port}/taskflow"
+        )
+
+    @property
+    def _local_password(self) -> str:
+        """The local stack keeps the password of its database beside the data."""
+        try:
+            return ":" + (self.data_dir / "postgres.password").read_text().strip()
+        except OSError:
+            return ""
 
     @cached_property
     def nats(self) -> str:

@@ -119,6 +119,11 @@ def test_programs_read_back_the_very_settings_of_the_launcher(
     assert Settings() == settings
 
 
+def test_a_command_beside_the_stack_finds_its_database(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    assert completed(settings).postgres == Settings(data_dir=tmp_path).postgres
+
+
 def test_a_server_that_is_elsewhere_is_not_started_here(tmp_path: Path) -> None:
     given = Settings(data_dir=tmp_path, nats_url="nats://elsewhere:4222", smtp_host="mx")
     assert external(given) == {"nats", "mail"}
