@@ -4,9 +4,10 @@ SHELL := /bin/sh
 PY := .venv/bin/python
 PYTHON ?= .venv/bin/python python3 python3.14 python3.13 python3.12 python3.11
 ARGS ?=
+ROWS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test up lint fmt gen lock clean
+.PHONY: help setup demo test bench up lint fmt gen lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +27,9 @@ demo: setup ## Show TaskFlow at work, start to end, on a stack of its own
 
 test: setup ## Run all tests; ARGS="-k name" for some
 	@$(PY) -m pytest -q $(ARGS)
+
+bench: setup ## Measure against the floors in docs/performance.md; ROWS=P1,P4 for some
+	@$(PY) -m tests.bench $(if $(ROWS),--rows $(ROWS))
 
 up: setup ## Run everything on this machine until Ctrl-C
 	@exec $(PY) -m deploy.local --exit-with-parent $(ARGS)

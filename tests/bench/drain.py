@@ -1,0 +1,103 @@
+"""P7: the relay, from the commit of a backlog until all of it is marked as published."""
+
+import asyncio
+import base64
+import time
+
+import psycopg
+
+from services.platform.config import Settings
+from taskflow.event.v1.event_pb2 import Event, TaskCreated
+from taskflow.task.v1 import task_pb2
+from taskflow.task.v1.task_pb2 import Task
+from tests.bench import world
+from tests.bench.processes import load
+from tests.bench.rows import ROUNDS, Bench, Result, compared
+from tests.bench.stacks import RELAY
+from tests.bench.world import LARGE, WORKSPACES, name_id
+
+_BACKLOG = 50_000
+_LOOK = 0.02
+_PATIENCE = 120.0
+
+# In one transaction: the relay sees all of it at once.
+_ADD = """
+INSERT INTO platform.outbox (event_id, subject, payload)
+SELECT uuidv7(), %(subject)s, %(payload)s FROM generate_series(1, %(count)s)
+"""
+_LEFT = "SELECT EXISTS (SELECT FROM platform.outbox WHERE published_at IS NULL)"
+
+
+async def backlog(bench: Bench) -> Result:
+    """P7."""
+    stacks = await bench.stacks.need(small=RELAY)
+    settings = stacks["small"].settings
+    payload = _event().SerializeToString()
+    rates, floors = [], []
+    for number in range(ROUNDS):
+        await world.forget_events(settings.postgres)
+        bench.say(f"round {number + 1}: the relay")
+        rates.append(_BACKLOG / await _drained(settings, payload))
+        bench.say(f"round {number + 1}: publish_async")
+        [found] = await load(
+            {
+                "kind": "publish",
+                "nats": settings.nats,
+                "payload": base64.b64encode(payload).decode(),
+                "count": _BACKLOG,
+            }
+        )
+        floors.append(_BACKLOG / found["seconds"])
+    await world.forget_events(settings.postgres)
+    result = compared(rates, floors, "events/s", least=0.3)
+    result.details["event_bytes"] = len(payload)
+    return result
+
+
+async def _drained(settings: Settings, payload: bytes) -> float:
+    """Seconds."""
+    async with await psycopg.AsyncConnection.connect(
+        settings.postgres, autocommit=True
+    ) as connection:
+        subject = f"taskflow.{WORKSPACES[LARGE]}.task.created"
+        await connection.execute(_ADD, {"subject": subject, "payload": payload, "count": _BACKLOG})
+        begin = time.monotonic()
+        async with asyncio.timeout(_PATIENCE):
+            while True:
+                cursor = await connection.execute(_LEFT)
+                row = await cursor.fetchone()
+                if row is not None and not row[0]:
+                    return time.monotonic() - begin
+                await asyncio.sleep(_LOOK)
+
+
+def _event() -> Event:
+    """Of a size as CreateTask writes it."""
+    task = Task(
+        id=str(name_id("task")),
+        workspace_id=WORKSPACES[LARGE],
+        project_id=str(name_id("project 1")),
+        key="P1-1001",
+        title="Check pump 7 of the east pier",
+        description="The bearing runs warm. Look at the seal and the coupling, and note what was found.",
+        status=task_pb2.TASK_STATUS_TODO,
+        creator_id=str(name_id("user 1")),
+        assignee_id=str(name_id("user 2")),
+        labels=["area 7", "kind 3"],
+        revision=1,
+        text_revision=1,
+        etag="0123456789abcdef",
+    )
+    task.create_time.GetCurrentTime()
+    task.update_time.GetCurrentTime()
+    event = Event(
+        id=str(name_id("event")),
+        type="task.created",
+        workspace_id=task.workspace_id,
+        aggregate_id=task.id,
+        revision=1,
+        actor_id=task.creator_id,
+        task_created=TaskCreated(task=task),
+    )
+    event.occur_time.GetCurrentTime()
+    return event

@@ -1,0 +1,90 @@
+"""P8: suggestions asked for 200 tasks at once, from the first call until the last suggestion is stored.
+
+RequestSuggestions asks at once what a new task asks for after the debounce: it's the same way, through outbox, relay,
+JetStream, dispatcher and Temporal, without the two seconds in which nothing happens.
+"""
+
+import asyncio
+import time
+
+import grpc.aio
+import psycopg
+
+from services.platform.config import Settings
+from taskflow.task.v1.suggestion_service_pb2 import RequestSuggestionsRequest
+from taskflow.task.v1.suggestion_service_pb2_grpc import SuggestionServiceStub
+from tests.bench import world
+from tests.bench.processes import load
+from tests.bench.rows import ROUNDS, Bench, Result, compared
+from tests.bench.stacks import WHOLE
+from tests.bench.world import LARGE, WORKSPACES
+
+_TASKS = 200
+_LOOK = 0.02
+_PATIENCE = 120.0
+
+
+async def suggestions(bench: Bench) -> Result:
+    """P8."""
+    stacks = await bench.stacks.need(small=WHOLE)
+    settings = stacks["small"].settings
+    [token] = bench.small.world.tokens(settings, [1])
+    rates, floors = [], []
+    for number in range(ROUNDS):
+        bench.say(f"round {number + 1}: suggestions")
+        rates.append(_TASKS / await _suggested(settings, token))
+        # The last workflows are still to be completed.
+        await asyncio.sleep(1)
+        bench.say(f"round {number + 1}: workflows that do nothing")
+        [found] = await load(
+            {
+                "kind": "workflows",
+                "temporal": settings.temporal,
+                "name": time.time_ns(),
+                "count": _TASKS,
+                "concurrency": settings.workflow_concurrency,
+            }
+        )
+        floors.append(_TASKS / found["seconds"])
+    return compared(rates, floors, "workflows/s", least=0.5)
+
+
+async def _suggested(settings: Settings, token: str) -> float:
+    """Seconds."""
+    # Their priority and text are such that each gets a suggestion.
+    tasks = await world.execute(
+        settings.postgres,
+        """
+        SELECT id FROM task.tasks AS asked
+        WHERE workspace_id = %(workspace)s AND status = 1 AND priority = 0 AND deleted_at IS NULL
+          AND NOT EXISTS (SELECT FROM task.suggestions WHERE task_id = asked.id)
+        LIMIT %(count)s
+        """,
+        {"workspace": WORKSPACES[LARGE], "count": _TASKS},
+    )
+    asked = [row[0] for row in tasks]
+    async with grpc.aio.insecure_channel(settings.task) as channel:
+        stub = SuggestionServiceStub(channel)
+        begin = time.monotonic()
+        await asyncio.gather(
+            *(
+                stub.RequestSuggestions(
+                    RequestSuggestionsRequest(task_id=str(task_id)),
+                    metadata=(("authorization", f"Bearer {token}"),),
+                )
+                for task_id in asked
+            )
+        )
+    async with (
+        await psycopg.AsyncConnection.connect(settings.postgres, autocommit=True) as connection,
+        asyncio.timeout(_PATIENCE),
+    ):
+        while True:
+            cursor = await connection.execute(
+                "SELECT count(DISTINCT task_id) FROM task.suggestions WHERE task_id = ANY(%s)",
+                [asked],
+            )
+            row = await cursor.fetchone()
+            if row is not None and row[0] == _TASKS:
+                return time.monotonic() - begin
+            await asyncio.sleep(_LOOK)

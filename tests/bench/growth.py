@@ -1,0 +1,31 @@
+"""P9: P1 and P4 with ten times the tasks, users, projects and streams, against the base, in turn."""
+
+from statistics import median
+
+from tests.bench import notices, unary
+from tests.bench.rows import Bench, Limit, Result
+
+_MOST = 1.2
+
+
+async def tenfold(bench: Bench) -> Result:
+    """P9: the worse of the two: how many times as long a create, and a notification, take."""
+    large_rates, small_rates = await unary.growth(bench)
+    large_p50, small_p50 = await notices.growth(bench)
+    create = median(small / large for large, small in zip(large_rates, small_rates, strict=True))
+    notice = median(large / small for large, small in zip(large_p50, small_p50, strict=True))
+    worse = max(create, notice)
+    return Result(
+        worse,
+        "× the base",
+        [
+            Limit(f"creates within {_MOST:g} ×", create <= _MOST),
+            Limit(f"notifications within {_MOST:g} ×", notice <= _MOST),
+        ],
+        1.0,
+        worse,
+        {
+            "creates": {"ratio": create, "large": large_rates, "base": small_rates},
+            "notifications": {"ratio": notice, "large": large_p50, "base": small_p50},
+        },
+    )

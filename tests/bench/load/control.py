@@ -1,0 +1,35 @@
+"""What the runner says to a load process, line by line."""
+
+import asyncio
+import os
+import sys
+from typing import Self
+
+
+class Control:
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+
+    @classmethod
+    async def on_stdin(cls) -> Self:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=2**27)
+        stdin = os.fdopen(sys.stdin.fileno(), "rb", closefd=False)
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), stdin)
+        return cls(reader)
+
+    async def line(self) -> str:
+        """The next line. Raises EOFError when nobody is there any more."""
+        line = await self._reader.readline()
+        if not line:
+            raise EOFError
+        return line.decode().strip()
+
+    async def start(self) -> None:
+        """Says that all is prepared, and returns when it's time."""
+        print("ready", flush=True)
+        await self.line()
+
+    async def stopped(self) -> None:
+        """Returns when the runner has seen enough."""
+        await self.line()

@@ -1,0 +1,102 @@
+"""Tasks created at a steady rate, and the streams of those whom they are assigned to.
+
+Both read CLOCK_MONOTONIC, which is the same one in all processes of a machine.
+"""
+
+import asyncio
+import time
+from typing import Any
+
+import grpc.aio
+
+from taskflow.notification.v1.notification_service_pb2 import WatchNotificationsRequest
+from taskflow.notification.v1.notification_service_pb2_grpc import NotificationServiceStub
+from taskflow.task.v1.task_pb2 import Task
+from taskflow.task.v1.task_service_pb2 import CreateTaskRequest
+from taskflow.task.v1.task_service_pb2_grpc import TaskServiceStub
+from tests.bench.load.channels import channels
+
+
+async def inbox(spec: Any, control: Any) -> dict[str, Any]:
+    """A stream for each of `tokens`, over `connections`, until stopped.
+
+    Found: when (seconds) each task's notification came, how many streams ended or had a hole, and the bytes of one
+    message.
+    """
+    received: dict[str, float] = {}
+    found = {"ended": 0, "holes": 0, "repeated": 0, "bytes": 0}
+    async with channels(spec["address"], spec["connections"]) as opened:
+        stubs = [NotificationServiceStub(channel) for channel in opened]
+
+        async def follow(call: Any, sequence: int) -> None:
+            try:
+                async for message in call:
+                    if not message.change.HasField("created"):
+                        continue
+                    now = time.monotonic()
+                    task_id = message.change.created.task_id
+                    found["repeated"] += task_id in received
+                    received[task_id] = now
+                    found["holes"] += message.change.sequence != sequence + 1
+                    sequence = message.change.sequence
+                    found["bytes"] = message.ByteSize()
+                found["ended"] += 1
+            except grpc.aio.AioRpcError:
+                found["ended"] += 1
+
+        async def begin(number: int, token: str) -> asyncio.Task[None]:
+            call = stubs[number % len(stubs)].WatchNotifications(
+                WatchNotificationsRequest(), metadata=(("authorization", f"Bearer {token}"),)
+            )
+            first: Any = await call.read()
+            return asyncio.create_task(follow(call, first.heartbeat.head_sequence))
+
+        following = []
+        for start in range(0, len(spec["tokens"]), 100):
+            part = enumerate(spec["tokens"][start : start + 100], start)
+            following += await asyncio.gather(*(begin(*one) for one in part))
+        await control.start()
+        await control.stopped()
+        for task in following:
+            task.cancel()
+        await asyncio.gather(*following, return_exceptions=True)
+    return {**found, "received": received}
+
+
+async def author(spec: Any, control: Any) -> dict[str, Any]:
+    """Creates `rate` tasks a second for `seconds`, whoever waits, each for the next of `assignees`.
+
+    Found: when each call began and was answered (seconds), by the task's id, and how many failed.
+    """
+    created: dict[str, tuple[float, float]] = {}
+    failed = 0
+    assignees, projects = spec["assignees"], spec["projects"]
+    metadata = (("authorization", f"Bearer {spec['token']}"),)
+    async with grpc.aio.insecure_channel(spec["address"]) as channel:
+        await channel.channel_ready()
+        stub = TaskServiceStub(channel)
+
+        async def create(number: int) -> None:
+            nonlocal failed
+            request = CreateTaskRequest(
+                project_id=projects[number % len(projects)],
+                task=Task(
+                    title=f"Check pump {number}", assignee_id=assignees[number % len(assignees)]
+                ),
+            )
+            began = time.monotonic()
+            try:
+                answer = await stub.CreateTask(request, metadata=metadata)
+            except grpc.aio.AioRpcError:
+                failed += 1
+                return
+            created[answer.task.id] = began, time.monotonic()
+
+        await control.start()
+        begin = time.monotonic()
+        calls = []
+        for number in range(int(spec["rate"] * spec["seconds"])):
+            await asyncio.sleep(max(0, begin + number / spec["rate"] - time.monotonic()))
+            calls.append(asyncio.create_task(create(number)))
+        await asyncio.gather(*calls)
+    return {"created": created, "failed": failed}

@@ -1,0 +1,33 @@
+"""How much memory processes have, as Linux tells (bytes)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def resident(pid: int) -> int:
+    """RSS."""
+    return _field(pid, "status", "VmRSS")
+
+
+def proportional(pid: int) -> int:
+    """PSS: what is shared counts for each only in part, so that the sum over processes counts it once."""
+    return _field(pid, "smaps_rollup", "Pss")
+
+
+def _field(pid: int, file: str, name: str) -> int:
+    for line in Path(f"/proc/{pid}/{file}").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise ProcessLookupError(f"{pid} has no {name}")
+
+
+def family(pid: int) -> Iterator[int]:
+    """The process and all that descend from it."""
+    yield pid
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            yield from family(int(child))
+
+
+def command(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").split("\0")

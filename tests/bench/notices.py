@@ -1,0 +1,118 @@
+"""P4: from a commit to the message on an open stream, on the whole stack and through the gateway.
+
+The time runs from the answer to CreateTask, which follows the commit, to the message's arrival in the client. The
+events pass relay, JetStream, the notification consumer, Postgres, core NATS and Envoy, while the worker starts two
+workflows for each of them.
+"""
+
+import asyncio
+from statistics import median
+from typing import Any
+
+from services.platform.config import Settings
+from tests.bench.processes import Remote, check, load, started
+from tests.bench.rows import ROUNDS, Bench, Limit, Result, percentile
+from tests.bench.stacks import WHOLE
+from tests.bench.world import World
+
+_RATE = 100
+_SECONDS = 6.0
+STREAMS = 200
+# How long the last messages may take (seconds).
+_PATIENCE = 5.0
+_P50_MS = 15.0
+_P99_MS = 100.0
+
+
+async def latency(bench: Bench) -> Result:
+    """P4."""
+    stacks = await bench.stacks.need(small=WHOLE)
+    settings = stacks["small"].settings
+    p50, p99, floors = [], [], []
+    for number in range(ROUNDS):
+        bench.say(f"round {number + 1}: {STREAMS} streams, {_RATE} creates a second")
+        found = await measured(settings, bench.small.world, STREAMS)
+        p50.append(percentile(found["milliseconds"], 0.5))
+        p99.append(percentile(found["milliseconds"], 0.99))
+        bench.say(f"round {number + 1}: JetStream")
+        [floor] = await load(
+            {
+                "kind": "messages",
+                "nats": settings.nats,
+                "bytes": found["bytes"],
+                "rate": _RATE,
+                "seconds": 3,
+            }
+        )
+        floors.append(percentile(floor["milliseconds"], 0.5))
+    ratios = [value / floor for value, floor in zip(p50, floors, strict=True)]
+    return Result(
+        median(p50),
+        "ms p50",
+        [
+            Limit(f"p50 ≤ {_P50_MS:g} ms", median(p50) <= _P50_MS),
+            Limit(f"p99 ≤ {_P99_MS:g} ms", median(p99) <= _P99_MS),
+        ],
+        median(floors),
+        median(ratios),
+        {"p50": p50, "p99": p99, "floors": floors, "ratios": ratios},
+    )
+
+
+async def growth(bench: Bench) -> tuple[list[float], list[float]]:
+    """P9: p50 with ten times the tasks, users and streams, and with the base, in turn."""
+    stacks = await bench.stacks.need(small=WHOLE, large=WHOLE)
+    p50: tuple[list[float], list[float]] = ([], [])
+    for number in range(ROUNDS):
+        for found, name, place, streams in (
+            (p50[0], "large", bench.large, 10 * STREAMS),
+            (p50[1], "small", bench.small, STREAMS),
+        ):
+            bench.say(f"round {number + 1}: {streams} streams")
+            result = await measured(stacks[name].settings, place.world, streams)
+            found.append(percentile(result["milliseconds"], 0.5))
+    return p50
+
+
+async def measured(settings: Settings, world: World, streams: int) -> dict[str, Any]:
+    """`milliseconds` of each notification, and the `bytes` of one."""
+    gateway = f"127.0.0.1:{settings.gateway_port}"
+    # The author isn't told of what they do themselves.
+    readers = range(1, streams + 1)
+    inbox = {
+        "kind": "inbox",
+        "address": gateway,
+        "tokens": world.tokens(settings, readers),
+        "connections": max(4, streams // 100),
+    }
+    author = {
+        "kind": "author",
+        "address": gateway,
+        "token": world.tokens(settings, [0])[0],
+        "assignees": [world.user(number) for number in readers],
+        "projects": world.projects[:10],
+        "rate": _RATE,
+        "seconds": _SECONDS,
+    }
+    async with started("tests.bench.load", inbox, author) as (reading, writing):
+        return await _joined(reading, writing)
+
+
+async def _joined(reading: Remote, writing: Remote) -> dict[str, Any]:
+    reading.go()
+    writing.go()
+    wrote = await writing.result()
+    await asyncio.sleep(_PATIENCE)
+    reading.stop()
+    read = await reading.result()
+    check(wrote, read)
+    created: dict[str, tuple[float, float]] = wrote["created"]
+    received: dict[str, float] = read["received"]
+    if missing := created.keys() - received.keys():
+        raise RuntimeError(f"{len(missing)} notifications hadn't come after {_PATIENCE:g} s")
+    return {
+        "milliseconds": [
+            (received[task_id] - answered) * 1e3 for task_id, (_, answered) in created.items()
+        ],
+        "bytes": read["bytes"],
+    }

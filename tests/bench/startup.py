@@ -1,0 +1,111 @@
+"""P10 and P11: `make up` on an empty folder, until everything serves; and what it weighs when nobody does anything."""
+
+import asyncio
+import os
+import shutil
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from statistics import median
+
+from deploy.local.probes import gateway_routes, grpc_serving, http_get
+from services.platform.config import Settings
+from tests.bench.memory import command, family, proportional, resident
+from tests.bench.rows import ROUNDS, Bench, Limit, Result
+from tests.bench.stacks import ports
+
+_ROOT = Path(__file__).resolve().parents[2]
+_HOST = "127.0.0.1"
+_PATIENCE = 60.0
+_LOOK = 0.05
+# Until everything has come to rest (seconds).
+_REST = 5.0
+
+_MOST_SECONDS = 10.0
+_MOST_MB = 1100.0
+_MOST_PYTHON_MB = 130.0
+_MB = 1e6
+
+
+async def cold_start(bench: Bench) -> Result:
+    """P10: the cluster of Postgres is made anew each time; what is installed and cached of files stays."""
+    await bench.stacks.need()
+    seconds = []
+    for number in range(ROUNDS):
+        bench.say(f"round {number + 1}: make up")
+        async with _up(bench) as (_, took):
+            seconds.append(took)
+    limit = Limit(f"≤ {_MOST_SECONDS:g} s", median(seconds) <= _MOST_SECONDS)
+    return Result(median(seconds), "s", [limit], details={"values": seconds})
+
+
+async def at_rest(bench: Bench) -> Result:
+    """P11: memory that processes share counts once."""
+    await bench.stacks.need()
+    totals, largest = [], []
+    pythons: dict[str, float] = {}
+    for number in range(ROUNDS):
+        bench.say(f"round {number + 1}: the stack at rest")
+        async with _up(bench) as (pid, _):
+            await asyncio.sleep(_REST)
+            members = list(family(pid))
+            totals.append(sum(map(proportional, members)) / _MB)
+            pythons = {
+                " ".join(line[1:4]): resident(member) / _MB
+                for member in members
+                if "python" in (line := command(member))[0]
+            }
+            largest.append(max(pythons.values()))
+    return Result(
+        median(totals),
+        "MB",
+        [
+            Limit(f"≤ {_MOST_MB:g} MB", median(totals) <= _MOST_MB),
+            Limit(f"each Python ≤ {_MOST_PYTHON_MB:g} MB", median(largest) <= _MOST_PYTHON_MB),
+        ],
+        details={"totals": totals, "largest_python": largest, "pythons_resident": pythons},
+    )
+
+
+@asynccontextmanager
+async def _up(bench: Bench) -> AsyncIterator[tuple[int, float]]:
+    """The pid of `make up`, and the seconds until every health check was passed."""
+    folder = bench.folder / "up"
+    shutil.rmtree(folder, ignore_errors=True)
+    settings = Settings(data_dir=folder, **ports(bench.port + 600))  # type: ignore[arg-type]
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("TASKFLOW_")}
+    chosen = {f"TASKFLOW_{k.upper()}": str(v) for k, v in ports(bench.port + 600).items()}
+    begin = time.monotonic()
+    process = await asyncio.create_subprocess_exec(
+        *("make", "up", "ARGS=--quiet"),
+        cwd=_ROOT,
+        env=inherited | chosen | {"TASKFLOW_DATA_DIR": str(folder)},
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            while not await _serves(settings):
+                await asyncio.sleep(_LOOK)
+        yield process.pid, time.monotonic() - begin
+    finally:
+        process.send_signal(signal.SIGTERM)
+        await process.wait()
+
+
+async def _serves(settings: Settings) -> bool:
+    for port in (settings.auth_port, settings.task_port, settings.notification_port):
+        if not await grpc_serving(_HOST, port):
+            return False
+    for port in (
+        settings.auth_http_port,
+        settings.task_http_port,
+        settings.notification_http_port,
+        settings.relay_http_port,
+        settings.worker_http_port,
+    ):
+        status, _ = await http_get(_HOST, port, "/healthz")
+        if status != 200:
+            return False
+    return await gateway_routes(_HOST, settings.envoy_admin_port)

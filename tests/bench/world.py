@@ -1,0 +1,169 @@
+"""What the measured databases hold: people with sessions, a large workspace and a small one, written by SQL.
+
+Ids are derived from a name, so that whoever needs one computes it; those of tasks are UUIDv7 in the order of creation.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, LiteralString
+from uuid import UUID
+
+import psycopg
+
+from services.auth.tokens import SigningKeys
+from services.platform.config import Settings
+
+PROJECT_TASKS = 1_000
+# The workspace of `PROJECT_TASKS` tasks in one project.
+SMALL = "small"
+LARGE = "large"
+
+
+def name_id(name: str) -> UUID:
+    """As md5(name)::uuid in Postgres."""
+    return UUID(hashlib.md5(name.encode(), usedforsecurity=False).hexdigest())
+
+
+WORKSPACES = {name: str(name_id(f"workspace {name}")) for name in (SMALL, LARGE)}
+SMALL_PROJECT = str(name_id("project 0"))
+
+
+@dataclass(frozen=True)
+class World:
+    """How much there is: `tasks` in the large workspace, in projects of PROJECT_TASKS each."""
+
+    tasks: int
+    users: int
+
+    @property
+    def projects(self) -> list[str]:
+        """Of the large workspace."""
+        count = self.tasks // PROJECT_TASKS
+        return [str(name_id(f"project {number}")) for number in range(1, count + 1)]
+
+    def user(self, number: int) -> str:
+        return str(name_id(f"user {number % self.users}"))
+
+    def tokens(self, settings: Settings, numbers: Iterable[int]) -> list[str]:
+        """Access tokens of these users, good for as long as the settings say."""
+        keys = SigningKeys(settings)
+        now = int(time.time())
+        expires = now + int(settings.access_token_lifetime)
+        return [
+            keys.access_token(
+                name_id(f"user {number % self.users}"),
+                name_id(f"session {number % self.users}"),
+                now,
+                expires,
+            )
+            for number in numbers
+        ]
+
+
+_PEOPLE: LiteralString = """
+INSERT INTO auth.users (id, email, email_key, display_name, time_zone, password_hash)
+SELECT md5('user ' || n)::uuid, n || '@example.com', n || '@example.com', 'User ' || n,
+  (ARRAY['Europe/Berlin', 'UTC', 'America/New_York', 'Asia/Tokyo'])[1 + n %% 4], ''
+FROM generate_series(0, %(users)s - 1) AS n;
+"""
+_SESSIONS: LiteralString = """
+INSERT INTO auth.sessions (id, user_id, device, expires_at)
+SELECT md5('session ' || n)::uuid, md5('user ' || n)::uuid, 'benchmark', now() + interval '30 days'
+FROM generate_series(0, %(users)s - 1) AS n;
+"""
+_WORKSPACE: LiteralString = """
+INSERT INTO auth.workspaces (id, display_name, ai_enabled) VALUES (%(workspace)s, 'Harbour Street', true)
+"""
+_MEMBERS: LiteralString = """
+INSERT INTO auth.members (workspace_id, user_id, role, revision)
+SELECT %(workspace)s, md5('user ' || n)::uuid, CASE WHEN n = 0 THEN 4 ELSE 2 END, 1
+FROM generate_series(0, %(users)s - 1) AS n
+"""
+_PROJECTS: LiteralString = """
+INSERT INTO task.projects (id, workspace_id, key, display_name, description, creator_id, next_number, created_at,
+  updated_at)
+SELECT md5('project ' || n)::uuid, %(workspace)s, 'P' || n, 'Project ' || n, '', md5('user 0')::uuid,
+  %(size)s + 1, now(), now()
+FROM generate_series(%(first)s, %(last)s) AS n
+"""
+# A third of them open, half of them with a deadline; the projects take turns.
+_TASKS: LiteralString = """
+INSERT INTO task.tasks (id, workspace_id, project_id, project_key, number, title, description, status, priority,
+  assignee_id, creator_id, labels, due_date, due_zone, due_at, created_at, updated_at, finished_at)
+SELECT id, %(workspace)s, md5('project ' || project)::uuid, 'P' || project,
+  1 + n / (%(last)s - %(first)s + 1),
+  'Check pump ' || n || ' of the east pier',
+  'The bearing of pump ' || n || ' runs warm. Look at the seal and the coupling, and note what was found. '
+    || repeat('Details follow. ', (n %% 8)::int),
+  CASE WHEN n %% 3 = 0 THEN 1 + n %% 2 ELSE 3 END, n %% 5,
+  CASE WHEN n %% 4 <> 0 THEN md5('user ' || n %% %(users)s)::uuid END,
+  md5('user ' || n * 7 %% %(users)s)::uuid,
+  ARRAY['area ' || n %% 50, 'kind ' || n %% 7],
+  CASE WHEN n %% 2 = 0 THEN at::date END, CASE WHEN n %% 2 = 0 THEN 'UTC' END,
+  CASE WHEN n %% 2 = 0 THEN date_trunc('day', at) + interval '1 day' END,
+  at, at, CASE WHEN n %% 3 <> 0 THEN at END
+FROM (
+  SELECT n, %(first)s + n %% (%(last)s - %(first)s + 1) AS project, id, uuid_extract_timestamp(id) AS at
+  FROM (
+    SELECT n, uuidv7((n - %(tasks)s) * interval '10 seconds') AS id
+    FROM generate_series(0::bigint, %(tasks)s - 1) AS n
+  ) AS made
+) AS dated
+"""
+# Building them after the rows are there takes a third of the time.
+_INDEXES: LiteralString = """
+SELECT format('%I.%I', schemaname, indexname), indexdef FROM pg_indexes
+WHERE schemaname = 'task' AND tablename = 'tasks'
+  AND indexname NOT IN (SELECT conname FROM pg_constraint WHERE conrelid = 'task.tasks'::regclass)
+"""
+
+
+async def fill(url: str, world: World) -> None:
+    """Writes the world into a migrated database that holds nothing else."""
+    async with await psycopg.AsyncConnection.connect(
+        url, autocommit=True, cursor_factory=psycopg.AsyncClientCursor
+    ) as connection:
+        await connection.execute("SET statement_timeout = 0")
+        await connection.execute("SET maintenance_work_mem = '512MB'")
+        cursor = await connection.execute(_INDEXES)
+        indexes: list[Any] = await cursor.fetchall()
+        for name, _ in indexes:
+            await connection.execute(f"DROP INDEX {name}".encode())
+        await connection.execute(_PEOPLE, {"users": world.users})
+        await connection.execute(_SESSIONS, {"users": world.users})
+        await _workspace(connection, SMALL, world.users, (0, 0))
+        await _workspace(connection, LARGE, world.users, (1, world.tasks // PROJECT_TASKS))
+        for _, definition in indexes:
+            await connection.execute(definition.encode())
+        await connection.execute("VACUUM ANALYZE")
+        await connection.execute("CHECKPOINT")
+
+
+async def _workspace(
+    connection: psycopg.AsyncConnection[Any], name: str, users: int, projects: tuple[int, int]
+) -> None:
+    first, last = projects
+    values = {
+        "workspace": WORKSPACES[name],
+        "users": users,
+        "first": first,
+        "last": last,
+        "size": PROJECT_TASKS,
+        "tasks": PROJECT_TASKS * (last - first + 1),
+    }
+    for statement in (_WORKSPACE, _MEMBERS, _PROJECTS, _TASKS):
+        await connection.execute(statement, values)
+
+
+async def execute(url: str, statement: LiteralString, values: Any = None) -> list[Any]:
+    """Runs one statement; the rows that it returns."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        cursor = await connection.execute(statement, values)
+        return await cursor.fetchall() if cursor.description else []
+
+
+async def forget_events(url: str) -> None:
+    """The events of what was measured before: those of the next row begin with an empty outbox."""
+    await execute(url, "TRUNCATE platform.outbox")
