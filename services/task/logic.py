@@ -67,23 +67,27 @@ async def get_task(tx: Transaction, caller: Caller, name: str, workspace_id: str
 async def take_place(
     tx: Transaction, caller: Caller, project_id: UUID, columns: Mapping[str, Any]
 ) -> Row:
-    """Where the task is to be created. Has to be a transaction by itself: it takes the project's next number.
+    """Where the task is to be created, with the project's next number. Has to be a transaction by itself.
 
     Raises SESSION_REVOKED, NOT_FOUND, ROLE_TOO_LOW; what else stands against it is found by `create_task`.
     """
     place = await tx.one(
-        queries.TAKE_PLACE,
-        project_id=project_id,
-        caller_id=caller.user_id,
-        session_id=caller.session_id,
-        needs=caller.needs,
-        assignee_id=columns.get("assignee_id"),
-        parent_id=columns.get("parent_id"),
+        queries.TAKE_PLACE, needs=caller.needs, **_place_for(caller, project_id, columns)
     )
     if place is None:
         raise await directory.absence(tx, caller, "project", project_id)
     directory.check_role(caller, place.role)
     return place
+
+
+def _place_for(caller: Caller, project_id: UUID, columns: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "project_id": project_id,
+        "caller_id": caller.user_id,
+        "session_id": caller.session_id,
+        "assignee_id": columns.get("assignee_id"),
+        "parent_id": columns.get("parent_id"),
+    }
 
 
 async def create_task(
@@ -101,9 +105,12 @@ async def create_task(
     )
     if not added:
         # The project was archived, or the assignee removed, since the number was taken.
-        return await create_task(
-            tx, caller, await take_place(tx, caller, place.id, columns), columns
-        )
+        now = await tx.one(queries.FIND_PLACE, **_place_for(caller, place.id, columns))
+        if now is None:
+            raise await directory.absence(tx, caller, "project", place.id)
+        _check_place(now, columns)
+        # And back again: the next attempt will find it so.
+        raise DomainError(reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE)
     tx.has_events = True
     if row.payload is not None:
         await jobs.create(tx, row, caller.user_id)

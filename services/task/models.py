@@ -2,8 +2,8 @@
 
 Every list of tasks is scoped to a workspace or to projects of one, so each order has an index that begins with either;
 ids are UUIDv7 and `created_at` is the time in them, so that the order of ids is the order of creation. Lists go by
-(created_at, id) all the same: the primary key would do for an order by the id alone, and reading other workspaces' tasks
-on the way can look cheap to the planner.
+(created_at, id) all the same: the primary key would do for an order by the id alone, and reading other workspaces'
+tasks on the way can look cheap to the planner.
 """
 
 from sqlalchemy import (

@@ -111,7 +111,7 @@ GET_TASK_BY_KEY = Statement(
 # Creating a task.
 
 # Where a task is to be created, what the caller may do there, and the zone of whom a date is due for.
-_place = (
+_find_place = (
     select(
         projects.c.id,
         projects.c.workspace_id,
@@ -141,8 +141,9 @@ _place = (
     .select_from(projects)
     .join(members, directory.membership(projects.c.workspace_id))
     .where(projects.c.id == _project_id)
-    .cte("place")
 )
+FIND_PLACE = Statement(_find_place)
+_place = _find_place.cte("place")
 _taken = (
     update(projects)
     .where(
@@ -159,7 +160,7 @@ _taken = (
 # Takes a number too, if a task may be created; number is null otherwise. All creations in a project meet at its
 # counter, so this is a transaction by itself that doesn't wait for the disk. It doesn't have to: the task that gets the
 # number is flushed with everything before it, so a number that was lost in a crash was nobody's. A number that comes to
-# no use is left out.
+# no use is left out. Never run it in a transaction with something else: that wouldn't be flushed either.
 TAKE_PLACE = Statement(
     select(
         _place,

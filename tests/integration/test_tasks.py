@@ -7,8 +7,11 @@ from uuid import UUID, uuid4
 
 import grpc
 import pytest
+from sqlalchemy import text
 
 from services.platform.config import Settings
+from services.platform.db import Statement
+from services.task.queries import TAKE_PLACE
 from taskflow.task.v1 import task_pb2
 from tests.integration.desk import Desk, People, Task, desk_at, due_date, people_of, struct
 from tests.integration.people import refusal
@@ -18,6 +21,8 @@ TODO = task_pb2.TASK_STATUS_TODO
 DONE = task_pb2.TASK_STATUS_DONE
 CANCELED = task_pb2.TASK_STATUS_CANCELED
 IN_PROGRESS = task_pb2.TASK_STATUS_IN_PROGRESS
+
+_SESSION = Statement(text("SELECT id FROM auth.sessions WHERE user_id = :user_id"))
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +109,22 @@ async def test_numbers_of_concurrent_tasks_are_each_used_once(desk: Desk) -> Non
     tasks = await asyncio.gather(*(desk.create(project) for _ in range(60)))
     assert {task.key for task in tasks} == {f"OPS-{n}" for n in range(1, 61)}
     assert len({task.id for task in tasks}) == 60
+
+
+async def test_taking_a_number_leaves_the_commit_of_the_task_durable(desk: Desk) -> None:
+    setting = Statement(text("SHOW synchronous_commit"))
+    absent = dict.fromkeys(("assignee_id", "parent_id"))
+    project = await desk.project()
+    async with desk.db.read() as tx:
+        member = UUID(desk.people.member.id)
+        session = await tx.one(_SESSION, user_id=member)
+        assert session
+        who = {"caller_id": member, "session_id": session.id, "needs": 0}
+        place = await tx.one(TAKE_PLACE, project_id=UUID(project.id), **who, **absent)
+        assert place
+        assert place.number == 1
+        assert await tx.one(setting) == ("on",)
+    assert (await desk.create(project)).key == "OPS-2"
 
 
 async def test_every_change_has_its_event_with_the_revision_it_made(desk: Desk) -> None:
