@@ -11,7 +11,7 @@ from pathlib import Path
 from deploy.local.binaries import REPOSITORY, setpriv
 from deploy.local.program import Program, StackError
 
-_PROBE_EVERY_SECONDS = 0.03
+_PROBE_EVERY_SECONDS = 0.1
 _PROBE_LIMIT_SECONDS = 3.0
 _START_LIMIT_SECONDS = 60.0
 # A program that never became ready gets this many attempts at most this far apart, then the stack gives up.

@@ -18,7 +18,7 @@ class Program:
     """One process of the stack, described.
 
     `about` is what the summary says beside its address.
-    `ready` is asked every few milliseconds after the start and answers whether the program serves.
+    `ready` is asked several times a second after the start and answers whether the program serves.
     `prepare` runs once before the first start (create a data folder, write a configuration).
     `ports` maps the name of a setting to the port that the program will listen on.
     `after` names the programs that have to be ready first; it also orders the stop, reversed.
