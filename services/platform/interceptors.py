@@ -236,9 +236,9 @@ class Gate(grpc.aio.ServerInterceptor):
         sessions = {stream.caller.session_id for stream in self._streams if stream.caller}
         if sessions:
             async with db.read() as tx:
-                live = await directory.live_sessions(tx, sessions)
-            for stream in list(self._streams):
-                if stream.caller and stream.caller.session_id in sessions - live:
+                ended = sessions - await directory.live_sessions(tx, sessions)
+            for stream in list(self._streams) if ended else ():
+                if stream.caller and stream.caller.session_id in ended:
                     stream.end(DomainError(reasons.ERROR_REASON_SESSION_REVOKED))
 
     def drain(self) -> None:
