@@ -34,17 +34,17 @@ from tests.integration.people import Person, Team, database, team_at
 PATIENCE = 20.0
 
 
-def other_ports(settings: Settings) -> Settings:
-    """The same servers, for services that run beside those of other tests."""
+def other_ports(settings: Settings, *services: str) -> Settings:
+    """The same servers, for services that run beside those of the settings."""
     names = [
         f"{service}_{kind}"
-        for service in ("auth", "notification", "relay")
+        for service in services
         for kind in ("port", "http_port")
         if f"{service}_{kind}" in Settings.model_fields
     ]
     ports = dict(zip(names, free_ports(len(names)), strict=True))
-    copy = settings.model_copy(update=ports)
-    return Settings(**(copy.model_dump() | {"auth_address": None, "notification_address": None}))
+    unset = {f"{service}_address": None for service in services if service != "relay"}
+    return Settings(**(settings.model_dump() | ports | unset))
 
 
 @dataclass
@@ -154,7 +154,7 @@ class World:
 
 @asynccontextmanager
 async def a_world(settings: Settings, *, notification: bool = True) -> AsyncIterator[World]:
-    here = other_ports(settings)
+    here = other_ports(settings, "auth", "notification", "relay")
     async with AsyncExitStack() as running:
         for name in ("auth", "relay", *(("notification",) if notification else ())):
             await running.enter_async_context(serving(name, here))

@@ -1,22 +1,26 @@
 """Promises of the consumer: who is told of events, once, whatever comes twice, late or broken."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import grpc
+import psycopg
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import Text, bindparam, func, select, text
 from uuid_utils.compat import uuid7
 
-from services.platform import outbox
+from services.notification import consumer
+from services.notification.telling import Telling
+from services.platform import bus, outbox
 from services.platform.config import Settings
-from services.platform.db import Statement
+from services.platform.db import Statement, Transaction
 from services.platform.tables import consumed_events
 from taskflow.event.v1.event_pb2 import Event
 from taskflow.notification.v1 import notification_pb2 as kinds
 from taskflow.task.v1 import task_pb2
 from tests.conftest import serving
-from tests.integration.notification_world import World, a_world, eventually
+from tests.integration.notification_world import World, a_world, eventually, other_ports
 from tests.integration.people import Person, events
 
 _CONSUMED = Statement(
@@ -148,8 +152,7 @@ async def test_events_without_anybody_to_tell_leave_no_trace(world: World, ben: 
 async def test_sequences_have_no_gap_when_several_processes_share_the_events(
     world: World, ben: Person, cleo: Person
 ) -> None:
-    ports = {"notification_port": 23_710, "notification_http_port": 23_711}
-    async with serving("notification", world.settings.model_copy(update=ports)):
+    async with serving("notification", other_ports(world.settings, "notification")):
         for _ in range(20):
             await world.assign(*[ben, cleo] * 10)
         for person in (ben, cleo):
@@ -185,6 +188,63 @@ async def test_connections_to_the_database_that_break_cost_no_event(
             return False
 
     await eventually(all_told)
+
+
+async def test_an_outage_of_the_database_is_not_held_against_an_event(
+    world: World, ben: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it lasts, nothing is parked."""
+    monkeypatch.setattr(bus, "_UNAVAILABLE_PAUSE", 0.01)
+    outages = 3 * bus.MAX_DELIVERIES
+    notify = consumer.notify
+
+    async def unavailable(tx: Transaction, tellings: Sequence[Telling]) -> list[consumer.Told]:
+        nonlocal outages
+        if outages:
+            outages -= 1
+            raise psycopg.OperationalError("the connection is lost")
+        return await notify(tx, tellings)
+
+    monkeypatch.setattr(consumer, "notify", unavailable)
+    parked = _parked()
+    await world.assign(ben)
+    await world.told(ben, 1)
+    assert outages == 0
+    assert _parked() == parked
+
+
+def _parked() -> float:
+    name, labels = "taskflow_dead_letters_total", {"consumer": "notification"}
+    return REGISTRY.get_sample_value(name, labels) or 0
+
+
+async def test_operators_see_how_many_events_wait(
+    world: World, ben: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bus, "_LAG_INTERVAL", 0.05)
+    released = asyncio.Event()
+    notify = consumer.notify
+
+    async def wait(tx: Transaction, tellings: Sequence[Telling]) -> list[consumer.Told]:
+        await released.wait()
+        return await notify(tx, tellings)
+
+    async def lag() -> float | None:
+        return REGISTRY.get_sample_value("taskflow_consumer_lag", {"consumer": "notification"})
+
+    async def some_wait() -> bool:
+        return (await lag() or 0) >= 5
+
+    async def none_waits() -> bool:
+        return await lag() == 0
+
+    reporting = asyncio.create_task(world.bus.report_lag("notification"))
+    monkeypatch.setattr(consumer, "notify", wait)
+    await world.assign(*[ben] * 5)
+    await eventually(some_wait)
+    released.set()
+    await eventually(none_waits)
+    reporting.cancel()
 
 
 async def test_events_of_a_type_that_is_new_are_left_alone(world: World, ben: Person) -> None:

@@ -22,6 +22,7 @@ from tests.integration.notification_world import (
     a_world,
     next_change,
     next_message,
+    other_ports,
 )
 from tests.integration.people import Person, read_refusal
 
@@ -219,13 +220,10 @@ async def test_a_reader_that_falls_behind_gets_every_change_when_it_reads_again(
 
 
 async def test_streams_on_several_processes_see_the_same(world: World, ben: Person) -> None:
-    ports = {"notification_port": 23_720, "notification_http_port": 23_721}
-    settings = world.settings.model_copy(update=ports)
-    # cached_property: the copy has its own address.
-    settings.__dict__.pop("notification", None)
+    settings = other_ports(world.settings, "notification")
     async with (
         serving("notification", settings),
-        grpc.aio.insecure_channel(f"127.0.0.1:{ports['notification_port']}") as channel,
+        grpc.aio.insecure_channel(settings.notification) as channel,
     ):
         other = World(**(vars(world) | {"stub": type(world.stub)(channel)}))
         calls = [one.watch(ben) for one in (world, other)]
@@ -336,8 +334,6 @@ async def test_a_cursor_of_another_database_is_answered_with_reset(
 async def test_a_forged_or_foreign_cursor_is_refused(world: World, ben: Person) -> None:
     eve = await world.member("eve")
     hers = (await world.page(eve)).cursor
-    token = world.page(ben, page_size=1)
-    await token
     for cursor in ("nonsense!", "AAAA", hers, hers[:-3] + "AAA"):
         assert await refused(world.watch(ben, cursor)) == (
             grpc.StatusCode.INVALID_ARGUMENT,
@@ -357,10 +353,8 @@ async def test_a_logout_ends_the_stream(world: World, ben: Person) -> None:
 async def test_a_server_that_shuts_down_says_so_and_the_stream_goes_on_elsewhere(
     world: World, ben: Person
 ) -> None:
-    ports = {"notification_port": 23_730, "notification_http_port": 23_731}
-    settings = world.settings.model_copy(update=ports)
-    settings.__dict__.pop("notification", None)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{ports['notification_port']}") as channel:
+    settings = other_ports(world.settings, "notification")
+    async with grpc.aio.insecure_channel(settings.notification) as channel:
         async with serving("notification", settings):
             other = World(**(vars(world) | {"stub": type(world.stub)(channel)}))
             call = other.watch(ben)
