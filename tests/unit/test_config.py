@@ -40,7 +40,11 @@ def _complaints(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return capsys.readouterr().err.splitlines()
 
 
-def test_without_any_variable_there_is_a_development_configuration() -> None:
+def test_without_any_variable_there_is_a_development_configuration(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Not where a local stack has left its password.
+    monkeypatch.chdir(tmp_path)
     settings = load()
     assert settings.environment == "development"
     assert settings.postgres == "postgresql://taskflow@127.0.0.1:15432/taskflow"
