@@ -126,7 +126,7 @@ def _install_taskflow() -> None:
 def _compile() -> None:
     _step(5, "compiled copies of what the servers load")
     # Loading it once does that; otherwise the first start would, in many processes at once. Not needed to go on.
-    modules = "services.app, services.migrations, workflows.__main__, deploy.local.__main__"
+    modules = "services.app, services.migrations.upgrade, workflows.__main__, deploy.local.__main__"
     subprocess.run([PYTHON, "-c", f"import {modules}"], capture_output=True, check=False)
 
 

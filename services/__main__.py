@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import sys
 
-from services import migrations
 from services.platform import config, logging, tracing
 
 
@@ -22,7 +21,9 @@ def main() -> None:
     settings = config.load()
     logging.configure(settings, arguments.command)
     if arguments.command == "migrate":
-        migrations.upgrade(settings)
+        from services.migrations.upgrade import upgrade
+
+        upgrade(settings)
     elif arguments.command == "rotate-keys":
         from services.auth import keyfiles
 

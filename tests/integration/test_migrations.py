@@ -3,12 +3,15 @@
 import asyncio
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
+from services import migrations
 from services.auth.models import metadata as auth
 from services.notification.models import metadata as notification
 from services.platform.config import Settings
@@ -27,12 +30,17 @@ def test_the_migrated_database_is_what_the_models_say(settings: Settings) -> Non
     assert differences == []
 
 
+def test_services_wait_for_the_newest_revision() -> None:
+    scripts = ScriptDirectory(str(Path(migrations.__file__).parent))
+    assert scripts.get_current_head() == migrations.HEAD
+
+
 async def test_migrating_again_and_twice_at_once_changes_nothing(settings: Settings) -> None:
     environment = os.environ | {"TASKFLOW_DATABASE_URL": settings.postgres}
-    migrations = [
+    processes = [
         await asyncio.create_subprocess_exec(
             sys.executable, "-m", "services", "migrate", env=environment
         )
         for _ in range(2)
     ]
-    assert [await migration.wait() for migration in migrations] == [0, 0]
+    assert [await process.wait() for process in processes] == [0, 0]
