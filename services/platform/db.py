@@ -125,7 +125,7 @@ class Database:
 
     @asynccontextmanager
     async def single(self) -> AsyncIterator[Transaction]:
-        """For one statement that writes: it's a transaction by itself, without the round trips of BEGIN and COMMIT."""
+        """For statements that write, each a transaction by itself, without the round trips of BEGIN and COMMIT."""
         async with self._pool.connection() as connection:
             transaction = Transaction(connection)
             yield transaction

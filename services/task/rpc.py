@@ -121,9 +121,11 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         columns = drafts.columns(request.task, drafts.populated(request.task))
         async with self._db.single() as tx:
             place = await logic.take_place(tx, caller, UUID(request.project_id), columns)
-        # The task and its event are one statement; what is more than that needs a transaction around it.
-        alone = not request.request_id and columns.get("payload") is None
-        async with self._db.single() if alone else self._db.transaction() as tx:
+            # The task and its event are one statement; what is more than that needs a transaction around it.
+            if not request.request_id and columns.get("payload") is None:
+                task = await logic.create_task(tx, caller, place, columns)
+                return task_service.CreateTaskResponse(task=task)
+        async with self._db.transaction() as tx:
             answer = await idempotency.first_answer(
                 tx,
                 self._seal,
