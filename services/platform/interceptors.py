@@ -23,7 +23,7 @@ import protovalidate
 import structlog
 from google.protobuf.message import DecodeError, Message
 
-from services.platform import directory, logging, telemetry, tracing
+from services.platform import builtin, directory, logging, telemetry, tracing
 from services.platform.access import ACCESS, Access
 from services.platform.config import Settings
 from services.platform.db import Database
@@ -93,14 +93,13 @@ class Gate(grpc.aio.ServerInterceptor):
             inner = await continuation(details)
             # Unknown methods aren't remembered: there is no end of them.
             if inner is None:
-                return None
+                return builtin.UNKNOWN
             self._handlers[method] = self._wrap(method, inner)
             return self._handlers[method]
 
     def _wrap(self, method: str, inner: Any) -> Any:
         if method.startswith("/grpc."):
-            # Health and reflection: nobody's data, and not to be refused when it's busy.
-            return inner
+            return builtin.guarded(inner)
         access = ACCESS[method]
         parse: Callable[[bytes], Message] = inner.request_deserializer
         write: Callable[[Any], bytes] = inner.response_serializer

@@ -1,0 +1,270 @@
+"""Bad input for every RPC (docs/promises.md): `python -m tests.faults.bad_input --cases 20000`.
+
+It runs the services as processes of their own, sends them the corpus, and says what was answered other than documented.
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import re
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+from google.rpc import error_details_pb2, status_pb2
+
+from deploy.local.stack import Stack, running_stack
+from taskflow.auth.v1.user_service_pb2 import GetCurrentUserRequest
+from taskflow.task.v1.task_pb2 import Task
+from taskflow.task.v1.task_service_pb2 import CreateTaskRequest
+from taskflow.task.v1.task_service_pb2_grpc import TaskServiceStub
+from tests.conftest import settings_for
+from tests.faults.corpus import Case, cases
+from tests.faults.rpcs import documented_reasons, every_rpc
+from tests.faults.world import World, a_world
+
+# What `make test` sends, and the profiles of `make faults`.
+CASES = {"": 3_000, "short": 20_000, "long": 200_000}
+# How many are under way at once; the things of the world are replaced after each chunk.
+_AT_ONCE = 16
+_CHUNK = 600
+# The parts of the stack that answer RPCs, and what they need for it.
+MEASURED = ("auth", "task", "notification")
+_PROGRAMS = {"postgres", "nats", "migrate", "relay", *MEASURED}
+# Bytes that a process may grow by.
+MOST_GROWTH = 50 * 2**20
+# Kinds of failures that are ours to explain, whatever was sent.
+_NEVER = {"INTERNAL", "UNKNOWN", "DATA_LOSS", "UNAVAILABLE"}
+_INNER_LIFE = re.compile(
+    r"[A-Z]\w*(Error|Exception)\b|Traceback|psycopg|sqlalchemy|protobuf|<class|object at 0x|File \"|site-packages"
+    r"|SQLSTATE|relation \"|constraint \"|LINE \d|services[./]|\.py\b"
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    code: str
+    reason: str
+    told: str
+    seconds: float
+
+
+@dataclass
+class Report:
+    seed: int
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    slowest: tuple[float, str] = (0.0, "")
+    # Bytes that one of the measured processes grew by after the first chunk, at most.
+    growth: int = 0
+
+    @property
+    def cases(self) -> int:
+        return self.counts.total()
+
+    def note(self, case: Case, answer: Answer, problem: str) -> None:
+        self.counts[case.kind, answer.code] += 1
+        name = f"case {case.number}: {case.kind}, {case.rpc.path}"
+        self.slowest = max(self.slowest, (answer.seconds, name))
+        if problem:
+            shown = case.raw[:60].hex() + ("…" if len(case.raw) > 60 else "")
+            self.wrong.append(f"{name}: {problem} [{answer.told[:300]!r}] for {shown}")
+
+    def table(self) -> str:
+        codes = [
+            code for code, _ in Counter(code for _, code in self.counts.elements()).most_common()
+        ]
+        lines = [f"{'kind':<24}" + "".join(f"{_short(code):>9}" for code in codes)]
+        lines += [
+            f"{kind:<24}" + "".join(f"{self.counts[kind, code] or '':>9}" for code in codes)
+            for kind in dict.fromkeys(kind for kind, _ in self.counts)
+        ]
+        lines += [
+            f"seed {self.seed}: {self.cases:,} cases over {len(every_rpc())} RPCs, {len(self.wrong)} wrong,"
+            f" memory grew by {self.growth / 2**20:.0f} MiB",
+            f"slowest {self.slowest[0]:.2f} s ({self.slowest[1]})",
+        ]
+        return "\n".join(lines)
+
+
+def _short(code: str) -> str:
+    return "".join(word[0] for word in code.split("_")) if "_" in code else code[:8]
+
+
+async def hold(
+    world: World, stack: Stack, seed: int, count: int, only: Iterable[int] = ()
+) -> Report:
+    """Sends `count` cases, or those named in `only`, to the services that run as processes of the stack."""
+    report = Report(seed)
+    if only:
+        for number in only:
+            await _send(world, range(number, number + 1), report)
+        return report
+    pids = [stack.pid(name) for name in MEASURED]
+    before: list[int] = []
+    for start in range(0, count, _CHUNK):
+        await _send(world, range(start, min(start + _CHUNK, count)), report)
+        await world.renew()
+        await _alive(world)
+        # The first chunk fills pools and caches.
+        now = [_resident(pid) for pid in pids]
+        before = before or now
+        report.growth = max(after - then for after, then in zip(now, before, strict=True))
+    if ended := [name for name, pid in zip(MEASURED, pids, strict=True) if stack.pid(name) != pid]:
+        report.wrong.append(f"ended and was started again: {', '.join(ended)}")
+    return report
+
+
+async def _send(world: World, numbers: range, report: Report) -> None:
+    waiting = cases(world, report.seed, numbers)
+
+    async def work() -> None:
+        for case in waiting:
+            answer = await send(world, case)
+            report.note(case, answer, problem(world, case, answer))
+
+    await asyncio.gather(*(work() for _ in range(_AT_ONCE)))
+
+
+async def send(world: World, case: Case) -> Answer:
+    """The first answer of a stream, and the only one of another call."""
+    started = time.perf_counter()
+    try:
+        await _called(world.channels[case.rpc.process], case)
+    except grpc.aio.AioRpcError as error:
+        return _refused(error, time.perf_counter() - started)
+    except asyncio.CancelledError:
+        # grpc.aio says so of a call that was over before it began.
+        if asyncio.current_task().cancelling():  # type: ignore[union-attr]
+            raise
+        return Answer("CANCELLED", "", "", time.perf_counter() - started)
+    return Answer("OK", "", "", time.perf_counter() - started)
+
+
+async def _called(channel: grpc.aio.Channel, case: Case) -> None:
+    method, rpc = case.rpc.method, case.rpc
+    more: Any = {
+        "timeout": case.timeout,
+        "metadata": case.metadata,
+        "compression": case.compression,
+    }
+    parse: Any = {"response_deserializer": rpc.response.FromString}
+    if not method.server_streaming:
+        one: Awaitable[Any] = channel.unary_unary(rpc.path, **parse)(case.raw, **more)
+        await one
+        return
+    call: Any
+    if method.client_streaming:
+        call = channel.stream_stream(rpc.path, **parse)(iter([case.raw]), **more)
+    else:
+        call = channel.unary_stream(rpc.path, **parse)(case.raw, **more)
+    try:
+        if await call.read() is grpc.aio.EOF:
+            await call.code()
+    finally:
+        call.cancel()
+
+
+def _refused(error: grpc.aio.AioRpcError, seconds: float) -> Answer:
+    trailing: Any = error.trailing_metadata()
+    raw = dict(trailing or ()).get("grpc-status-details-bin", b"")
+    status = status_pb2.Status.FromString(raw)
+    info = error_details_pb2.ErrorInfo()
+    for detail in status.details:
+        detail.Unpack(info)
+    told = f"{error.details()} {raw.decode(errors='replace') if raw else ''}"
+    # What grpc.aio says where a stream was over before all of it was sent.
+    over = error.details() == "Internal error from Core"
+    return Answer("CANCELLED" if over else error.code().name, info.reason, told, seconds)
+
+
+def problem(world: World, case: Case, answer: Answer) -> str:
+    """What is wrong with the answer; empty when it's as documented."""
+    wanted = case.wanted
+    if answer.code in _NEVER:
+        return f"{answer.code} {answer.reason}"
+    if leaked := [secret[:4] for secret in world.secrets if secret in answer.told]:
+        return f"tells a secret, {leaked[0]}…"
+    told = answer.told.replace("type.googleapis.com/", "")
+    if found := _INNER_LIFE.search(told):
+        return f"tells of its inner life, {found[0]!r}"
+    if wanted is not None and answer.code in wanted:
+        return "" if answer.code == "OK" else _undocumented(case, answer)
+    if wanted is not None and "*" not in wanted:
+        early = case.refused_early and answer.code == "RESOURCE_EXHAUSTED" and not answer.reason
+        return (
+            ""
+            if early
+            else f"{answer.code} {answer.reason} instead of {' or '.join(sorted(wanted))}"
+        )
+    return "" if answer.code == "OK" else _undocumented(case, answer)
+
+
+def _undocumented(case: Case, answer: Answer) -> str:
+    """Refusals of ours have a reason that is documented with their code."""
+    by_grpc = case.refused_early and answer.code == "RESOURCE_EXHAUSTED"
+    by_client = case.timeout < 1 and answer.code in ("DEADLINE_EXCEEDED", "CANCELLED")
+    if answer.reason == "" and (by_grpc or by_client or not case.rpc.ours):
+        return ""
+    if documented_reasons().get(answer.reason) != answer.code:
+        return f"{answer.code} isn't documented for {answer.reason or 'no reason'}"
+    return ""
+
+
+async def _alive(world: World) -> None:
+    """The services go on serving: somebody reads, somebody writes."""
+    await world.team.users.GetCurrentUser(
+        GetCurrentUserRequest(), metadata=world.owner.credentials, timeout=10
+    )
+    request = CreateTaskRequest(
+        project_id=world.ids["project"][0], task=Task(title="Still serving")
+    )
+    answer = await TaskServiceStub(world.channels["task"]).CreateTask(
+        request, metadata=world.owner.credentials, timeout=10
+    )
+    assert answer.task.title == "Still serving"
+
+
+def _resident(process: int) -> int:
+    """Bytes of memory that it holds."""
+    pages = Path(f"/proc/{process}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def main() -> None:
+    options = _options()
+    print(f"bad input, seed {options.seed}", flush=True)
+    report = asyncio.run(_held(options))
+    print(report.table())
+    for line in report.wrong[:40]:
+        print(line)
+    sys.exit(bool(report.wrong) or report.growth > MOST_GROWTH)
+
+
+async def _held(options: argparse.Namespace) -> Report:
+    with tempfile.TemporaryDirectory(prefix="taskflow-bad-input-") as folder:
+        settings = settings_for(Path(folder) / "data")
+        async with (
+            running_stack(settings, only=_PROGRAMS) as stack,
+            a_world(stack.settings) as world,
+        ):
+            return await hold(world, stack, options.seed, options.cases, options.only)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.bad_input")
+    parser.add_argument("--cases", type=int, default=CASES["short"])
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    parser.add_argument("--only", type=int, nargs="*", default=(), help="numbers of single cases")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

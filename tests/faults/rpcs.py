@@ -1,0 +1,151 @@
+"""Every RPC there is, from the table of roles and the descriptors; and the codes that reasons are documented with."""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+import services.app  # noqa: F401 — loads the protos of every service
+from services.platform.access import ACCESS, Access
+
+_REASONS = Path(__file__).parents[2] / "protos/taskflow/error/v1/error_reason.proto"
+# Which process answers for a proto package.
+_PROCESS = {
+    "taskflow.auth.v1": "auth",
+    "taskflow.task.v1": "task",
+    "taskflow.notification.v1": "notification",
+    "taskflow.event.v1": "notification",
+}
+
+
+@dataclass(frozen=True)
+class Rpc:
+    path: str
+    access: Access
+    method: MethodDescriptor
+
+    @property
+    def name(self) -> str:
+        return self.method.name
+
+    @property
+    def request(self) -> type[Message]:
+        return GetMessageClass(self.method.input_type)
+
+    @property
+    def response(self) -> type[Message]:
+        return GetMessageClass(self.method.output_type)
+
+    @property
+    def ours(self) -> bool:
+        """Whether it's of TaskFlow, and not gRPC's own health or reflection."""
+        return self.path.startswith("/taskflow.")
+
+    @property
+    def process(self) -> str:
+        """The service that answers it; health and reflection are answered by each."""
+        return _PROCESS[self.method.containing_service.file.package] if self.ours else "auth"
+
+
+@cache
+def every_rpc() -> tuple[Rpc, ...]:
+    """All of the table of roles but the versions of reflection that nothing here describes."""
+    found = []
+    for path, access in ACCESS.items():
+        service, name = path.removeprefix("/").split("/")
+        try:
+            described = descriptor_pool.Default().FindServiceByName(service)
+        except KeyError:
+            if path.startswith("/grpc."):
+                continue
+            raise
+        found.append(Rpc(path, access, described.FindMethodByName(name)))
+    return tuple(found)
+
+
+@cache
+def documented_reasons() -> dict[str, str]:
+    """The code that each reason is documented with: the first word of its comment in error_reason.proto."""
+    text = _REASONS.read_text()
+    blocks = re.findall(r"// ([A-Z_]+)\. (?:.*\n\s*// )*.*\n\s*ERROR_REASON_(\w+) =", text)
+    return {reason: code for code, reason in blocks}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A field in a request: the way to it from the top."""
+
+    fields: tuple[FieldDescriptor, ...]
+
+    @property
+    def field(self) -> FieldDescriptor:
+        return self.fields[-1]
+
+    @property
+    def path(self) -> str:
+        return ".".join(field.name for field in self.fields)
+
+    def parent(self, message: Message) -> Any:
+        """The message that holds the field, made where it isn't there; of lists the first element."""
+        for field in self.fields[:-1]:
+            inner = getattr(message, field.name)
+            if field.is_repeated:
+                message = inner[0] if inner else inner.add()
+            else:
+                inner.SetInParent()
+                message = inner
+        return message
+
+
+@cache
+def places(rpc: Rpc) -> tuple[Place, ...]:
+    """All fields of its request at any depth; what is inside a Struct isn't looked into."""
+    return tuple(_places((), rpc.method.input_type))
+
+
+def _places(above: tuple[FieldDescriptor, ...], message: Any) -> list[Place]:
+    found = []
+    for field in message.fields:
+        here = (*above, field)
+        found.append(Place(here))
+        inner = field.message_type
+        if inner is not None and inner.full_name != "google.protobuf.Struct" and len(here) < 6:
+            found += _places(here, inner)
+    return found
+
+
+def is_id(field: FieldDescriptor) -> bool:
+    """Whether it names a thing. A request_id and an event_id are names of the client's own; a zone's id is IANA's."""
+    if field.type != field.TYPE_STRING or field.name in ("request_id", "event_id"):
+        return False
+    if not field.containing_type.full_name.startswith("taskflow."):
+        return False
+    return field.name in ("id", "ids") or field.name.endswith(("_id", "_ids"))
+
+
+_PEOPLE = ("user", "assignee", "creator", "actor", "resolver")
+
+
+def kind_of(rpc: Rpc, field: FieldDescriptor, kinds: frozenset[str]) -> str:
+    """What an id names: `task`, `project`, … By the field's own name, else the message's or the RPC's.
+
+    LookupError for an id of no known kind: the world of the tests then needs one more thing in it.
+    """
+    stem = re.sub(r"_?ids?$", "", field.name)
+    if stem:
+        kind = "user" if stem in _PEOPLE else "task" if stem == "parent" else stem
+        if kind in kinds:
+            return kind
+        raise LookupError(f"nothing is known of {field.full_name}")
+    for name in (field.containing_type.name, rpc.name, rpc.method.containing_service.name):
+        said = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+        if fitting := [kind for kind in kinds if kind in said]:
+            # Of BatchGetUsers, the users.
+            return max(fitting, key=lambda kind: (said.rfind(kind) + len(kind), len(kind)))
+    raise LookupError(f"nothing is known of {field.full_name}")

@@ -1,0 +1,106 @@
+"""Promises about bad input: the documented answer to whatever is sent, and nothing worse (docs/promises.md)."""
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from deploy.local.stack import Stack, running_stack
+from services.platform.access import ACCESS
+from services.platform.config import Settings
+from taskflow.notification.v1.notification_service_pb2 import WatchNotificationsRequest
+from taskflow.notification.v1.notification_service_pb2_grpc import NotificationServiceStub
+from tests.conftest import free_ports
+from tests.faults.bad_input import CASES, MEASURED, MOST_GROWTH, hold, problem, send
+from tests.faults.corpus import Case
+from tests.faults.rpcs import Rpc, every_rpc
+from tests.faults.seeds import valid
+from tests.faults.world import World, a_world
+from tests.integration.people import refusal
+
+
+@pytest.fixture(scope="module")
+async def processes(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """The services as processes of their own, as it's theirs whose memory and life is looked at."""
+    programs = {*MEASURED, "relay"}
+    names = [f"{program}_{kind}" for program in programs for kind in ("port", "http_port")]
+    known = [name for name in names if name in Settings.model_fields]
+    settings = Settings(
+        **stack.settings.model_dump()
+        | dict(zip(known, free_ports(len(known)), strict=True))
+        | {"data_dir": tmp_path_factory.mktemp("bad-input")}
+    )
+    async with running_stack(settings, only=programs) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def world(processes: Stack) -> AsyncIterator[World]:
+    async with a_world(processes.settings) as world:
+        yield world
+
+
+async def test_every_rpc_has_a_valid_request_that_bad_ones_are_made_of(world: World) -> None:
+    assert {path for path in ACCESS if path.startswith("/taskflow.")} == {
+        rpc.path for rpc in every_rpc() if rpc.ours
+    }
+    for rpc in every_rpc():
+        assert valid(rpc, world, random.Random(1)) is not None
+
+
+async def test_bad_input_has_the_documented_answer_on_every_rpc_and_harms_nothing(
+    world: World, processes: Stack
+) -> None:
+    seed = int(os.environ.get("SEED", random.randrange(2**32)))
+    report = await hold(world, processes, seed, CASES[os.environ.get("PROFILE", "")])
+    print(report.table())
+    assert not report.wrong, "\n".join([f"seed {seed}", *report.wrong[:40]])
+    assert report.growth < MOST_GROWTH
+    # Else the requests that bad ones are made of weren't good.
+    good = report.counts["nothing wrong", "OK"]
+    assert good > sum(n for (kind, _), n in report.counts.items() if kind == "nothing wrong") / 2
+
+
+@pytest.mark.parametrize("rpc", [rpc for rpc in every_rpc() if not rpc.ours], ids=str)
+async def test_grpcs_own_services_say_no_class_name_of_what_they_cannot_read(
+    world: World, rpc: Rpc
+) -> None:
+    case = Case(0, "unreadable", rpc, b"\x0a\x05\xff", ())
+    answer = await send(world, case)
+    assert (answer.code, answer.reason) == ("INVALID_ARGUMENT", "UNREADABLE_REQUEST")
+    assert problem(world, case, answer) == ""
+
+
+@pytest.mark.parametrize(
+    "method", ["TaskService/DoWhatINeverSaid", "NoService/GetTask", "TaskService/"]
+)
+async def test_a_method_that_does_not_exist_is_unimplemented_with_a_reason(
+    world: World, method: str
+) -> None:
+    call: Any = world.channels["task"].unary_unary(f"/taskflow.task.v1.{method}")
+    refused = await refusal(call(b"\xff" * 100, metadata=world.owner.credentials, timeout=5))
+    assert (refused.code.name, refused.reason) == ("UNIMPLEMENTED", "UNKNOWN_METHOD")
+
+
+async def test_streams_given_up_while_they_open_keep_nobody_from_their_notifications(
+    world: World,
+) -> None:
+    """Else nats-py would stop reading, and the process be deaf until its connection is found stale."""
+    stub = NotificationServiceStub(world.channels["notification"])
+
+    async def give_up(seconds: float) -> None:
+        call: Any = stub.WatchNotifications(
+            WatchNotificationsRequest(), metadata=world.member.credentials
+        )
+        await asyncio.sleep(seconds)
+        call.cancel()
+
+    for _ in range(8):
+        await asyncio.gather(*(give_up(n * 0.0005) for n in range(60)))
+        # The first stream of somebody waits for NATS; the user's place is given up once it has none.
+        await asyncio.sleep(0.1)
+    async with asyncio.timeout(10):
+        await world.renew()
