@@ -259,7 +259,7 @@ class Hub:
         """Returns once NATS knows that live messages of the feed are wanted here."""
         if await self._subscribe(feed) or not feed.listening:
             try:
-                await self._bus.client.flush(_SUBSCRIBE_TIMEOUT)
+                await self._bus.flush(_SUBSCRIBE_TIMEOUT)
                 feed.listening = True
             except (nats.errors.Error, TimeoutError) as error:
                 log.debug("not subscribed yet", error=repr(error))

@@ -57,6 +57,8 @@ _UNAVAILABLE_PAUSE = 0.5
 # A statement that ran into its time limit: the event may be the reason, and must not block the others.
 _QUERY_CANCELED = "57014"
 _LAG_INTERVAL = 5.0
+# Unanswered pings end a connection sooner than this (seconds).
+_STALE = 60
 
 Handle = Callable[[Msg], Awaitable[None]]
 HandleBatch = Callable[[list[Msg]], Awaitable[None]]
@@ -131,6 +133,18 @@ class Bus:
             await self.client.publish(subject, payload, headers=headers)
         except nats.errors.Error as error:
             log.debug("not sent", subject=subject, error=describe(error))
+
+    async def flush(self, timeout: float) -> None:
+        """Returns once the server has taken in what was sent to it. Raises TimeoutError and nats.errors.Error.
+
+        A caller may give up, the flush itself never does: nats-py stops reading from the connection when an answer
+        comes that nobody waits for, and this process would hear nothing until it's found stale.
+        """
+        flushing = asyncio.ensure_future(self.client.flush(_STALE))
+        self._waking.add(flushing)
+        flushing.add_done_callback(self._waking.discard)
+        async with asyncio.timeout(timeout):
+            await asyncio.shield(flushing)
 
     def wake_relay(self) -> None:
         self.send(WAKE_RELAY, b"")
