@@ -1,4 +1,4 @@
-"""The single entry: everything public through it, nothing internal, for gRPC and gRPC-Web alike."""
+"""The single entry, with the tools that people have at hand: buf curl by reflection, and plain curl."""
 
 import asyncio
 import base64
@@ -6,18 +6,8 @@ import json
 import struct
 import sys
 from pathlib import Path
-from typing import Any
 
-import grpc.aio
-import pytest
-
-from services.platform.config import Settings
-from services.platform.identity import SERVICE_HEADER
 from taskflow.auth.v1 import auth_service_pb2
-from taskflow.event.v1 import dead_letter_service_pb2, dead_letter_service_pb2_grpc
-from taskflow.notification.v1 import internal_service_pb2 as notification_internal
-from taskflow.notification.v1 import internal_service_pb2_grpc as notification_internal_grpc
-from taskflow.task.v1 import internal_service_pb2, internal_service_pb2_grpc
 
 BUF = Path(sys.executable).with_name("buf")
 
@@ -111,27 +101,3 @@ async def test_grpc_web_works_with_plain_curl(gateway: str) -> None:
     (length,) = struct.unpack(">I", first[1:5])
     answer = auth_service_pb2.GetSigningKeysResponse.FromString(first[5 : 5 + length])
     assert answer.keys[0].alg == "ES256"
-
-
-async def test_internal_services_are_not_behind_the_gateway(
-    gateway: str, whole_settings: Settings
-) -> None:
-    secret = ((SERVICE_HEADER, whole_settings.service_secret.get_secret_value()),)
-    some_id = "0198c0de-0000-7000-8000-000000000000"
-    async with grpc.aio.insecure_channel(gateway) as channel:
-        calls: list[Any] = [
-            internal_service_pb2_grpc.ReminderInternalServiceStub(channel).PlanReminder(
-                internal_service_pb2.PlanReminderRequest(task_id=some_id), metadata=secret
-            ),
-            notification_internal_grpc.EmailInternalServiceStub(channel).FinishEmailBatch(
-                notification_internal.FinishEmailBatchRequest(batch_id=some_id), metadata=secret
-            ),
-            dead_letter_service_pb2_grpc.DeadLetterInternalServiceStub(channel).ParkEvent(
-                dead_letter_service_pb2.ParkEventRequest(consumer="x", subject="y"),
-                metadata=secret,
-            ),
-        ]
-        for call in calls:
-            with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await call
-            assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
