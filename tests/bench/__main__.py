@@ -84,8 +84,9 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 async def _measured(
     rows: list[Row], folder: Path, port: int, console: Console
 ) -> dict[str, Result]:
-    small, large = places(folder, port)
-    stacks = Stacks({"small": small, "large": large})
+    where = places(folder, port)
+    stacks = Stacks(where)
+    small, large = where["small"].world, where["large"].world
     columns = (
         *(TextColumn("{task.fields[row]:>4}"), BarColumn(20), MofNCompleteColumn()),
         *(TimeElapsedColumn(), TextColumn("{task.description}")),

@@ -1,4 +1,7 @@
-"""P7: the relay, from the commit of a backlog until all of it is marked as published."""
+"""P7: the relay with a backlog: events a second from its commit on, until all are published or some seconds are over.
+
+JetStream syncs each message to disk before it acknowledges it, here and in the floor.
+"""
 
 import asyncio
 import base64
@@ -18,26 +21,27 @@ from tests.bench.world import LARGE, WORKSPACES, name_id
 
 _BACKLOG = 50_000
 _LOOK = 0.02
-_PATIENCE = 120.0
+_SECONDS = 8.0
 
 # In one transaction: the relay sees all of it at once.
 _ADD = """
 INSERT INTO platform.outbox (event_id, subject, payload)
 SELECT uuidv7(), %(subject)s, %(payload)s FROM generate_series(1, %(count)s)
 """
-_LEFT = "SELECT EXISTS (SELECT FROM platform.outbox WHERE published_at IS NULL)"
+_LEFT = "SELECT count(*) FROM platform.outbox WHERE published_at IS NULL"
 
 
 async def backlog(bench: Bench) -> Result:
     """P7."""
-    stacks = await bench.stacks.need(small=RELAY)
-    settings = stacks["small"].settings
+    # A place of its own: whoever consumes events elsewhere would have to read all of these first.
+    stacks = await bench.stacks.need(outbox=RELAY)
+    settings = stacks["outbox"].settings
     payload = _event().SerializeToString()
     rates, floors = [], []
     for number in range(ROUNDS):
         await world.forget_events(settings.postgres)
         bench.say(f"round {number + 1}: the relay")
-        rates.append(_BACKLOG / await _drained(settings, payload))
+        rates.append(await _drained(settings, payload))
         bench.say(f"round {number + 1}: publish_async")
         [found] = await load(
             {
@@ -45,9 +49,10 @@ async def backlog(bench: Bench) -> Result:
                 "nats": settings.nats,
                 "payload": base64.b64encode(payload).decode(),
                 "count": _BACKLOG,
+                "seconds": _SECONDS,
             }
         )
-        floors.append(_BACKLOG / found["seconds"])
+        floors.append(found["rate"])
     await world.forget_events(settings.postgres)
     result = compared(rates, floors, "events/s", least=0.3)
     result.details["event_bytes"] = len(payload)
@@ -55,20 +60,24 @@ async def backlog(bench: Bench) -> Result:
 
 
 async def _drained(settings: Settings, payload: bytes) -> float:
-    """Seconds."""
+    """Events a second, up to the last batch that was marked as published."""
     async with await psycopg.AsyncConnection.connect(
         settings.postgres, autocommit=True
     ) as connection:
         subject = f"taskflow.{WORKSPACES[LARGE]}.task.created"
         await connection.execute(_ADD, {"subject": subject, "payload": payload, "count": _BACKLOG})
-        begin = time.monotonic()
-        async with asyncio.timeout(_PATIENCE):
-            while True:
-                cursor = await connection.execute(_LEFT)
-                row = await cursor.fetchone()
-                if row is not None and not row[0]:
-                    return time.monotonic() - begin
-                await asyncio.sleep(_LOOK)
+        begin = now = last = time.monotonic()
+        left = _BACKLOG
+        while left and now < begin + _SECONDS:
+            await asyncio.sleep(_LOOK)
+            cursor = await connection.execute(_LEFT)
+            row = await cursor.fetchone()
+            now = time.monotonic()
+            if row is not None and row[0] < left:
+                left, last = row[0], now
+    if left == _BACKLOG:
+        raise RuntimeError("the relay published nothing")
+    return (_BACKLOG - left) / (last - begin)
 
 
 def _event() -> Event:

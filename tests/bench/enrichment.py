@@ -28,7 +28,7 @@ async def suggestions(bench: Bench) -> Result:
     """P8."""
     stacks = await bench.stacks.need(small=WHOLE)
     settings = stacks["small"].settings
-    [token] = bench.small.world.tokens(settings, [1])
+    [token] = bench.small.tokens(settings, [1])
     rates, floors = [], []
     for number in range(ROUNDS):
         bench.say(f"round {number + 1}: suggestions")

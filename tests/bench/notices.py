@@ -5,7 +5,6 @@ events pass relay, JetStream, the notification consumer, Postgres, core NATS and
 workflows for each of them.
 """
 
-import asyncio
 from statistics import median
 from typing import Any
 
@@ -19,7 +18,7 @@ _RATE = 100
 _SECONDS = 6.0
 STREAMS = 200
 # How long the last messages may take (seconds).
-_PATIENCE = 5.0
+_PATIENCE = 30.0
 _P50_MS = 15.0
 _P99_MS = 100.0
 
@@ -31,7 +30,7 @@ async def latency(bench: Bench) -> Result:
     p50, p99, floors = [], [], []
     for number in range(ROUNDS):
         bench.say(f"round {number + 1}: {STREAMS} streams, {_RATE} creates a second")
-        found = await measured(settings, bench.small.world, STREAMS)
+        found = await measured(settings, bench.small, STREAMS)
         p50.append(percentile(found["milliseconds"], 0.5))
         p99.append(percentile(found["milliseconds"], 0.99))
         bench.say(f"round {number + 1}: JetStream")
@@ -69,7 +68,7 @@ async def growth(bench: Bench) -> tuple[list[float], list[float]]:
             (p50[1], "small", bench.small, STREAMS),
         ):
             bench.say(f"round {number + 1}: {streams} streams")
-            result = await measured(stacks[name].settings, place.world, streams)
+            result = await measured(stacks[name].settings, place, streams)
             found.append(percentile(result["milliseconds"], 0.5))
     return p50
 
@@ -84,6 +83,8 @@ async def measured(settings: Settings, world: World, streams: int) -> dict[str, 
         "address": gateway,
         "tokens": world.tokens(settings, readers),
         "connections": max(4, streams // 100),
+        "messages": int(_RATE * _SECONDS),
+        "patience": _SECONDS + _PATIENCE,
     }
     author = {
         "kind": "author",
@@ -102,14 +103,10 @@ async def _joined(reading: Remote, writing: Remote) -> dict[str, Any]:
     reading.go()
     writing.go()
     wrote = await writing.result()
-    await asyncio.sleep(_PATIENCE)
-    reading.stop()
     read = await reading.result()
     check(wrote, read)
     created: dict[str, tuple[float, float]] = wrote["created"]
     received: dict[str, float] = read["received"]
-    if missing := created.keys() - received.keys():
-        raise RuntimeError(f"{len(missing)} notifications hadn't come after {_PATIENCE:g} s")
     return {
         "milliseconds": [
             (received[task_id] - answered) * 1e3 for task_id, (_, answered) in created.items()

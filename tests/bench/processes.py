@@ -87,7 +87,7 @@ async def load(*specs: dict[str, Any]) -> list[dict[str, Any]]:
 def check(*found: dict[str, Any]) -> None:
     """Raises when what was found holds wrong answers, or streams that ended or had holes."""
     for result in found:
-        for what in ("failed", "ended", "holes", "repeated"):
+        for what in ("failed", "missing", "ended", "holes", "repeated"):
             if result.get(what):
                 raise RuntimeError(f"the measurement is void: {result[what]} {what}")
 

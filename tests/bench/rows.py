@@ -17,8 +17,8 @@ class Bench:
     """What a row measures with. `say` shows what is being done."""
 
     stacks: Stacks
-    small: Place
-    large: Place
+    small: World
+    large: World
     folder: Path
     port: int
     say: Callable[[str], None]
@@ -29,11 +29,13 @@ class Bench:
         return f"127.0.0.1:{self.port + 900}"
 
 
-def places(folder: Path, port: int) -> tuple[Place, Place]:
-    """The base, and ten times as much of everything."""
-    small = Place(World(tasks=100_000, users=1_000), folder / "small", port)
-    large = Place(World(tasks=1_000_000, users=10_000), folder / "large", port + 300)
-    return small, large
+def places(folder: Path, port: int) -> dict[str, Place]:
+    """The base, ten times as much of everything, and one where only the outbox is filled."""
+    return {
+        "small": Place(World(tasks=100_000, users=1_000), folder / "small", port),
+        "large": Place(World(tasks=1_000_000, users=10_000), folder / "large", port + 200),
+        "outbox": Place(World(tasks=1_000, users=10), folder / "outbox", port + 400),
+    }
 
 
 @dataclass(frozen=True)

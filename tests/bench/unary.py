@@ -40,7 +40,7 @@ async def creates(bench: Bench) -> Result:
     """P1."""
     stacks = await bench.stacks.need(small=CALLS)
     settings = stacks["small"].settings
-    spec = creating(settings, bench.small.world)
+    spec = creating(settings, bench.small)
     sample = await _sample_create(settings, spec)
     return await _against_echo(bench, settings, spec, {"create": sample}, least=0.25)
 
@@ -53,7 +53,7 @@ async def gets(bench: Bench) -> Result:
         settings.postgres, "SELECT id FROM task.tasks TABLESAMPLE SYSTEM (10) LIMIT 2000"
     )
     spec = {
-        **_calling(settings, bench.small.world),
+        **_calling(settings, bench.small),
         "call": "get",
         "tasks": [str(row[0]) for row in rows],
     }
@@ -65,7 +65,7 @@ async def lists(bench: Bench) -> Result:
     """P3: the slowest of four kinds of pages in the workspace of 1,000,000, against a workspace of 1,000 tasks."""
     stacks = await bench.stacks.need(large=CALLS)
     settings = stacks["large"].settings
-    token = bench.large.world.tokens(settings, [1])
+    token = bench.large.tokens(settings, [1])
     specs = {
         name: {
             "kind": "calls",
@@ -77,7 +77,7 @@ async def lists(bench: Bench) -> Result:
             "warm_up": 0.5,
             "seconds": _LIST_SECONDS,
         }
-        for name, requests in (await _pages(settings, bench.large.world)).items()
+        for name, requests in (await _pages(settings, bench.large)).items()
     }
     p50: dict[str, list[float]] = {name: [] for name in specs}
     for number in range(ROUNDS):
@@ -96,7 +96,7 @@ async def growth(bench: Bench) -> tuple[list[float], list[float]]:
     """P9: creates a second with ten times the tasks, users and projects, and with the base, in turn."""
     stacks = await bench.stacks.need(small=CALLS, large=CALLS)
     specs = [
-        creating(stacks[name].settings, place.world, scale)
+        creating(stacks[name].settings, place, scale)
         for name, place, scale in (("large", bench.large, 10), ("small", bench.small, 1))
     ]
     rates: tuple[list[float], list[float]] = ([], [])
@@ -104,8 +104,8 @@ async def growth(bench: Bench) -> tuple[list[float], list[float]]:
         for found, spec in zip(rates, specs, strict=True):
             bench.say(f"round {number + 1}: creates")
             found.append(await _rate(spec, spec["address"]))
-    for place in stacks.values():
-        await world.forget_events(place.settings.postgres)
+    for stack in stacks.values():
+        await world.forget_events(stack.settings.postgres)
     return rates
 
 

@@ -5,6 +5,8 @@ Both read CLOCK_MONOTONIC, which is the same one in all processes of a machine.
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import grpc.aio
@@ -18,19 +20,20 @@ from tests.bench.load.channels import channels
 
 
 async def inbox(spec: Any, control: Any) -> dict[str, Any]:
-    """A stream for each of `tokens`, over `connections`, until stopped.
+    """A stream for each of `tokens`, over `connections`, until they had `messages` together, or for `patience`.
 
     Found: when (seconds) each task's notification came, how many streams ended or had a hole, and the bytes of one
     message.
     """
     received: dict[str, float] = {}
     found = {"ended": 0, "holes": 0, "repeated": 0, "bytes": 0}
+    complete = asyncio.Event()
     async with channels(spec["address"], spec["connections"]) as opened:
         stubs = [NotificationServiceStub(channel) for channel in opened]
 
-        async def follow(call: Any, sequence: int) -> None:
+        async def follow(messages: AsyncIterator[Any], sequence: int) -> None:
             try:
-                async for message in call:
+                async for message in messages:
                     if not message.change.HasField("created"):
                         continue
                     now = time.monotonic()
@@ -40,6 +43,8 @@ async def inbox(spec: Any, control: Any) -> dict[str, Any]:
                     found["holes"] += message.change.sequence != sequence + 1
                     sequence = message.change.sequence
                     found["bytes"] = message.ByteSize()
+                    if len(received) == spec["messages"]:
+                        complete.set()
                 found["ended"] += 1
             except grpc.aio.AioRpcError:
                 found["ended"] += 1
@@ -48,19 +53,21 @@ async def inbox(spec: Any, control: Any) -> dict[str, Any]:
             call = stubs[number % len(stubs)].WatchNotifications(
                 WatchNotificationsRequest(), metadata=(("authorization", f"Bearer {token}"),)
             )
-            first: Any = await call.read()
-            return asyncio.create_task(follow(call, first.heartbeat.head_sequence))
+            messages = aiter(call)
+            first: Any = await anext(messages)
+            return asyncio.create_task(follow(messages, first.heartbeat.head_sequence))
 
         following = []
         for start in range(0, len(spec["tokens"]), 100):
             part = enumerate(spec["tokens"][start : start + 100], start)
             following += await asyncio.gather(*(begin(*one) for one in part))
         await control.start()
-        await control.stopped()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(complete.wait(), spec["patience"])
         for task in following:
             task.cancel()
         await asyncio.gather(*following, return_exceptions=True)
-    return {**found, "received": received}
+    return {**found, "missing": spec["messages"] - len(received), "received": received}
 
 
 async def author(spec: Any, control: Any) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import grpc.aio
@@ -18,7 +20,7 @@ _OPENING = 100
 
 
 async def watch(spec: Any, control: Any) -> dict[str, Any]:
-    """`streams` WatchTasks streams of `workspace_id` over `connections`, until stopped.
+    """`streams` WatchTasks streams of `workspace_id` over `connections`, until each had `changes`, or for `patience`.
 
     Found: for the n-th change, how many streams had it and when the last of them did (seconds); how many streams ended;
     one message as it was on the wire.
@@ -27,15 +29,17 @@ async def watch(spec: Any, control: Any) -> dict[str, Any]:
     last: list[float] = []
     ended = 0
     sample = b""
+    left = spec["streams"] * spec["changes"]
+    complete = asyncio.Event()
     async with channels(spec["address"], spec["connections"]) as opened:
         stubs = [TaskServiceStub(channel) for channel in opened]
         request = WatchTasksRequest(workspace_id=spec["workspace_id"])
 
-        async def follow(call: Any) -> None:
-            nonlocal ended, sample
+        async def follow(messages: AsyncIterator[Any]) -> None:
+            nonlocal ended, left, sample
             number = 0
             try:
-                async for message in call:
+                async for message in messages:
                     if not message.change.task.title:
                         continue
                     now = time.monotonic()
@@ -46,6 +50,9 @@ async def watch(spec: Any, control: Any) -> dict[str, Any]:
                     counts[number] += 1
                     last[number] = now
                     number += 1
+                    left -= 1
+                    if not left:
+                        complete.set()
             except grpc.aio.AioRpcError:
                 pass
             ended += 1
@@ -55,14 +62,16 @@ async def watch(spec: Any, control: Any) -> dict[str, Any]:
             call = stubs[number % len(stubs)].WatchTasks(
                 request, metadata=(("authorization", f"Bearer {token}"),)
             )
-            first: Any = await call.read()
+            messages = aiter(call)
+            first: Any = await anext(messages)
             if first.WhichOneof("kind") != "heartbeat":
                 raise RuntimeError("the stream doesn't begin with a heartbeat")
-            return asyncio.create_task(follow(call))
+            return asyncio.create_task(follow(messages))
 
         following = await _opened(begin, spec["streams"])
         await control.start()
-        await control.stopped()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(complete.wait(), spec["patience"])
         for task in following:
             task.cancel()
         await asyncio.gather(*following, return_exceptions=True)
@@ -70,6 +79,7 @@ async def watch(spec: Any, control: Any) -> dict[str, Any]:
         "counts": counts,
         "last": last,
         "ended": ended,
+        "missing": left,
         "sample": base64.b64encode(sample).decode(),
     }
 
@@ -97,12 +107,12 @@ async def hold(spec: Any, control: Any) -> dict[str, Any]:
                 WatchNotificationsRequest(), metadata=metadata
             )
 
-        async def follow(call: Any) -> None:
+        async def follow(messages: AsyncIterator[Any]) -> None:
             nonlocal ended, count
             before = None
             longest = 0.0
             try:
-                async for message in call:
+                async for message in messages:
                     if message.WhichOneof("kind") != "heartbeat":
                         continue
                     now = time.monotonic()
@@ -117,9 +127,9 @@ async def hold(spec: Any, control: Any) -> dict[str, Any]:
                 pauses.append(longest)
 
         async def begin(number: int) -> asyncio.Task[None]:
-            call = open_stream(number)
-            await call.read()
-            return asyncio.create_task(follow(call))
+            messages = aiter(open_stream(number))
+            await anext(messages)
+            return asyncio.create_task(follow(messages))
 
         following = await _opened(begin, len(spec["tokens"]))
         await control.start()
