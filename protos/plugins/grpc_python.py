@@ -1,4 +1,4 @@
-"""protoc-gen-grpc_python: buf can't call the gRPC generator inside grpcio-tools by itself, so this hands the request on."""
+"""protoc-gen-grpc_python: buf can't call the gRPC generator inside grpcio-tools, so this hands the request on."""
 
 import sys
 import tempfile

@@ -237,6 +237,9 @@ class Bus:
                 async with aclosing(self._pull(config, size)) as batches:
                     async for batch in batches:
                         await self._handle(name, batch, handle, park)
+            except nats.js.errors.NotFoundError:
+                # A new installation: the relay makes the stream.
+                log.info("consumer waits for the event stream", consumer=name)
             except (nats.errors.Error, OSError, TimeoutError) as error:
                 log.warning("consumer starts again", consumer=name, error=describe(error))
                 await asyncio.sleep(0.5)

@@ -17,8 +17,8 @@ def build_enricher(
 ) -> Enricher:
     """The model when both its address and its name are configured, else the offline rules.
 
-    `timeout` in seconds for one suggestion, `output_tokens` for one answer; `allow_private` lets the address be on this machine
-    or network, as for Ollama or vLLM. Raises ValueError for half a configuration.
+    `timeout` in seconds for one suggestion, `output_tokens` for one answer; `allow_private` lets the address be on
+    this machine or network, as for Ollama or vLLM. Raises ValueError for half a configuration.
     """
     if not base_url and not model:
         return HeuristicEnricher()
