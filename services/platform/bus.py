@@ -242,7 +242,7 @@ class Bus:
                 log.info("consumer waits for the event stream", consumer=name)
             except (nats.errors.Error, OSError, TimeoutError) as error:
                 log.warning("consumer starts again", consumer=name, error=describe(error))
-                await asyncio.sleep(0.5)
+            await asyncio.sleep(0.5)
 
     async def report_lag(self, name: str) -> None:
         """Tells operators for ever how many events a durable consumer has yet to process."""
