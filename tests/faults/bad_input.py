@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,19 @@ async def hold(
         report.growth = max(after - then for after, then in zip(now, before, strict=True))
     if ended := [name for name, pid in zip(MEASURED, pids, strict=True) if stack.pid(name) != pid]:
         report.wrong.append(f"ended and was started again: {', '.join(ended)}")
+    report.wrong += _logged(world, stack)
     return report
+
+
+def _logged(world: World, stack: Stack) -> Iterator[str]:
+    """What logs hold that nobody may read there, and what went wrong without anyone being told."""
+    for name in MEASURED:
+        text = (stack.settings.data_dir / "logs" / f"{name}.log").read_text()
+        for secret in (*world.secrets, world.mark):
+            if secret in text:
+                yield f"{name} logged a secret or a text, {secret[:4]}…"
+        for line in re.findall(r"^.*\[error.*(?:\n .*)*", text, re.M)[:5]:
+            yield f"{name} logged {line[:500]}"
 
 
 async def _send(world: World, numbers: range, report: Report) -> None:

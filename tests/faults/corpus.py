@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from services.platform.access import Access
 from services.platform.identity import SERVICE_HEADER
 from tests.faults import texts, wire
-from tests.faults.rpcs import Place, Rpc, every_rpc, places
+from tests.faults.rpcs import Place, Rpc, every_rpc, message_of, places
 from tests.faults.seeds import valid, violations
 from tests.faults.world import Metadata, World
 
@@ -54,7 +54,7 @@ def cases(world: World, seed: int, numbers: range) -> Iterator[Case]:
             kinds[number // len(rpcs) % len(kinds)],
         )
         rng = random.Random(f"{seed}:{number}")
-        made = {"metadata": world.credentials(rpc)} | make(rpc, world, rng)
+        made: dict[str, Any] = {"metadata": world.credentials(rpc)} | make(rpc, world, rng)
         if "wanted" not in made:
             made["wanted"] = _by_the_rules(rpc, made["raw"])
         made.setdefault("refused_early", len(made["raw"]) > _UNREAD)
@@ -312,9 +312,7 @@ KINDS: dict[str, Make] = {
     "unknown enum numbers": _values(1, lambda place: place.field.enum_type is not None),
     "bad times": _values(
         1,
-        lambda place: (
-            place.field.containing_type.name in ("Timestamp", "Date", "DateTime", "TimeZone")
-        ),
+        lambda place: message_of(place.field).name in ("Timestamp", "Date", "DateTime", "TimeZone"),
     ),
     "bad masks and payloads": _values(
         1, _is("google.protobuf.FieldMask", "google.protobuf.Struct")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import descriptor_pool
-from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -120,11 +120,17 @@ def _places(above: tuple[FieldDescriptor, ...], message: Any) -> list[Place]:
     return found
 
 
+def message_of(field: FieldDescriptor) -> Descriptor:
+    """The message that has the field; only extensions are of none."""
+    assert field.containing_type is not None
+    return field.containing_type
+
+
 def is_id(field: FieldDescriptor) -> bool:
     """Whether it names a thing. A request_id and an event_id are names of the client's own; a zone's id is IANA's."""
     if field.type != field.TYPE_STRING or field.name in ("request_id", "event_id"):
         return False
-    if not field.containing_type.full_name.startswith("taskflow."):
+    if not message_of(field).full_name.startswith("taskflow."):
         return False
     return field.name in ("id", "ids") or field.name.endswith(("_id", "_ids"))
 
@@ -143,7 +149,7 @@ def kind_of(rpc: Rpc, field: FieldDescriptor, kinds: frozenset[str]) -> str:
         if kind in kinds:
             return kind
         raise LookupError(f"nothing is known of {field.full_name}")
-    for name in (field.containing_type.name, rpc.name, rpc.method.containing_service.name):
+    for name in (message_of(field).name, rpc.name, rpc.method.containing_service.name):
         said = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
         if fitting := [kind for kind in kinds if kind in said]:
             # Of BatchGetUsers, the users.

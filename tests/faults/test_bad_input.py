@@ -4,8 +4,10 @@ import asyncio
 import os
 import random
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import pytest
 
 from deploy.local.stack import Stack, running_stack
@@ -83,6 +85,27 @@ async def test_a_method_that_does_not_exist_is_unimplemented_with_a_reason(
     call: Any = world.channels["task"].unary_unary(f"/taskflow.task.v1.{method}")
     refused = await refusal(call(b"\xff" * 100, metadata=world.owner.credentials, timeout=5))
     assert (refused.code.name, refused.reason) == ("UNIMPLEMENTED", "UNKNOWN_METHOD")
+
+
+async def test_what_is_small_on_its_way_and_huge_unpacked_is_refused_unpacked_no_further(
+    world: World, processes: Stack
+) -> None:
+    method = "/taskflow.task.v1.TaskService/GetTask"
+    peak = _peak(processes.pid("task"))
+    call: Any = world.channels["task"].unary_unary(method)
+    for size in (2**20, 64 * 2**20):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call(
+                bytes(size), metadata=world.owner.credentials, compression=grpc.Compression.Gzip
+            )
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert _peak(processes.pid("task")) - peak < 20 * 2**20
+
+
+def _peak(process: int) -> int:
+    """The most bytes of memory that it ever held."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 async def test_streams_given_up_while_they_open_keep_nobody_from_their_notifications(

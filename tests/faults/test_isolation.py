@@ -3,16 +3,18 @@
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from uuid import uuid4
 
 import grpc.aio
 import pytest
 from google.rpc import error_details_pb2, status_pb2
-from psycopg import sql
+from sqlalchemy import text
 
 from services.platform.access import Access
 from services.platform.config import Settings
+from services.platform.db import Statement
 from tests.faults.rpcs import Place, Rpc, every_rpc, is_id, kind_of, places
 from tests.faults.seeds import valid
 from tests.faults.world import World, a_world
@@ -196,8 +198,8 @@ def _told(error: grpc.aio.AioRpcError, value: str) -> Told:
     info = error_details_pb2.ErrorInfo()
     for detail in status.details:
         detail.Unpack(info)
-    text = f"{error.details()} {status}".replace(value, "?")
-    return Told(f"{error.code().name} {info.reason}", text, "")
+    said = f"{error.details()} {status}".replace(value, "?")
+    return Told(f"{error.code().name} {info.reason}", said, "")
 
 
 def _constant(answer: Any, rpc: Rpc) -> str:
@@ -216,28 +218,39 @@ def _is_message(value: Any) -> bool:
     return hasattr(value, "DESCRIPTOR")
 
 
+_COLUMNS = Statement(
+    text(
+        "SELECT table_schema AS schema, table_name AS name, array_agg(column_name::text) AS columns"
+        " FROM information_schema.columns WHERE table_schema IN ('auth', 'task', 'notification')"
+        " GROUP BY 1, 2"
+    )
+)
+
+
 async def _state(world: World) -> dict[str, str]:
-    """A digest of all rows that belong to the workspace or its people, by table; of workspaces and etags their own."""
-    people = [world.owner.id, world.member.id]
+    """A digest of all rows that belong to the workspace or its people, by table; of workspaces and users their own."""
     found = {}
-    async with world.db._pool.connection() as connection:
-        cursor = await connection.execute(
-            "SELECT table_schema, table_name, array_agg(column_name::text) AS columns"
-            " FROM information_schema.columns WHERE table_schema IN ('auth', 'task', 'notification')"
-            " GROUP BY 1, 2"
-        )
-        for schema, name, columns in await cursor.fetchall():
-            conditions = [
-                sql.SQL("{}::text = ANY(%(ids)s)").format(sql.Identifier(column))
-                for column in ("workspace_id", "user_id", "id")
-                if column in columns
-            ]
-            if not conditions:
+    async with world.db.read() as tx:
+        for table in await tx.all(_COLUMNS):
+            owned = [name for name in ("workspace_id", "user_id", "id") if name in table.columns]
+            if not owned:
                 continue
-            rows = sql.SQL(
-                "SELECT count(*) || ' ' || coalesce(md5(string_agg(t::text, ' ' ORDER BY t::text)), '')"
-                " FROM {} t WHERE {}"
-            ).format(sql.Identifier(schema, name), sql.SQL(" OR ").join(conditions))
-            one = await connection.execute(rows, {"ids": [world.workspace_id, *people]})
-            (found[f"{schema}.{name}"],) = await one.fetchone() or ("",)
+            row = await tx.one(
+                _digest(table.schema, table.name, tuple(owned)),
+                ids=[world.workspace_id, world.owner.id, world.member.id],
+            )
+            assert row is not None
+            found[f"{table.schema}.{table.name}"] = row.digest
+    assert found["task.tasks"] != "0 "
     return found
+
+
+@cache
+def _digest(schema: str, name: str, owned: tuple[str, ...]) -> Statement:
+    condition = " OR ".join(f"{column}::text = ANY(:ids)" for column in owned)
+    return Statement(
+        text(
+            "SELECT count(*) || ' ' || coalesce(md5(string_agg(t::text, ' ' ORDER BY t::text)), '')"
+            f" AS digest FROM {schema}.{name} t WHERE {condition}"
+        )
+    )

@@ -5,6 +5,8 @@ from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 
+from tests.faults.rpcs import message_of
+
 TEXTS = (
     *(
         "",
@@ -254,7 +256,7 @@ def _texts_for(field: FieldDescriptor) -> tuple[str, ...]:
     own: tuple[str, ...] = TEXTS
     if name == "email":
         own = EMAILS
-    elif "zone" in name or field.containing_type.name == "TimeZone":
+    elif "zone" in name or message_of(field).name == "TimeZone":
         own = ZONES
     elif name in ("page_token", "cursor", "refresh_token", "etag"):
         own = SEALS

@@ -48,7 +48,7 @@ def truncated(rng: random.Random, raw: bytes, _: Rpc) -> bytes:
 
 def flipped(rng: random.Random, raw: bytes, _: Rpc) -> bytes:
     changed = bytearray(raw or b"\x00")
-    for _ in range(rng.choice((1, 1, 2, 8))):
+    for _round in range(rng.choice((1, 1, 2, 8))):
         changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
     return bytes(changed)
 

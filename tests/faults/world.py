@@ -228,9 +228,11 @@ async def a_world(settings: Settings) -> AsyncIterator[World]:
         db = await opened.enter_async_context(database(settings))
         team = Team(channels["auth"])
         people = [await team.person(name) for name in ("oda", "milo", "lea", "opal")]
+        owner, member, leaver, operator = people
         async with db.transaction() as tx:
-            await grant_operator(tx, people[-1].email)
-        world = World(settings, channels, db, team, *people, mark=f"mark{uuid4().hex}")
+            await grant_operator(tx, operator.email)
+        mark = f"mark{uuid4().hex}"
+        world = World(settings, channels, db, team, owner, member, leaver, operator, mark)
         world.secrets = [
             PASSWORD,
             settings.token_secret.get_secret_value(),

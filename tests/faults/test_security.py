@@ -1,0 +1,388 @@
+"""The security promises of docs/promises.md that have no test elsewhere, each named by its number."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from sqlalchemy import Uuid, bindparam, select
+from temporalio.client import Client, WorkflowExecutionStatus
+
+from deploy.local.stack import Stack, running_stack
+from services.platform.access import Access
+from services.platform.config import Settings
+from services.platform.db import Statement
+from services.platform.directory import users
+from services.platform.identity import SERVICE_HEADER
+from taskflow.auth.v1 import auth_service_pb2
+from taskflow.auth.v1.workspace_pb2 import ROLE_ADMIN, ROLE_OWNER
+from taskflow.task.v1 import task_service_pb2, task_service_pb2_grpc
+from taskflow.task.v1.task_pb2 import Due, Task
+from tests.conftest import free_ports, serving, settings_for
+from tests.faults.rpcs import Rpc, every_rpc
+from tests.faults.wire import sized, tag, varint
+from tests.faults.world import World, a_world
+from tests.integration.people import Person, refusal
+
+_REPOSITORY = Path(__file__).parents[2]
+# What follows from any change.
+_FOLLOWS = {"etag", "update_time", "revision", "text_revision", "due_time", "finish_time"}
+_OPERATOR = Statement(
+    select(users.c.operator).where(users.c.id == bindparam("user_id", type_=Uuid))
+)
+_Code = grpc.StatusCode
+
+
+@pytest.fixture(scope="module")
+async def world(services: Settings) -> AsyncIterator[World]:
+    async with a_world(services) as world:
+        await world.team.set_role(world.owner, world.workspace_id, world.member.id, ROLE_ADMIN)
+        yield world
+
+
+# --- 5: mask or extra fields can't set role, workspace, owner or revision
+
+_UPDATES = [rpc for rpc in every_rpc() if "update_mask" in rpc.method.input_type.fields_by_name]
+
+
+def _documented_mask(rpc: Rpc) -> set[str]:
+    """The fields that the proto says may be set: `Of title, description, …`."""
+    text = "\n".join(
+        path.read_text() for path in (_REPOSITORY / "protos/taskflow").rglob("*.proto")
+    )
+    message = text.partition(f"message {rpc.method.input_type.name} {{")[2]
+    said = re.search(r"// Of ([a-z_, \n/]*)\.", message)
+    assert said, rpc.name
+    return set(re.findall(r"[a-z_]+", said[1]))
+
+
+def _resource(rpc: Rpc) -> Any:
+    (field,) = (
+        field
+        for field in rpc.method.input_type.fields
+        if field.message_type is not None and field.name != "update_mask"
+    )
+    return field
+
+
+def _forge(resource: Any, fields: set[str], world: World) -> None:
+    """Somebody else's ids, the highest role, times and revisions of long ago."""
+    for field in resource.DESCRIPTOR.fields:
+        if field.name not in fields:
+            continue
+        if field.message_type is not None:
+            getattr(resource, field.name).seconds = 1
+        elif field.enum_type is not None:
+            setattr(resource, field.name, ROLE_OWNER)
+        elif field.cpp_type == field.CPPTYPE_STRING:
+            value = world.operator.id if field.name.endswith("id") else "FORGED"
+            setattr(resource, field.name, value)
+        else:
+            setattr(resource, field.name, 999)
+
+
+@pytest.mark.parametrize("rpc", [pytest.param(rpc, id=rpc.name) for rpc in _UPDATES])
+async def test_5_no_mask_sets_what_the_proto_does_not_name(world: World, rpc: Rpc) -> None:
+    name = _resource(rpc).name
+    every = {field.name for field in _resource(rpc).message_type.fields}
+    writable = _documented_mask(rpc)
+    assert writable < every
+    forged = every - writable - {"id", "etag"}
+    request: Any = rpc.request()
+    getattr(request, name).SetInParent()
+    if name != "user":
+        getattr(request, name).id = world.ids[name][0]
+    # The same name again, so that there is something to set that changes nothing.
+    first = await _ask(world, rpc, request, name, world.member)
+    for mask in (["*"], sorted(every), [], *([field] for field in sorted(forged | {"id"}))):
+        request = rpc.request()
+        kept = {field for field in writable if first.DESCRIPTOR.fields_by_name[field]}
+        for field in kept & {"title", "display_name"}:
+            setattr(getattr(request, name), field, getattr(first, field))
+        if name == "user":
+            getattr(request, name).id = world.operator.id
+        else:
+            getattr(request, name).id = first.id
+        _forge(getattr(request, name), forged, world)
+        request.update_mask.paths.extend(mask)
+        after = await _ask(world, rpc, request, name, world.member)
+        for field in every - writable - _FOLLOWS:
+            assert getattr(after, field) == getattr(first, field), (mask, field)
+        if "revision" in every:
+            assert after.revision < first.revision + 10
+        if "update_time" in every:
+            assert after.update_time.seconds >= first.update_time.seconds
+
+
+async def _ask(world: World, rpc: Rpc, request: Any, name: str, by: Person) -> Any:
+    call: Any = world.channels[rpc.process].unary_unary(
+        rpc.path, rpc.request.SerializeToString, rpc.response.FromString
+    )
+    return getattr(await call(request, metadata=by.credentials), name)
+
+
+def _extra(message: type[Message]) -> bytes:
+    """Fields that the message doesn't have, as a database's row would have them."""
+    unused = max((field.number for field in message.DESCRIPTOR.fields), default=0)
+    return b"".join(
+        tag(number, 0) + varint(ROLE_OWNER) + sized(number + 50, b"true")
+        for number in range(unused + 1, unused + 40)
+    )
+
+
+async def test_5_fields_that_a_request_does_not_have_set_nothing(world: World) -> None:
+    channel = world.channels["auth"]
+    request = auth_service_pb2.RegisterRequest(
+        email=f"{uuid4().hex}@example.com", password="correct horse battery", display_name="Eve"
+    )
+    register: Any = channel.unary_unary(
+        "/taskflow.auth.v1.AuthService/Register",
+        None,
+        auth_service_pb2.RegisterResponse.FromString,
+    )
+    answer = await register(request.SerializeToString() + _extra(auth_service_pb2.RegisterRequest))
+    async with world.db.read() as tx:
+        row = await tx.one(_OPERATOR, user_id=answer.user.id)
+    assert row is not None
+    assert row.operator is False
+    create = task_service_pb2.CreateTaskRequest(
+        project_id=world.ids["project"][0],
+        task=Task(
+            title="Mine",
+            id=str(uuid4()),
+            workspace_id=str(uuid4()),
+            project_id=world.ids["project"][1],
+            key="OPS-1",
+            creator_id=world.owner.id,
+            revision=99,
+        ),
+    )
+    call: Any = world.channels["task"].unary_unary(
+        "/taskflow.task.v1.TaskService/CreateTask",
+        None,
+        task_service_pb2.CreateTaskResponse.FromString,
+    )
+    raw = create.SerializeToString() + _extra(task_service_pb2.CreateTaskRequest)
+    task = (await call(raw, metadata=world.member.credentials)).task
+    assert task.id != create.task.id
+    assert (task.workspace_id, task.project_id) == (world.workspace_id, world.ids["project"][0])
+    assert (task.creator_id, task.revision) == (world.member.id, 1)
+
+
+# --- 8: no secret and no text of people where it doesn't belong
+
+
+@pytest.fixture(scope="module")
+async def whole(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """The services and the worker as processes, on the infrastructure of all tests."""
+    programs = {"auth", "task", "notification", "relay", "worker"}
+    names = [f"{program}_{kind}" for program in programs for kind in ("port", "http_port")]
+    known = [name for name in names if name in Settings.model_fields]
+    settings = Settings(
+        **stack.settings.model_dump()
+        | dict(zip(known, free_ports(len(known)), strict=True))
+        | {"data_dir": tmp_path_factory.mktemp("security"), "log_level": "debug"}
+    )
+    async with running_stack(settings, only=programs) as running:
+        yield running
+
+
+async def test_8_no_workflow_history_and_no_log_holds_what_people_wrote(whole: Stack) -> None:
+    async with a_world(whole.settings) as world:
+        due = Due()
+        due.date.year, due.date.month, due.date.day = 2031, 5, 6
+        stub = task_service_pb2_grpc.TaskServiceStub(world.channels["task"])
+        task = Task(title=world.mark, description=world.mark, assignee_id=world.member.id, due=due)
+        task.payload.update({"handler": "message", "text": world.mark})
+        answer = await stub.CreateTask(
+            task_service_pb2.CreateTaskRequest(project_id=world.ids["project"][0], task=task),
+            metadata=world.owner.credentials,
+        )
+        client = await Client.connect(whole.settings.temporal)
+        found = await _histories(client, answer.task.id, world.member.id)
+        forbidden = [
+            *(world.mark, "@example.com", world.owner.user.display_name),
+            *world.secrets,
+        ]
+        for name, history in found.items():
+            assert [text for text in forbidden if text in history] == [], name
+        for log in (whole.settings.data_dir / "logs").glob("*.log"):
+            said = log.read_text()
+            assert [text for text in forbidden if text in said] == [], log.name
+
+
+async def _histories(client: Client, task_id: str, assignee_id: str) -> dict[str, str]:
+    """All that the namespace holds, once one of each kind has done its work: names and events, as text."""
+    wanted = {f"enrich/{task_id}/1", f"reminder/{task_id}", f"email/{assignee_id}"}
+    async with asyncio.timeout(60):
+        while True:
+            runs = [run async for run in client.list_workflows()]
+            busy = [run.id for run in runs if run.status is WorkflowExecutionStatus.RUNNING]
+            quiet = not any(name.startswith(("enrich/", "job/", "email/")) for name in busy)
+            names = {run.id for run in runs}
+            if quiet and wanted <= names and any(name.startswith("job/") for name in names):
+                break
+            await asyncio.sleep(0.5)
+    found = {}
+    for run in runs:
+        history = await client.get_workflow_handle(run.id, run_id=run.run_id).fetch_history()
+        texts = [event.SerializeToString().decode(errors="replace") for event in history.events]
+        found[run.id] = "\n".join([run.id, *texts])
+    return found
+
+
+# --- 9: surfaces that are closed
+
+
+@pytest.mark.parametrize(
+    "rpc",
+    [pytest.param(rpc, id=rpc.name) for rpc in every_rpc() if rpc.access is Access.SERVICE],
+)
+async def test_9_service_ports_ask_for_service_identity(world: World, rpc: Rpc) -> None:
+    secret = world.settings.service_secret.get_secret_value()
+    call: Any = world.channels[rpc.process].unary_unary(rpc.path)
+    for metadata in (
+        (),
+        world.owner.credentials,
+        world.operator.credentials,
+        ((SERVICE_HEADER, ""),),
+        ((SERVICE_HEADER, secret[:-1]),),
+        ((SERVICE_HEADER, f"{secret} "), ("authorization", f"Bearer {secret}")),
+        ((SERVICE_HEADER, secret), (SERVICE_HEADER, secret)),
+        ((f"{SERVICE_HEADER}-bin", secret.encode()),),
+        (("authorization", f"Bearer {secret}"),),
+    ):
+        refused = await refusal(call(b"", metadata=metadata))
+        assert (refused.code, refused.reason) == (_Code.PERMISSION_DENIED, "NOT_FOR_CALLER")
+    # With the right one, the shape of the request is looked at.
+    refused = await refusal(call(b"", metadata=world.service))
+    assert refused.code is _Code.INVALID_ARGUMENT
+
+
+async def test_9_reflection_is_closed_where_it_is_switched_off(services: Settings) -> None:
+    ports = dict(zip(("auth_port", "auth_http_port"), free_ports(2), strict=True))
+    closed = Settings(**services.model_dump() | ports | {"reflection": False, "auth_address": None})
+    async with serving("auth", closed), grpc.aio.insecure_channel(closed.auth) as channel:
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[arg-type]
+        asked = [reflection_pb2.ServerReflectionRequest(list_services="")]
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.ServerReflectionInfo(iter(asked)).read()
+        assert refused.value.code() is _Code.UNIMPLEMENTED
+
+
+class _Upstream(grpc.GenericRpcHandler):
+    """Stands behind the gateway in a service's place: healthy, and answers every call with the metadata it got."""
+
+    def service(self, details: Any) -> Any:
+        if details.method.startswith("/grpc.health"):
+            serving = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+
+            async def check(_: bytes, __: Any) -> bytes:
+                return serving.SerializeToString()
+
+            return grpc.unary_unary_rpc_method_handler(check)
+
+        async def tell(_: bytes, context: Any) -> bytes:
+            lines = [f"{key}: {value}" for key, value in context.invocation_metadata()]
+            return "\n".join([details.method, *lines]).encode()
+
+        return grpc.unary_unary_rpc_method_handler(tell)
+
+
+@pytest.fixture(scope="module")
+async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Settings]:
+    """Envoy, with something behind it that says what reached it."""
+    settings = settings_for(tmp_path_factory.mktemp("gateway"))
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((_Upstream(),))
+    for port in (settings.auth_port, settings.task_port, settings.notification_port):
+        server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    async with running_stack(settings, only={"envoy"}):
+        yield settings
+    await server.stop(0)
+
+
+@pytest.fixture
+async def outside(gateway: Settings) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.gateway_port}") as channel:
+        yield channel
+
+
+async def test_9_forged_identity_headers_do_not_reach_a_service(outside: grpc.aio.Channel) -> None:
+    call: Any = outside.unary_unary("/taskflow.task.v1.TaskService/GetTask")
+    told = (
+        await call(
+            b"",
+            metadata=(
+                (SERVICE_HEADER, "forged"),
+                (SERVICE_HEADER, "forged again"),
+                ("x-forwarded-for", "203.0.113.7"),
+                ("x-envoy-external-address", "203.0.113.8"),
+                ("authorization", "Bearer mine"),
+            ),
+            timeout=10,
+        )
+    ).decode()
+    assert "authorization: Bearer mine" in told
+    assert SERVICE_HEADER not in told
+    # The gateway's own word on where a call comes from stands last, which is the one that counts.
+    (hops,) = re.findall(r"^x-forwarded-for: (.*)$", told, re.M)
+    assert hops.split(",")[0] == "203.0.113.7"
+    assert hops.rpartition(",")[2].strip() != "203.0.113.7"
+    assert "203.0.113.8" not in told
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/taskflow.task.v1.JobInternalService/ClaimJob",
+        "//taskflow.task.v1.JobInternalService/ClaimJob",
+        "/./taskflow.task.v1.JobInternalService/ClaimJob",
+        "/taskflow.task.v1.TaskService/../taskflow.task.v1.JobInternalService/ClaimJob",
+        "/taskflow.task.v1.TaskService/..%2ftaskflow.task.v1.JobInternalService/ClaimJob",
+        "/taskflow.task.v1.TaskService/%2e%2e/taskflow.task.v1.JobInternalService/ClaimJob",
+        "/taskflow.task.v1.JobInternal%53ervice/ClaimJob",
+        "/taskflow.task.v1.JobInternalService/ClaimJob?x=y",
+        "/taskflow.task.v1.JobInternalService//ClaimJob",
+        "/taskflow.task.v1.JobInternalService%2fClaimJob",
+        "/taskflow.notification.v1.EmailInternalService/PrepareEmailBatch",
+        "/taskflow.event.v1.DeadLetterInternalService/ParkEvent",
+        "/metrics",
+        "/healthz",
+        "/stats",
+        "/quitquitquit",
+    ],
+)
+async def test_9_no_spelling_of_an_inner_path_leads_inside(
+    outside: grpc.aio.Channel, path: str
+) -> None:
+    call: Any = outside.unary_unary(path)
+    running = call(b"", metadata=((SERVICE_HEADER, "x"),), timeout=10)
+    if await running.code() is not _Code.OK:
+        assert await running.code() in (_Code.UNIMPLEMENTED, _Code.INTERNAL)
+        return
+    # What a service gets then isn't the path of anything that it serves.
+    told = (await running).decode()
+    inner = {rpc.path for rpc in every_rpc() if rpc.access is Access.SERVICE}
+    assert told.splitlines()[0] not in inner
+
+
+# --- 10: what is installed is what was looked at
+
+
+def test_10_every_requirement_is_pinned_by_version_and_hash() -> None:
+    text = (_REPOSITORY / "requirements.lock").read_text()
+    blocks = re.findall(r"^[^\s#].*(?:\n[ \t]+.*)*", text, re.M)
+    assert len(blocks) > 50
+    for block in blocks:
+        assert re.match(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==\S+", block), block.splitlines()[0]
+        assert "--hash=sha256:" in block, block.splitlines()[0]
