@@ -9,6 +9,10 @@ class StackError(Exception):
     """The stack can't start or go on. The text is a sentence for the person at the terminal."""
 
 
+# Before the command of a program whose work can wait: on one machine, who calls or watches goes before the workflows.
+BACKGROUND = ("nice", "-n", "10")
+
+
 async def _at_once() -> bool:
     return True
 

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from deploy.local import envoy, nats, postgres, temporal
 from deploy.local.probes import greeting, grpc_serving, http_get
-from deploy.local.program import Program
+from deploy.local.program import BACKGROUND, Program
 from services.platform.config import Settings
 
 _PREFIX = "TASKFLOW_"
@@ -153,6 +153,7 @@ def _background(
     settings: Settings, name: str, module: tuple[str, ...], http_port: int
 ) -> Iterator[Program]:
     """A process without a gRPC port: ready when /healthz answers 200."""
+    priority = BACKGROUND if name == "worker" else ()
     for number, port in enumerate(_replica_ports(settings, http_port), start=1):
 
         async def ready(at: int = port) -> bool:
@@ -162,7 +163,7 @@ def _background(
         yield Program(
             name=_numbered(name, number),
             about="/healthz and /metrics",
-            command=(sys.executable, "-m", *module),
+            command=(*priority, sys.executable, "-m", *module),
             ready=ready,
             after=_NEEDED | ({"temporal"} if name == "worker" else set()),
             ports={f"{name.upper()}_HTTP_PORT": port},

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from deploy.local import binaries
 from deploy.local.probes import grpc_call
-from deploy.local.program import Program
+from deploy.local.program import BACKGROUND, Program
 
 # DescribeNamespaceRequest{namespace: "default"}, serialized: importing temporalio for this one call would cost 0.5 s.
 _DESCRIBE_DEFAULT = b"\n\x07default"
@@ -25,7 +25,7 @@ def program(folder: Path, port: int) -> Program:
         name="temporal",
         about="workflows",
         command=(
-            *(str(binaries.script("temporal")), "server", "start-dev", "--headless"),
+            *(*BACKGROUND, str(binaries.script("temporal")), "server", "start-dev", "--headless"),
             *("--ip", "127.0.0.1", "--port", str(port)),
             *("--db-filename", str(folder / "temporal.db")),
             # Twice the workflows per second of the default journal; a crash of the process loses nothing.
