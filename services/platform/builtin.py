@@ -56,7 +56,8 @@ async def _each(read: Any, raws: AsyncIterator[bytes]) -> AsyncGenerator[Any, No
 
 
 async def _abort(context: Context, error: Exception) -> None:
-    if isinstance(error, grpc.aio.AbortError):
+    # Ended by the servicer, or by the client meanwhile: there is nobody left to tell.
+    if isinstance(error, grpc.aio.BaseError):
         raise error
     if isinstance(error, NotImplementedError):
         error = DomainError(reasons.ERROR_REASON_UNKNOWN_METHOD)

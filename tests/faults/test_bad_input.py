@@ -1,6 +1,7 @@
 """Promises about bad input: the documented answer to whatever is sent, and nothing worse (docs/promises.md)."""
 
 import asyncio
+import contextlib
 import os
 import random
 from collections.abc import AsyncIterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from deploy.local.stack import Stack, running_stack
 from services.platform.access import ACCESS
@@ -74,6 +76,23 @@ async def test_grpcs_own_services_say_no_class_name_of_what_they_cannot_read(
     answer = await send(world, case)
     assert (answer.code, answer.reason) == ("INVALID_ARGUMENT", "UNREADABLE_REQUEST")
     assert problem(world, case, answer) == ""
+
+
+async def test_health_checks_that_are_given_up_leave_no_error_behind(
+    world: World, processes: Stack
+) -> None:
+    stub: Any = health_pb2_grpc.HealthStub(world.channels["task"])
+
+    async def check(seconds: float) -> None:
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
+            await stub.Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=seconds)
+
+    log = processes.settings.data_dir / "logs" / "task.log"
+    before = log.stat().st_size
+    for _ in range(20):
+        await asyncio.gather(*(check(n * 0.0002) for n in range(100)))
+    assert (await stub.Check(health_pb2.HealthCheckRequest())).status == 1
+    assert b"[error" not in log.read_bytes()[before:]
 
 
 @pytest.mark.parametrize(
