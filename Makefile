@@ -26,7 +26,7 @@ demo: setup ## Show TaskFlow at work, start to end, on a stack of its own
 	@$(PY) -m deploy.demo $(ARGS)
 
 test: setup ## Run all tests; ARGS="-k name" for some
-	@$(PY) -m pytest -q $(ARGS)
+	@$(PY) -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 bench: setup ## Measure against the floors in docs/performance.md; ROWS=P1,P4 for some
 	@$(PY) -m tests.bench $(if $(ROWS),--rows $(ROWS))
