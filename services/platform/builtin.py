@@ -3,6 +3,7 @@
 By itself grpcio tells the class and the text of an exception, of unreadable bytes as well.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
@@ -56,9 +57,11 @@ async def _each(read: Any, raws: AsyncIterator[bytes]) -> AsyncGenerator[Any, No
 
 
 async def _abort(context: Context, error: Exception) -> None:
-    # Ended by the servicer, or by the client meanwhile: there is nobody left to tell.
-    if isinstance(error, grpc.aio.BaseError):
+    if isinstance(error, grpc.aio.AbortError):
         raise error
+    if isinstance(error, grpc.aio.BaseError):
+        # The client has gone, and nobody is left to tell: grpcio would log any other exception as an error.
+        raise asyncio.CancelledError from None
     if isinstance(error, NotImplementedError):
         error = DomainError(reasons.ERROR_REASON_UNKNOWN_METHOD)
     await abort(context, public(error))
