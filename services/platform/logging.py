@@ -27,6 +27,8 @@ from services.platform.redaction import (
 _REQUEST_ID_HEADER = "x-request-id"
 # What somebody else made may come in here, so it's kept short and plain.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# As grpcio says it, as an error.
+_CLIENT_GONE = "ExecuteBatchError raised in core"
 _FIRST = ("timestamp", "level", "event", "process", "request_id", "method")
 
 
@@ -131,7 +133,8 @@ def _tame(record: logging.LogRecord) -> bool:
     except (TypeError, ValueError):
         text = str(record.msg)
     record.msg, record.args = text.partition("\n")[0], None
-    return True
+    # An answer that couldn't be sent, as the client had gone: no more than a call that was cancelled.
+    return not (record.name.startswith("grpc.") and text.startswith(_CLIENT_GONE))
 
 
 def _last_words(

@@ -70,6 +70,17 @@ def test_a_line_is_one_json_object_that_says_when_what_and_where() -> None:
     assert line["state"] == "ok\nor not"
 
 
+def test_clients_that_go_away_before_their_answer_make_no_errors() -> None:
+    (line,) = _lines(
+        """
+        grpcs = standard.getLogger("grpc._cython.cygrpc")
+        grpcs.error("ExecuteBatchError raised in core by servicer method [%s]", "/a.B/C")
+        grpcs.error("Unexpected [%s] raised by servicer method [%s]", "X", "/a.B/C")
+        """
+    )
+    assert line["event"].startswith("Unexpected")
+
+
 def test_libraries_lines_look_like_ours_from_warning_on() -> None:
     lines = _lines(
         """
