@@ -17,9 +17,11 @@ log = structlog.get_logger()
 
 _DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
+# Cursors that a connection keeps at most, far more than there are statements written out.
+_CURSORS = 500
+
 # A named tuple with the columns of the statement that returned it.
 Row = Any
-Connection = psycopg.AsyncConnection[Row]
 
 
 class Statement:
@@ -47,6 +49,23 @@ class Statement:
         return self.values | given if self.values else given
 
 
+class Connection(psycopg.AsyncConnection[Row]):
+    """Keeps a cursor for each statement: with the same one psycopg needn't find out anew how to convert its values,
+    which takes a fifth of the time of a small statement."""
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options)
+        self._cursors: dict[Statement, psycopg.AsyncCursor[Row]] = {}
+
+    def cursor_for(self, statement: Statement) -> psycopg.AsyncCursor[Row]:
+        cursor = self._cursors.get(statement)
+        if cursor is None:
+            if len(self._cursors) == _CURSORS:
+                self._cursors.clear()
+            cursor = self._cursors[statement] = self.cursor()
+        return cursor
+
+
 class Transaction:
     """One open transaction. Whoever opened it commits; nothing that is handed one does."""
 
@@ -56,6 +75,7 @@ class Transaction:
         self.has_events = False
 
     async def all(self, statement: Statement, **parameters: Any) -> list[Row]:
+        # With a cursor of its own, which doesn't keep what can be megabytes.
         cursor = await self._connection.execute(
             statement.sql, statement.parameters(parameters), prepare=statement.prepare
         )
@@ -63,17 +83,21 @@ class Transaction:
 
     async def one(self, statement: Statement, **parameters: Any) -> Row | None:
         """The first row, or None."""
-        cursor = await self._connection.execute(
-            statement.sql, statement.parameters(parameters), prepare=statement.prepare
-        )
+        cursor = await self._execute(statement, parameters)
         return await cursor.fetchone()
 
     async def run(self, statement: Statement, **parameters: Any) -> int:
         """How many rows it touched."""
-        cursor = await self._connection.execute(
+        cursor = await self._execute(statement, parameters)
+        return cursor.rowcount
+
+    async def _execute(
+        self, statement: Statement, parameters: dict[str, Any]
+    ) -> psycopg.AsyncCursor[Row]:
+        cursor = self._connection.cursor_for(statement)
+        return await cursor.execute(
             statement.sql, statement.parameters(parameters), prepare=statement.prepare
         )
-        return cursor.rowcount
 
     async def run_many(self, statement: Statement, rows: list[dict[str, Any]]) -> None:
         async with self._connection.cursor() as cursor:
@@ -87,7 +111,7 @@ class Database:
         timeout = int(settings.statement_timeout * 1000)
         self._pool = AsyncConnectionPool[Connection](
             settings.postgres,
-            connection_class=psycopg.AsyncConnection[Row],
+            connection_class=Connection,
             kwargs={
                 "row_factory": namedtuple_row,
                 "autocommit": True,
@@ -126,16 +150,19 @@ class Database:
     @asynccontextmanager
     async def single(self) -> AsyncIterator[Transaction]:
         """For statements that write, each a transaction by itself, without the round trips of BEGIN and COMMIT."""
-        async with self._pool.connection() as connection:
-            transaction = Transaction(connection)
+        async with self.read() as transaction:
             yield transaction
         self._committed(transaction)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Transaction]:
         """For single statements that only read: each sees the newest state, without BEGIN and COMMIT around it."""
-        async with self._pool.connection() as connection:
+        # Not `pool.connection()`, which would also end a transaction that isn't there.
+        connection = await self._pool.getconn()
+        try:
             yield Transaction(connection)
+        finally:
+            await self._pool.putconn(connection)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Transaction]:
