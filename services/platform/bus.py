@@ -35,6 +35,8 @@ log = structlog.get_logger()
 STREAM = "TASKFLOW"
 # Core NATS, outside the stream: lost messages cost latency only.
 WAKE_RELAY = "wake.relay"
+# Between two of these, of commits that follow each other closely (seconds); the relay takes longer for a batch.
+_WAKE_INTERVAL = 0.005
 # `taskflow._.replay.<consumer>.<event id>`: a dead letter on its way back to the consumer that failed.
 _REPLAY = "taskflow._.replay"
 
@@ -76,7 +78,10 @@ class Bus:
     def __init__(self, settings: Settings, *, name: str) -> None:
         self._settings = settings
         self._name = name
-        self._waking: set[asyncio.Task[None]] = set()
+        self._sending: set[asyncio.Task[None]] = set()
+        # Until when the relay isn't woken again, and whether it has to be then.
+        self._waking: asyncio.TimerHandle | None = None
+        self._wake_again = False
         self.client = Client()
         self.jetstream: JetStreamContext = self.client.jetstream(timeout=5)
         # Counts connections, so that whoever depends on one notices a new one.
@@ -125,8 +130,8 @@ class Bus:
         if not self.connected:
             return
         task = asyncio.ensure_future(self._send(subject, payload, headers))
-        self._waking.add(task)
-        task.add_done_callback(self._waking.discard)
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
 
     async def _send(self, subject: str, payload: bytes, headers: dict[str, str] | None) -> None:
         try:
@@ -141,13 +146,24 @@ class Bus:
         comes that nobody waits for, and this process would hear nothing until it's found stale.
         """
         flushing = asyncio.ensure_future(self.client.flush(_STALE))
-        self._waking.add(flushing)
-        flushing.add_done_callback(self._waking.discard)
+        self._sending.add(flushing)
+        flushing.add_done_callback(self._sending.discard)
         async with asyncio.timeout(timeout):
             await asyncio.shield(flushing)
 
     def wake_relay(self) -> None:
+        """At once, or with others at the end of the interval."""
+        if self._waking is not None:
+            self._wake_again = True
+            return
         self.send(WAKE_RELAY, b"")
+        self._waking = asyncio.get_running_loop().call_later(_WAKE_INTERVAL, self._woken)
+
+    def _woken(self) -> None:
+        self._waking = None
+        if self._wake_again:
+            self._wake_again = False
+            self.wake_relay()
 
     async def ensure_stream(self) -> StreamInfo:
         """Creates the event stream, or brings its limits to the settings; returns what it is now."""
