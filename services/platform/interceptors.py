@@ -247,15 +247,14 @@ class Gate(grpc.aio.ServerInterceptor):
             stream.end(DomainError(reasons.ERROR_REASON_DRAINING))
 
     async def _authenticate(self, access: Access, context: Context) -> None:
-        sent: dict[str, list[str | bytes]] = {}
-        for key, value in context.invocation_metadata() or ():
-            sent.setdefault(key, []).append(value)
+        wanted = SERVICE_HEADER if access is Access.SERVICE else "authorization"
+        sent = [value for key, value in context.invocation_metadata() or () if key == wanted]
         if access is Access.SERVICE:
-            match sent.get(SERVICE_HEADER):
+            match sent:
                 case [str(secret)] if self._identity.is_service(secret):
                     return
             raise DomainError(reasons.ERROR_REASON_NOT_FOR_CALLER)
-        match sent.get("authorization"):
+        match sent:
             case [str(value)] if value[:7].lower() == "bearer ":
                 _caller.set(await self._identity.caller(value[7:].strip(), access.role))
             case _:
