@@ -1,6 +1,7 @@
 """How much memory processes have, as Linux tells (bytes)."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -22,11 +23,14 @@ def _field(pid: int, file: str, name: str) -> int:
 
 
 def family(pid: int) -> Iterator[int]:
-    """The process and all that descend from it."""
-    yield pid
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            yield from family(int(child))
+    """The process and all that descend from it; those that end meanwhile are left out."""
+    children: list[str] = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            children += (task / "children").read_text().split()
+        yield pid
+    for child in children:
+        yield from family(int(child))
 
 
 def command(pid: int) -> list[str]:
