@@ -23,7 +23,7 @@ from sqlalchemy.dialects.postgresql import insert
 from services.platform import telemetry
 from services.platform.bus import STREAM, WAKE_RELAY, Bus
 from services.platform.config import Settings
-from services.platform.db import Database, Row, Statement, Transaction
+from services.platform.db import Database, Row, Statement
 from services.platform.redaction import describe
 from services.platform.tables import outbox, relay_position
 
@@ -50,11 +50,6 @@ _acked = (
     .table_valued(column("id", BigInteger), column("sequence", BigInteger), name="acked")
     .render_derived()
 )
-_MARK = Statement(
-    update(outbox)
-    .where(outbox.c.id == _acked.c.id)
-    .values(published_at=func.now(), stream_sequence=_acked.c.sequence)
-)
 _POSITION = Statement(
     select(relay_position.c.stream_created, relay_position.c.last_sequence).where(
         relay_position.c.stream == STREAM
@@ -65,14 +60,20 @@ _set_position = insert(relay_position).values(
     stream_created=bindparam("created", type_=Text),
     last_sequence=bindparam("sequence", type_=BigInteger),
 )
-_MOVE = Statement(
-    _set_position.on_conflict_do_update(
-        index_elements=["stream"],
-        set_={
-            "stream_created": _set_position.excluded.stream_created,
-            "last_sequence": _set_position.excluded.last_sequence,
-        },
-    )
+_move = _set_position.on_conflict_do_update(
+    index_elements=["stream"],
+    set_={
+        "stream_created": _set_position.excluded.stream_created,
+        "last_sequence": _set_position.excluded.last_sequence,
+    },
+)
+_MOVE = Statement(_move)
+# With the position in the same statement, which is a transaction by itself: one round trip between two batches.
+_MARK = Statement(
+    update(outbox)
+    .where(outbox.c.id == _acked.c.id)
+    .values(published_at=func.now(), stream_sequence=_acked.c.sequence)
+    .add_cte(_move.cte("moved"))
 )
 _UNMARK = Statement(
     update(outbox)
@@ -207,9 +208,14 @@ class Relay:
                 if future.done() and not future.cancelled() and not future.exception()
             }
         if taken:
-            async with self._db.transaction() as tx:
-                await tx.run(_MARK, ids=list(taken), sequences=list(taken.values()))
-                await self._move(tx, max(taken.values()))
+            async with self._db.single() as tx:
+                await tx.run(
+                    _MARK,
+                    ids=list(taken),
+                    sequences=list(taken.values()),
+                    created=self._stream_created,
+                    sequence=max(taken.values()),
+                )
             telemetry.EVENTS_PUBLISHED.inc(len(taken))
         if failure:
             raise failure
@@ -231,11 +237,8 @@ class Relay:
                 )
                 log.warning("stream lost events; publishing them again", events=count)
             self._stream_created = created
-            await self._move(tx, last)
+            await tx.run(_MOVE, created=self._stream_created, sequence=last)
         self._checked_connection = connection
-
-    async def _move(self, tx: Transaction, sequence: int) -> None:
-        await tx.run(_MOVE, created=self._stream_created, sequence=sequence)
 
     async def report_backlog(self) -> None:
         """Tells operators for ever how much waits. Apart from the work, as it matters most when that stands still."""
