@@ -151,6 +151,10 @@ async def _beside(loops: list[Loop], work: Coroutine[Any, Any, object]) -> None:
             for task in done:
                 task.result()
     finally:
-        for task in (main, *tasks):
-            task.cancel()
+        unfinished: set[asyncio.Future[Any]] = {main, *tasks}
+        while unfinished:
+            # More than once: libraries swallow a cancellation now and then, such as nats-py's publish_async.
+            for task in unfinished:
+                task.cancel()
+            _, unfinished = await asyncio.wait(unfinished, timeout=1)
         await asyncio.gather(main, *tasks, return_exceptions=True)
