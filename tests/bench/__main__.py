@@ -37,7 +37,6 @@ def main() -> None:
     rows = [ROWS[name] for name in ROWS if name in options.rows]
     with _folder(options.keep) as folder:
         found = asyncio.run(_measured(rows, folder, options.port, console))
-    _store(found)
     Console().print(_table(found))
     missing = [name for name, result in found.items() if not result.met]
     if missing:
@@ -108,6 +107,7 @@ async def _measured(
                 await stacks.close()
                 raise
             found[row.id] = result
+            _store(row.id, result)
             seconds = time.monotonic() - began
             progress.console.print(f"{row.id}: {_summary(result)} ({seconds:.0f} s)")
             progress.advance(task)
@@ -146,22 +146,21 @@ def _table(found: dict[str, Result]) -> Table:
     return table
 
 
-def _store(found: dict[str, Result]) -> None:
+def _store(measured: str, result: Result) -> None:
     """Rows that weren't measured now keep what they had."""
     try:
         stored: dict[str, Any] = json.loads(RESULTS.read_text())
     except FileNotFoundError:
         stored = {}
-    for name, result in found.items():
-        stored[name] = {
-            "value": result.value,
-            "unit": result.unit,
-            "floor": result.floor,
-            "ratio": result.ratio,
-            "reach": ", ".join(limit.text for limit in result.limits),
-            "met": result.met,
-            "details": result.details,
-        }
+    stored[measured] = {
+        "value": result.value,
+        "unit": result.unit,
+        "floor": result.floor,
+        "ratio": result.ratio,
+        "reach": ", ".join(limit.text for limit in result.limits),
+        "met": result.met,
+        "details": result.details,
+    }
     stored["machine"] = {
         "processor": _processor(),
         "processors": os.cpu_count(),
