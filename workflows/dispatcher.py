@@ -58,8 +58,8 @@ SUBJECTS: Final = [
 # starts a second, some 5 ms each.
 _BATCH: Final = 64
 _CONCURRENCY: Final = 16
-# Well within the 30 s after which JetStream hands an event to somebody else.
-_ACK_INTERVAL: Final = 10.0
+# Well within the 8 s after which JetStream hands an event to somebody else.
+_ACK_INTERVAL: Final = 2.5
 # Seconds between tries while nobody answers: the first pause and the longest.
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0

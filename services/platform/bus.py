@@ -43,7 +43,8 @@ _REPLAY = "taskflow._.replay"
 # Within it JetStream drops a repeated Nats-Msg-Id by itself (seconds).
 _DEDUPE_WINDOW = 120
 
-_PULL_BATCH = 256
+# Few enough that the last of them is had well before _ACK_WAIT, when each takes a start of a workflow.
+_PULL_BATCH = 64
 # A pull ends by itself after this time, and the server says that it lives this often (seconds).
 _PULL_EXPIRES = 10.0
 _PULL_HEARTBEAT = 1.0
@@ -53,7 +54,8 @@ _NANOSECONDS = 1_000_000_000
 _BACKOFF = (0.2, 0.5, 1, 2, 5, 10, 20, 30, 60)
 # After this many deliveries an event is parked as a dead letter.
 MAX_DELIVERIES = 10
-_ACK_WAIT = 30.0
+# Events that a killed process had taken come again after this time (seconds).
+_ACK_WAIT = 8.0
 # How long a consumer waits for a store that doesn't answer before it tries again (seconds).
 _UNAVAILABLE_PAUSE = 0.5
 # A statement that ran into its time limit: the event may be the reason, and must not block the others.

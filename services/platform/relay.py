@@ -33,7 +33,8 @@ log = structlog.get_logger()
 _LOCK = 7_402_001
 # How long a relay may be paused before a standby takes over (seconds).
 _TAKEOVER = 4
-_BATCH = 1000
+# Few enough to be through well before _TAKEOVER on a slow disk.
+_BATCH = 250
 _ACK_TIMEOUT = 5.0
 _REPORT_INTERVAL = 1.0
 

@@ -9,6 +9,7 @@ from nats.js.api import ConsumerConfig
 from sqlalchemy import func, select, text, update
 from uuid_utils.compat import uuid7
 
+from deploy.local.stack import running_stack
 from services.platform.bus import STREAM, Bus, ordered
 from services.platform.config import Settings
 from services.platform.db import Database, Statement
@@ -16,12 +17,21 @@ from services.platform.outbox import add_event
 from services.platform.relay import Relay
 from services.platform.tables import outbox
 from taskflow.event.v1.event_pb2 import Event
+from tests.conftest import settings_for
 
 _WAITING = Statement(
     select(func.count().label("events")).select_from(outbox).where(outbox.c.published_at.is_(None))
 )
 _FORGET = Statement(update(outbox).values(published_at=None))
 _LOCK_ROW = Statement(text("SELECT pg_advisory_xact_lock(hashtext(:name))"))
+
+
+@pytest.fixture(scope="module")
+async def settings(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Settings]:
+    """Stores of their own: elsewhere another relay may be at work."""
+    chosen = settings_for(tmp_path_factory.mktemp("relay") / "data")
+    async with running_stack(chosen, only={"postgres", "nats", "migrate"}) as stack:
+        yield stack.settings
 
 
 @pytest.fixture
