@@ -68,7 +68,9 @@ async def test_bad_input_has_the_documented_answer_on_every_rpc_and_harms_nothin
     assert good > sum(n for (kind, _), n in report.counts.items() if kind == "nothing wrong") / 2
 
 
-@pytest.mark.parametrize("rpc", [rpc for rpc in every_rpc() if not rpc.ours], ids=lambda rpc: rpc.name)
+@pytest.mark.parametrize(
+    "rpc", [rpc for rpc in every_rpc() if not rpc.ours], ids=lambda rpc: rpc.name
+)
 async def test_grpcs_own_services_say_no_class_name_of_what_they_cannot_read(
     world: World, rpc: Rpc
 ) -> None:
