@@ -29,7 +29,11 @@ from taskflow.event.v1.event_pb2 import Event
 PASSWORD = "correct horse battery"
 
 _EVENTS_ABOUT = Statement(
-    text("SELECT payload FROM platform.outbox WHERE subject LIKE :subject ORDER BY id")
+    # Dead letters on their way back may hold anything.
+    text(
+        "SELECT payload FROM platform.outbox"
+        " WHERE subject LIKE :subject AND subject NOT LIKE '%.replay.%' ORDER BY id"
+    )
 )
 
 
