@@ -46,8 +46,6 @@ _PACKAGES = {
     "notification": ("taskflow.notification.v1", "taskflow.event.v1"),
 }
 
-SERVICES = tuple(_REGISTER)
-
 
 async def run_service(name: str, settings: Settings, stop: asyncio.Event) -> None:
     """Runs the auth, task or notification service until `stop` is set."""

@@ -179,7 +179,3 @@ class Database:
         """Raises when Postgres doesn't answer."""
         async with self._pool.connection(timeout=2) as connection:
             await connection.execute("SELECT 1")
-
-    async def heal(self) -> None:
-        """Drops the connections that a restarted server left dead, so that calls don't have to find them."""
-        await self._pool.check()
