@@ -155,8 +155,9 @@ class Process:
                 stderr=log,
                 env=self._environment,
                 cwd=REPOSITORY,
-                # Ctrl-C in the terminal is for the launcher, which stops its programs in order.
-                start_new_session=True,
+                # Ctrl-C in the terminal is for the launcher, which stops its programs in order. A session of its
+                # own would take a program out of the launcher's scheduling group, where its `nice` counts.
+                process_group=0,
             )
         self._child = child
         # Only for a successor of this launcher to find: a full disk must not stop a start.
