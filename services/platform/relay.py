@@ -2,7 +2,8 @@
 
 One relay works at a time, by an advisory lock that lives as long as its connection; others stand by. Postgres ends
 that connection when a relay is paused (idle_session_timeout), so a standby takes over. What the paused one does when
-it wakes up is harmless: each message names the one before it (Nats-Expected-Last-Msg-Id) and its own (Nats-Msg-Id).
+it wakes up is harmless: each message names its own id (Nats-Msg-Id) and the one before it (Nats-Expected-Last-Msg-Id),
+the first of a batch the place that it goes behind (Nats-Expected-Last-Sequence).
 """
 
 import asyncio
@@ -104,6 +105,7 @@ class Relay:
         self._awake = asyncio.Event()
         self._checked_connection = 0
         self._stream_created = ""
+        self._last_sequence = 0
         self.active = False
 
     async def run(self) -> None:
@@ -185,6 +187,10 @@ class Relay:
             headers = {"Nats-Msg-Id": str(row.event_id)}
             if previous:
                 headers["Nats-Expected-Last-Msg-Id"] = previous
+            else:
+                # nats-py keeps what is published while NATS is down, and sends it as soon as it's back. On a disk that
+                # lost its end it would take the place of what was lost there, which `refill` couldn't see any more.
+                headers["Nats-Expected-Last-Sequence"] = str(self._last_sequence)
             previous = headers["Nats-Msg-Id"]
             futures.append(
                 await self._bus.jetstream.publish_async(
@@ -209,13 +215,14 @@ class Relay:
                 if future.done() and not future.cancelled() and not future.exception()
             }
         if taken:
+            self._last_sequence = max(self._last_sequence, *taken.values())
             async with self._db.single() as tx:
                 await tx.run(
                     _MARK,
                     ids=list(taken),
                     sequences=list(taken.values()),
                     created=self._stream_created,
-                    sequence=max(taken.values()),
+                    sequence=self._last_sequence,
                 )
             telemetry.EVENTS_PUBLISHED.inc(len(taken))
         if failure:
@@ -237,8 +244,8 @@ class Relay:
                     retention=timedelta(seconds=self._settings.event_retention),
                 )
                 log.warning("stream lost events; publishing them again", events=count)
-            self._stream_created = created
-            await tx.run(_MOVE, created=self._stream_created, sequence=last)
+            self._stream_created, self._last_sequence = created, last
+            await tx.run(_MOVE, created=created, sequence=last)
         self._checked_connection = connection
 
     async def report_backlog(self) -> None:
