@@ -78,26 +78,36 @@ class WorkspaceFacts:
     ai_enabled: bool
 
 
-def live_session() -> ColumnElement[bool]:
-    """Holds while the caller's session lives. Binds :session_id and :caller_id."""
+_caller_id = bindparam("caller_id", type_=Uuid)
+_session_id = bindparam("session_id", type_=Uuid)
+
+
+def live_session(
+    caller_id: ColumnElement[UUID] = _caller_id, session_id: ColumnElement[UUID] = _session_id
+) -> ColumnElement[bool]:
+    """Holds while the caller's session lives. Binds :session_id and :caller_id unless it's given columns."""
     return exists().where(
-        sessions.c.id == bindparam("session_id", type_=Uuid),
-        sessions.c.user_id == bindparam("caller_id", type_=Uuid),
+        sessions.c.id == session_id,
+        sessions.c.user_id == caller_id,
         sessions.c.revoked_at.is_(None),
         sessions.c.expires_at > func.now(),
     )
 
 
-def membership(workspace_id: ColumnElement[UUID]) -> ColumnElement[bool]:
+def membership(
+    workspace_id: ColumnElement[UUID],
+    caller_id: ColumnElement[UUID] = _caller_id,
+    session_id: ColumnElement[UUID] = _session_id,
+) -> ColumnElement[bool]:
     """To join `members` on: the caller's own membership of that workspace, while the session lives.
 
-    Binds :caller_id and :session_id. A statement that selects `members.c.role` with it needs no second round trip to
-    know what the caller may do.
+    Binds :caller_id and :session_id unless it's given columns. A statement that selects `members.c.role` with it needs
+    no second round trip to know what the caller may do.
     """
     return and_(
         members.c.workspace_id == workspace_id,
-        members.c.user_id == bindparam("caller_id", type_=Uuid),
-        live_session(),
+        members.c.user_id == caller_id,
+        live_session(caller_id, session_id),
     )
 
 

@@ -9,8 +9,20 @@ from typing import TypeVar
 from uuid import UUID
 
 from google.protobuf.message import Message
-from sqlalchemy import Interval, LargeBinary, Text, Uuid, bindparam, func, literal, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import (
+    ColumnElement,
+    Interval,
+    LargeBinary,
+    Text,
+    Uuid,
+    bindparam,
+    func,
+    literal,
+    not_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import Insert, insert
 
 from services.platform.db import Statement, Transaction
 from services.platform.errors import DomainError
@@ -23,24 +35,32 @@ LIFETIME = timedelta(hours=24)
 _RESPONSE = TypeVar("_RESPONSE", bound=Message)
 
 
-_fresh = insert(keys).values(
+def fresh() -> ColumnElement[bool]:
+    """Holds for keys whose answers still count."""
+    return keys.c.created_at >= func.now() - literal(LIFETIME, Interval)
+
+
+def take_over(claim: Insert) -> Insert:
+    """An insert of keys that waits for concurrent transactions with the same ones, and takes over those that don't
+    count any more; it leaves the others alone and doesn't return them."""
+    return claim.on_conflict_do_update(
+        index_elements=["caller", "method", "request_id"],
+        set_={
+            "request_hash": claim.excluded.request_hash,
+            "response": claim.excluded.response,
+            "created_at": func.now(),
+        },
+        where=not_(fresh()),
+    )
+
+
+_claim = insert(keys).values(
     caller=bindparam("caller", type_=Text),
     method=bindparam("method", type_=Text),
     request_id=bindparam("request_id", type_=Uuid),
     request_hash=bindparam("request_hash", type_=LargeBinary),
 )
-# Waits for a concurrent transaction with the same key; what is older than its lifetime is taken over.
-_CLAIM = Statement(
-    _fresh.on_conflict_do_update(
-        index_elements=["caller", "method", "request_id"],
-        set_={
-            "request_hash": _fresh.excluded.request_hash,
-            "response": None,
-            "created_at": func.now(),
-        },
-        where=keys.c.created_at < func.now() - literal(LIFETIME, Interval),
-    ).returning(keys.c.request_id)
-)
+_CLAIM = Statement(take_over(_claim).returning(keys.c.request_id))
 _FIND = Statement(
     select(keys.c.request_hash, keys.c.response).where(
         keys.c.caller == bindparam("caller", type_=Text),
@@ -75,14 +95,18 @@ async def first_answer(
     if not request_id:
         return None
     method = request.DESCRIPTOR.full_name
-    digest = _digest(seal, request)
+    request_hash = digest(seal, request)
     key = {"caller": caller, "method": method, "request_id": UUID(request_id)}
-    if await tx.one(_CLAIM, **key, request_hash=digest):
+    if await tx.one(_CLAIM, **key, request_hash=request_hash):
         return None
     row = await tx.one(_FIND, **key)
-    if row is None or row.request_hash != digest:
-        raise DomainError(reasons.ERROR_REASON_REQUEST_ID_REUSED, {"request_id": request_id})
+    if row is None or row.request_hash != request_hash:
+        raise reused(request_id)
     return response_type.FromString(row.response)
+
+
+def reused(request_id: str) -> DomainError:
+    return DomainError(reasons.ERROR_REASON_REQUEST_ID_REUSED, {"request_id": request_id})
 
 
 async def remember(
@@ -99,6 +123,7 @@ async def remember(
         )
 
 
-def _digest(seal: Seal, request: Message) -> bytes:
+def digest(seal: Seal, request: Message) -> bytes:
+    """What tells a repeated request from another one. Keyed: a request can hold a secret."""
     body = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
     return seal.derive("request", body)

@@ -1,12 +1,11 @@
 """The one way in which tasks come into being and change, each time with the event that says so."""
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from google.protobuf.field_mask_pb2 import FieldMask
-from uuid_utils.compat import uuid7
 
 from services.platform import directory, outbox
 from services.platform.db import Row, Transaction
@@ -15,10 +14,10 @@ from services.platform.identity import Caller
 from services.task import jobs, messages, payload, queries, suggestions
 from services.task.due import Due
 from taskflow.error.v1 import error_reason_pb2 as reasons
-from taskflow.event.v1.event_pb2 import Event, TaskCreated, TaskDeleted, TaskUndeleted, TaskUpdated
+from taskflow.event.v1.event_pb2 import Event, TaskDeleted, TaskUndeleted, TaskUpdated
 from taskflow.task.v1 import task_pb2
 
-_FINISHED = (task_pb2.TASK_STATUS_DONE, task_pb2.TASK_STATUS_CANCELED)
+FINISHED = (task_pb2.TASK_STATUS_DONE, task_pb2.TASK_STATUS_CANCELED)
 _TEXT = {"title", "description"}
 _DUE = {"due_date", "due_local", "due_zone"}
 # Under which name a change of these columns is told; others go by their own. Columns that follow aren't told.
@@ -59,101 +58,6 @@ async def get_task(tx: Transaction, caller: Caller, name: str, workspace_id: str
         raise await directory.absence(tx, caller, "task", name)
     directory.check_role(caller, row.role)
     return row
-
-
-# Creating.
-
-
-async def take_place(
-    tx: Transaction, caller: Caller, project_id: UUID, columns: Mapping[str, Any]
-) -> Row:
-    """Where the task is to be created, with the project's next number. Has to be a transaction by itself.
-
-    Raises SESSION_REVOKED, NOT_FOUND, ROLE_TOO_LOW; what else stands against it is found by `create_task`.
-    """
-    place = await tx.one(
-        queries.TAKE_PLACE, needs=caller.needs, **_place_for(caller, project_id, columns)
-    )
-    if place is None:
-        raise await directory.absence(tx, caller, "project", project_id)
-    directory.check_role(caller, place.role)
-    return place
-
-
-def _place_for(caller: Caller, project_id: UUID, columns: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "project_id": project_id,
-        "caller_id": caller.user_id,
-        "session_id": caller.session_id,
-        "assignee_id": columns.get("assignee_id"),
-        "parent_id": columns.get("parent_id"),
-    }
-
-
-async def create_task(
-    tx: Transaction, caller: Caller, place: Row, columns: Mapping[str, Any]
-) -> task_pb2.Task:
-    """Raises PROJECT_ARCHIVED, ASSIGNEE_NOT_MEMBER, PARENT_INVALID."""
-    _check_place(place, columns)
-    row = _new_row(caller, place, columns)
-    task = messages.task(row)
-    event = _event("created", row, caller.user_id, task_created=TaskCreated(task=task))
-    added = await tx.run(
-        queries.add_task(row.assignee_id is not None),
-        **row._asdict() | {"payload": payload.dump(row.payload)},
-        **{f"outbox_{name}": value for name, value in outbox.row(event).items()},
-    )
-    if not added:
-        # The project was archived, or the assignee removed, since the number was taken.
-        now = await tx.one(queries.FIND_PLACE, **_place_for(caller, place.id, columns))
-        if now is None:
-            raise await directory.absence(tx, caller, "project", place.id)
-        _check_place(now, columns)
-        # And back again: the next attempt will find it so.
-        raise DomainError(reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE)
-    tx.has_events = True
-    if row.payload is not None:
-        await jobs.create(tx, row, caller.user_id)
-    return task
-
-
-def _check_place(place: Row, columns: Mapping[str, Any]) -> None:
-    if place.archived_at:
-        raise DomainError(reasons.ERROR_REASON_PROJECT_ARCHIVED)
-    if not place.assignee_fits:
-        raise _not_member(columns["assignee_id"])
-    if not place.parent_fits:
-        raise DomainError(reasons.ERROR_REASON_PARENT_INVALID)
-
-
-def _new_row(caller: Caller, place: Row, columns: Mapping[str, Any]) -> Any:
-    task_id = uuid7()
-    # The time in the id, so that the order of ids is the order of creation.
-    now = _EPOCH + timedelta(milliseconds=task_id.int >> 80)
-    given = {
-        "description": "",
-        "status": task_pb2.TASK_STATUS_TODO,
-        "priority": task_pb2.TASK_PRIORITY_UNSPECIFIED,
-        "labels": [],
-    } | dict(columns)
-    row = queries.TaskRow(
-        **dict.fromkeys(queries.COLUMNS)
-        | given
-        | {
-            "id": task_id,
-            "workspace_id": place.workspace_id,
-            "project_id": place.id,
-            "project_key": place.key,
-            "number": place.number,
-            "creator_id": caller.user_id,
-            "revision": 1,
-            "text_revision": 1,
-            "created_at": now,
-            "updated_at": now,
-            "finished_at": now if given["status"] in _FINISHED else None,
-        }
-    )
-    return row._replace(**_due_columns(row, place.time_zone))
 
 
 # Changing.
@@ -250,7 +154,7 @@ def _differing(row: Row, changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _finishing(row: Row, status: int, now: datetime) -> dict[str, Any]:
-    if status not in _FINISHED:
+    if status not in FINISHED:
         return {"finished_at": None}
     # A task that was done and turns out to be canceled has been finished since then.
     return {} if row.finished_at else {"finished_at": now}
@@ -261,7 +165,7 @@ async def _require_member(tx: Transaction, row: Row, assignee_id: UUID) -> None:
         queries.LOCK_MEMBER, workspace_id=row.workspace_id, assignee_id=assignee_id
     )
     if found is None:
-        raise _not_member(assignee_id)
+        raise not_member(assignee_id)
 
 
 async def _without_stranger(tx: Transaction, row: Row) -> dict[str, Any]:
@@ -279,7 +183,7 @@ async def _require_parent(tx: Transaction, row: Row, parent_id: UUID) -> None:
         raise DomainError(reasons.ERROR_REASON_PARENT_INVALID)
 
 
-def _not_member(assignee_id: UUID) -> DomainError:
+def not_member(assignee_id: UUID) -> DomainError:
     return DomainError(reasons.ERROR_REASON_ASSIGNEE_NOT_MEMBER, {"assignee_id": str(assignee_id)})
 
 
@@ -291,7 +195,7 @@ def _said(row: Row) -> Due:
     return Due(row.due_date, row.due_local, row.due_zone if row.due_local else None)
 
 
-def _due_columns(row: Row, zone: str | None) -> dict[str, Any]:
+def due_columns(row: Row, zone: str | None) -> dict[str, Any]:
     """The instant of the row's deadline; `zone` is that of whom a date is due for."""
     said = _said(row)
     zone = said.zone or zone or "UTC"
@@ -312,7 +216,7 @@ async def _with_due(tx: Transaction, row: Row, new: Row) -> Row:
         whose = new.assignee_id or new.creator_id
         person = (await directory.people(tx, [whose])).get(whose)
         zone = person.time_zone if person else None
-    return new._replace(**_due_columns(new, zone))
+    return new._replace(**due_columns(new, zone))
 
 
 # Storing.
@@ -325,8 +229,7 @@ async def _store(tx: Transaction, row: Row, new: Row, actor_id: UUID | None, now
         return row
     new = _revised(row, new, columns, now)
     await _write(tx, new, columns | {"revision", "text_revision", "updated_at"})
-    event = _change_event(row, new, columns, actor_id)
-    await outbox.add_event(tx, event)
+    await outbox.add_event(tx, _change_event(row, new, columns, actor_id))
     if columns & _TEXT:
         await suggestions.make_stale(tx, new, actor_id)
     if "payload" in columns and new.payload is not None:
@@ -361,13 +264,13 @@ def _change_event(row: Row, new: Row, columns: set[str], actor_id: UUID | None) 
     task = messages.task(new)
     if "deleted_at" in columns:
         if new.deleted_at:
-            return _event("deleted", new, actor_id, task_deleted=TaskDeleted(task=task))
-        return _event("undeleted", new, actor_id, task_undeleted=TaskUndeleted(task=task))
+            return event("deleted", new, actor_id, task_deleted=TaskDeleted(task=task))
+        return event("undeleted", new, actor_id, task_undeleted=TaskUndeleted(task=task))
     told = _told(new, row, columns)
     updated = TaskUpdated(
         task=task, before=messages.task_fields(row, told), changed_fields=FieldMask(paths=told)
     )
-    return _event("updated", new, actor_id, task_updated=updated)
+    return event("updated", new, actor_id, task_updated=updated)
 
 
 def _told(row: Row, new: Row, columns: set[str]) -> list[str]:
@@ -377,7 +280,7 @@ def _told(row: Row, new: Row, columns: set[str]) -> list[str]:
     return sorted({field for name in columns if (field := _FIELDS.get(name, name))})
 
 
-def _event(what: str, row: Row, actor_id: UUID | None, **facts: Any) -> Event:
+def event(what: str, row: Row, actor_id: UUID | None, **facts: Any) -> Event:
     return Event(
         type=f"task.{what}",
         workspace_id=str(row.workspace_id),
@@ -411,7 +314,7 @@ async def unassign_member(
         new = row._replace(assignee_id=None)
         creator = creators.get(row.creator_id)
         zone = creator.time_zone if creator else None
-        pairs.append((row, new._replace(**_due_columns(new, zone))))
+        pairs.append((row, new._replace(**due_columns(new, zone))))
     await _store_many(tx, pairs, actor_id)
     return len(rows)
 
@@ -427,7 +330,7 @@ async def move_due_times(tx: Transaction, user_id: UUID, limit: int) -> tuple[in
     rows = await tx.all(
         queries.LOCK_DATED_ELSEWHERE, user_id=user_id, zone=person.time_zone, limit=limit
     )
-    pairs = [(row, row._replace(**_due_columns(row, person.time_zone))) for row in rows]
+    pairs = [(row, row._replace(**due_columns(row, person.time_zone))) for row in rows]
     await _store_many(tx, pairs, None)
     return len(rows), len(rows) == limit
 

@@ -12,27 +12,22 @@ from sqlalchemy import (
     DateTime,
     Integer,
     Select,
-    SmallInteger,
     Text,
     Uuid,
     and_,
     bindparam,
     cast,
-    exists,
     func,
-    insert,
     or_,
     select,
     true,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as insert_or
-from sqlalchemy.sql.expression import CTE
 
 from services.platform import directory
 from services.platform.db import Statement
-from services.platform.directory import members, users
-from services.platform.tables import outbox
+from services.platform.directory import members
 from services.task.models import projects, tasks
 
 COLUMNS: tuple[str, ...] = tuple(tasks.c.keys())
@@ -108,101 +103,7 @@ GET_TASK_BY_KEY = Statement(
 )
 
 
-# Creating a task.
-
-# Where a task is to be created, what the caller may do there, and the zone of whom a date is due for.
-_find_place = (
-    select(
-        projects.c.id,
-        projects.c.workspace_id,
-        projects.c.key,
-        projects.c.archived_at,
-        members.c.role,
-        select(users.c.time_zone)
-        .where(users.c.id == func.coalesce(_assignee_id, bindparam("caller_id", type_=Uuid)))
-        .scalar_subquery()
-        .label("time_zone"),
-        or_(
-            _assignee_id.is_(None),
-            exists().where(
-                (other := members.alias("assignees")).c.workspace_id == projects.c.workspace_id,
-                other.c.user_id == _assignee_id,
-            ),
-        ).label("assignee_fits"),
-        or_(
-            _parent_id.is_(None),
-            exists().where(
-                tasks.c.id == _parent_id,
-                tasks.c.project_id == projects.c.id,
-                tasks.c.deleted_at.is_(None),
-            ),
-        ).label("parent_fits"),
-    )
-    .select_from(projects)
-    .join(members, directory.membership(projects.c.workspace_id))
-    .where(projects.c.id == _project_id)
-)
-FIND_PLACE = Statement(_find_place)
-_place = _find_place.cte("place")
-_taken = (
-    update(projects)
-    .where(
-        projects.c.id == _place.c.id,
-        projects.c.archived_at.is_(None),
-        _place.c.role >= bindparam("needs", type_=SmallInteger),
-        _place.c.assignee_fits,
-        _place.c.parent_fits,
-    )
-    .values(next_number=projects.c.next_number + 1)
-    .returning((projects.c.next_number - 1).label("number"))
-    .cte("taken")
-)
-# Takes a number too, if a task may be created; number is null otherwise. All creations in a project meet at its
-# counter, so this is a transaction by itself that doesn't wait for the disk. It doesn't have to: the task that gets the
-# number is flushed with everything before it, so a number that was lost in a crash was nobody's. A number that comes to
-# no use is left out. Never run it in a transaction with something else: that wouldn't be flushed either.
-TAKE_PLACE = Statement(
-    select(
-        _place,
-        _taken.c.number,
-        func.set_config("synchronous_commit", "off", true()),
-    ).select_from(_place.outerjoin(_taken, true()))
-)
-
-
-@lru_cache
-def add_task(assigned: bool) -> Statement:
-    """The task with its event, if the project isn't archived and the assignee is a member. Binds all columns.
-
-    One statement, so that it can be a transaction by itself.
-    """
-    project = (
-        select(projects.c.id)
-        .where(projects.c.id == _project_id, projects.c.archived_at.is_(None))
-        .with_for_update(read=True, key_share=True)
-        .cte("project")
-    )
-    sources = [project]
-    if assigned:
-        sources.append(_member().cte("assignee"))
-    columns = {column.name: bindparam(column.name, type_=column.type) for column in tasks.c}
-    event = ("event_id", "subject", "payload")
-    added = insert(outbox).from_select(
-        list(event),
-        _beside(
-            sources, [bindparam(f"outbox_{name}", type_=outbox.c[name].type) for name in event]
-        ),
-    )
-    return Statement(
-        insert(tasks)
-        .from_select(list(columns), _beside(sources, list(columns.values())))
-        .add_cte(added.cte("event"))
-    )
-
-
-def _beside(sources: list[CTE], values: list[object]) -> Select[tuple[object, ...]]:
-    """One row of values, if each of the sources has one."""
-    return select(*values).select_from(*sources)  # type: ignore[call-overload,no-any-return]
+# Changing a task.
 
 
 def _member() -> Select[tuple[object]]:
@@ -213,8 +114,6 @@ def _member() -> Select[tuple[object]]:
         .with_for_update(read=True, key_share=True)
     )
 
-
-# Changing a task.
 
 LOCK_MEMBER = Statement(_member())
 # The same, where only the task is known.

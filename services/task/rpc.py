@@ -10,7 +10,18 @@ from services.platform import directory, idempotency, masks, pages
 from services.platform.errors import invalid
 from services.platform.interceptors import current_caller
 from services.platform.runtime import Loop, Platform
-from services.task import assist_rpc, drafts, filters, lists, logic, messages, projects, reminders
+from services.task import (
+    allowance,
+    assist_rpc,
+    drafts,
+    filters,
+    lists,
+    logic,
+    messages,
+    projects,
+    reminders,
+)
+from services.task.creation import Creation
 from services.task.watch import Board
 from taskflow.task.v1 import (
     internal_service_pb2_grpc,
@@ -113,34 +124,12 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         self._seal = platform.seal
         self._reminder_offsets = platform.settings.reminder_offsets
         self._board = board
+        self._creation = Creation(platform.db, platform.seal)
 
     async def CreateTask(
         self, request: task_service.CreateTaskRequest, context: Any
     ) -> task_service.CreateTaskResponse:
-        caller = current_caller()
-        columns = drafts.columns(request.task, drafts.populated(request.task))
-        async with self._db.single() as tx:
-            place = await logic.take_place(tx, caller, UUID(request.project_id), columns)
-            # The task and its event are one statement; what is more than that needs a transaction around it.
-            if not request.request_id and columns.get("payload") is None:
-                task = await logic.create_task(tx, caller, place, columns)
-                return task_service.CreateTaskResponse(task=task)
-        async with self._db.transaction() as tx:
-            answer = await idempotency.first_answer(
-                tx,
-                self._seal,
-                str(caller.user_id),
-                request,
-                request.request_id,
-                task_service.CreateTaskResponse,
-            )
-            if answer is None:
-                task = await logic.create_task(tx, caller, place, columns)
-                answer = task_service.CreateTaskResponse(task=task)
-                await idempotency.remember(
-                    tx, str(caller.user_id), request, request.request_id, answer
-                )
-        return answer
+        return await self._creation.create(current_caller(), request)
 
     async def GetTask(
         self, request: task_service.GetTaskRequest, context: Any
@@ -253,4 +242,4 @@ def register(server: grpc.aio.Server, platform: Platform) -> list[Loop]:
     internal_service_pb2_grpc.add_ReminderInternalServiceServicer_to_server(
         assist_rpc.ReminderInternalServicer(platform), server
     )
-    return [board.run()]
+    return [board.run(), allowance.sweep(platform.db)]

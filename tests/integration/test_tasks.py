@@ -1,6 +1,7 @@
 """Promises about one task: created once, changed field by field, deleted and brought back, each with its event."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
@@ -11,7 +12,7 @@ from sqlalchemy import text
 
 from services.platform.config import Settings
 from services.platform.db import Statement
-from services.task.queries import TAKE_PLACE
+from services.task.creation_queries import TAKE_PLACES
 from taskflow.task.v1 import task_pb2
 from tests.integration.desk import Desk, People, Task, desk_at, due_date, people_of, struct
 from tests.integration.people import refusal
@@ -113,14 +114,19 @@ async def test_numbers_of_concurrent_tasks_are_each_used_once(desk: Desk) -> Non
 
 async def test_taking_a_number_leaves_the_commit_of_the_task_durable(desk: Desk) -> None:
     setting = Statement(text("SHOW synchronous_commit"))
-    absent = dict.fromkeys(("assignee_id", "parent_id"))
     project = await desk.project()
     async with desk.db.read() as tx:
         member = UUID(desk.people.member.id)
         session = await tx.one(_SESSION, user_id=member)
         assert session
-        who = {"caller_id": member, "session_id": session.id, "needs": 0}
-        place = await tx.one(TAKE_PLACE, project_id=UUID(project.id), **who, **absent)
+        asked = {
+            "n": 0,
+            "project_id": project.id,
+            "caller_id": str(member),
+            "session_id": str(session.id),
+            "needs": 0,
+        }
+        place = await tx.one(TAKE_PLACES, given=json.dumps([asked]))
         assert place
         assert place.number == 1
         assert await tx.one(setting) == ("on",)

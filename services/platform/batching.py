@@ -1,0 +1,66 @@
+"""Calls that come at the same time share a run, as commits share a sync of the disk (docs/adr/0011)."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class Batcher(Generic[Item, Answer]):
+    """Gathers what comes while runs are under way, and runs it together; what comes alone runs at once, alone.
+
+    `run` takes up to `size` items and returns an answer for each, in their order: the result, or the exception to raise
+    for that one. What it raises itself is raised for all of them. At most `runs` are under way at once.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]],
+        *,
+        size: int,
+        runs: int,
+    ) -> None:
+        self._run = run
+        self._size = size
+        self._idle = runs
+        self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        # asyncio itself holds tasks only weakly.
+        self._workers: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, item: Item) -> Answer:
+        """Who is cancelled meanwhile doesn't stop the run, which is others' as well."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, answer))
+        if self._idle:
+            self._idle -= 1
+            # Not in the caller's context: a run is no part of the call that happened to begin it.
+            worker = asyncio.get_running_loop().create_task(self._work(), context=Context())
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+        return await answer
+
+    async def _work(self) -> None:
+        try:
+            while self._waiting:
+                count = min(self._size, len(self._waiting))
+                await self._together([self._waiting.popleft() for _ in range(count)])
+        finally:
+            self._idle += 1
+
+    async def _together(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+        answers: Sequence[Answer | Exception]
+        try:
+            answers = await self._run([item for item, _ in batch])
+        except Exception as error:
+            answers = [error] * len(batch)
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if future.cancelled():
+                continue
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
