@@ -67,6 +67,11 @@ class Process:
         self._say = say
         self._child: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
+        # Set while the program is kept down, and while no process of it runs.
+        self._held = asyncio.Event()
+        self._released = asyncio.Event()
+        self._down = asyncio.Event()
+        self._down.set()
         self._served = False
         self.begun = False
 
@@ -74,6 +79,10 @@ class Process:
     def pid(self) -> int | None:
         child = self._child
         return None if child is None or child.returncode is not None else child.pid
+
+    @property
+    def held(self) -> bool:
+        return self._held.is_set()
 
     def kill(self, number: signal.Signals) -> None:
         """Send a signal to the process as it is now; after one that ends it, `ready` waits for its successor."""
@@ -89,6 +98,37 @@ class Process:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
 
+    async def hold(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """End the process and keep it down until `release`; return when it has ended.
+
+        SIGKILL takes the processes that it started along. Another signal is sent to it alone, and what hasn't ended
+        by it in the time the program may take is killed.
+        """
+        self._released.clear()
+        self._held.set()
+        self.ready.clear()
+        self._end(number)
+        try:
+            await asyncio.wait_for(self._down.wait(), self.program.stop_seconds)
+        except TimeoutError:
+            self._end(signal.SIGKILL)
+            await self._down.wait()
+
+    def release(self) -> None:
+        """Start the program again after `hold`, at once and as often as needed; `ready` tells when it serves."""
+        self._held.clear()
+        self._released.set()
+
+    def _end(self, number: signal.Signals) -> None:
+        if self.pid is None:
+            return
+        if number == signal.SIGKILL:
+            kill_family(self.pid)
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+            os.kill(self.pid, signal.SIGCONT)
+
     async def run(self) -> None:
         """Keep the program running until `stop`; a `once` program until it has succeeded.
 
@@ -99,10 +139,17 @@ class Process:
         failures = 0
         backoff = _BACKOFF_FIRST_SECONDS
         while not self._stopping.is_set():
+            if self._held.is_set():
+                self._say(self.program.name, "kept down")
+                await _first(self._stopping, self._released)
+                backoff = _BACKOFF_FIRST_SECONDS
+                continue
             started = time.monotonic()
             ending, succeeded = await self._run_once()
             if self._stopping.is_set():
                 return
+            if self._held.is_set():
+                continue
             if self.program.once:
                 if succeeded:
                     self.ready.set()
@@ -116,7 +163,7 @@ class Process:
             if time.monotonic() - started >= _HEALTHY_AFTER_SECONDS:
                 backoff = _BACKOFF_FIRST_SECONDS
             self._say(self.program.name, f"{ending}; starting again in {backoff:g} s")
-            await self._pause(backoff)
+            await _first(self._stopping, self._held, seconds=backoff)
             most = _BACKOFF_MOST_SECONDS if self._served else _FIRST_PAUSE_SECONDS
             backoff = min(2 * backoff, most)
 
@@ -135,15 +182,18 @@ class Process:
 
     async def _run_once(self) -> tuple[str, bool]:
         """Start the program and wait for its end: how it ended, and whether that was a success."""
+        self._down.clear()
         try:
             child = await self._start()
         except OSError as error:
+            self._down.set()
             return f"can't be started: {error}", False
         try:
             await self._watch(child)
         finally:
             self.ready.clear()
             self._pid_file.unlink(missing_ok=True)
+            self._down.set()
         return _ending(child.returncode), child.returncode == 0
 
     async def _start(self) -> asyncio.subprocess.Process:
@@ -165,6 +215,8 @@ class Process:
             self._pid_file.write_text(f"{child.pid} {birth(child.pid)}\n")
         if self._stopping.is_set():
             self._send_stop()
+        if self._held.is_set():
+            self._end(signal.SIGKILL)
         return child
 
     def _send_stop(self) -> None:
@@ -199,7 +251,7 @@ class Process:
                 serves = await asyncio.wait_for(self.program.ready(), _PROBE_LIMIT_SECONDS)
             except TimeoutError:
                 serves = False
-            if serves and not end.done():
+            if serves and not end.done() and not self._held.is_set():
                 self._served = True
                 self.ready.set()
                 self._say(self.program.name, f"ready after {time.monotonic() - started:.1f} s")
@@ -209,12 +261,6 @@ class Process:
                     f"{self.program.name} runs but isn't ready after {_START_LIMIT_SECONDS:g} s"
                 )
             await asyncio.wait({end}, timeout=_PROBE_EVERY_SECONDS)
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-        except TimeoutError:
-            return
 
     def _failure(self, sentence: str) -> StackError:
         last = tail(self.log)
@@ -233,6 +279,39 @@ def birth(pid: int) -> str:
     # The second field, the name, may itself contain spaces and parentheses.
     fields = stat.rpartition(")")[2].split()
     return "" if fields[0] == "Z" else fields[19]
+
+
+def family(pid: int) -> list[int]:
+    """The process and all that it started, it first; only itself where there is no /proc."""
+    parents: dict[int, int] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            stat = (folder / "stat").read_text()
+            parents[int(folder.name)] = int(stat.rpartition(")")[2].split()[1])
+    found = [pid]
+    for known in found:
+        found += [child for child, parent in parents.items() if parent == known]
+    return found
+
+
+def kill_family(pid: int) -> None:
+    """End a process and all that it started with SIGKILL; a Postgres backend has a session of its own."""
+    with contextlib.suppress(ProcessLookupError):
+        # Paused, it can't start another one meanwhile.
+        os.kill(pid, signal.SIGSTOP)
+    for member in reversed(family(pid)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(member, signal.SIGKILL)
+
+
+async def _first(*events: asyncio.Event, seconds: float | None = None) -> None:
+    """Wait until one of the events is set, or for so many seconds."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 def _ending(code: int | None) -> str:

@@ -49,6 +49,21 @@ class Stack:
         """Send a signal to one program. Ended by it, the program is started again, as after any crash."""
         self._processes[name].kill(number)
 
+    async def hold(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """End one program and keep it down until `release`; return when it has ended.
+
+        SIGKILL takes along what the program started, as all of Postgres; with another signal it may end in order.
+        """
+        await self._processes[name].hold(number)
+
+    def release(self, name: str) -> None:
+        """Start a program that is held again, without the pause that follows a crash; `wait_ready` tells when."""
+        self._processes[name].release()
+
+    def held(self) -> list[str]:
+        """Programs that are kept down at present."""
+        return [name for name, process in self._processes.items() if process.held]
+
     async def wait_ready(self, name: str, seconds: float = 30.0) -> None:
         """Wait until the program serves; after `kill`, until its successor does. TimeoutError after `seconds`."""
         await asyncio.wait_for(self._processes[name].ready.wait(), seconds)

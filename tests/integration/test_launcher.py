@@ -15,7 +15,7 @@ from typing import LiteralString
 import psycopg
 import pytest
 
-from deploy.local.process import birth
+from deploy.local.process import birth, family
 from deploy.local.program import StackError
 from deploy.local.programs import child_environment
 from deploy.local.stack import running_stack
@@ -189,6 +189,42 @@ async def test_every_server_comes_back_after_a_crash_with_what_it_stored(tmp_pat
         assert await _one(stack.settings, "SHOW fsync") == "on"
         assert await _one(stack.settings, "SHOW synchronous_commit") == "on"
         assert str(await _one(stack.settings, "SHOW server_version")).startswith("18.")
+
+
+async def test_what_is_held_stays_down_until_it_is_released(tmp_path: Path) -> None:
+    async with running_stack(settings_for(tmp_path / "data"), only={"postgres", "nats"}) as stack:
+        kept = await psycopg.AsyncConnection.connect(stack.settings.postgres)
+        before = {pid: birth(pid) for pid in family(stack.pid("postgres"))}
+        assert len(before) > 3  # the server, its helpers, and the one that serves `kept`
+        await stack.hold("postgres")
+        assert not [pid for pid, born in before.items() if birth(pid) == born]
+        await kept.close()
+        with pytest.raises(TimeoutError):
+            await stack.wait_ready("postgres", 1.5)
+        with pytest.raises(ProcessLookupError):
+            stack.pid("postgres")
+        assert stack.held() == ["postgres"]
+        # Ten times in a row is no reason for a longer pause before the next start.
+        for _ in range(10):
+            stack.release("nats")
+            await stack.wait_ready("nats", 3)
+            await stack.hold("nats", signal.SIGTERM)
+        stack.release("postgres")
+        await stack.wait_ready("postgres", 10)
+        assert await _one(stack.settings, "SELECT 1") == 1
+        assert stack.held() == ["nats"]
+    # A stack stops with a program that is held.
+    assert not _pids(stack.settings)
+
+
+async def test_a_program_that_is_about_to_start_again_can_be_held(tmp_path: Path) -> None:
+    async with running_stack(settings_for(tmp_path / "data"), only={"nats"}) as stack:
+        stack.kill("nats")
+        await stack.hold("nats")
+        with pytest.raises(TimeoutError):
+            await stack.wait_ready("nats", 1.5)
+        stack.release("nats")
+        await stack.wait_ready("nats", 3)
 
 
 async def test_two_stacks_run_side_by_side(tmp_path: Path) -> None:

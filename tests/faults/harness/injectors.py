@@ -1,0 +1,162 @@
+"""Faults that go on while a block runs. Each one counts into the tally, and the block leaves everything healthy."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+from deploy.local.process import family
+from deploy.local.stack import Stack
+from tests.faults.harness.scenario import NotPossible, Run, Tally
+
+# An interval is drawn from this part of itself to as much above it, so that faults fall anywhere.
+_SHORTEST = 0.6
+_READY_SECONDS = 60.0
+
+
+@asynccontextmanager
+async def killing(
+    run: Run, names: Sequence[str], every: float, tally: Tally, *, down: float = 0.0
+) -> AsyncIterator[None]:
+    """SIGKILL one of `names` after the other, about each `every` seconds; it's started again after `down` seconds.
+
+    Of Postgres all processes are killed. At the end all of them serve.
+    """
+
+    async def kill(name: str) -> None:
+        await run.stack.hold(name)
+        tally.faults += 1
+        run.say(f"killed {name}")
+        await asyncio.sleep(down)
+        run.stack.release(name)
+
+    async with _repeated(run, names, every, kill):
+        yield
+
+
+@asynccontextmanager
+async def pausing(
+    run: Run, names: Sequence[str], every: float, tally: Tally, *, seconds: float
+) -> AsyncIterator[None]:
+    """SIGSTOP one of `names` after the other, about each `every` seconds, for `seconds`."""
+
+    async def pause(name: str) -> None:
+        with contextlib.suppress(ProcessLookupError), paused(run.stack, name):
+            tally.faults += 1
+            run.say(f"paused {name}")
+            await asyncio.sleep(seconds)
+
+    async with _repeated(run, names, every, pause):
+        yield
+
+
+@contextmanager
+def paused(stack: Stack, name: str) -> Iterator[None]:
+    """A program, and all that it started, stands still while the block runs. ProcessLookupError when it's down."""
+    pid = stack.pid(name)
+    os.kill(pid, signal.SIGSTOP)
+    members = family(pid)
+    try:
+        signal_all(members, signal.SIGSTOP)
+        yield
+    finally:
+        signal_all(members, signal.SIGCONT)
+
+
+def signal_all(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+async def roll(run: Run, name: str, tally: Tally) -> None:
+    """End a program in order (SIGTERM), as a deploy does, and start its successor; return when that serves."""
+    tally.faults += 1
+    run.say(f"rolling {name}")
+    await run.stack.hold(name, signal.SIGTERM)
+    run.stack.release(name)
+    await run.stack.wait_ready(name, _READY_SECONDS)
+
+
+async def restore(stack: Stack, seconds: float = _READY_SECONDS) -> list[str]:
+    """Release what is held, wake up what is paused, and wait; the names of those that don't serve in time."""
+    for name in stack.held():
+        stack.release(name)
+    for process in stack.processes:
+        if process.pid is not None:
+            signal_all(family(process.pid), signal.SIGCONT)
+    give_up = time.monotonic() + seconds
+    missing = []
+    for process in stack.processes:
+        try:
+            await stack.wait_ready(process.program.name, max(0.1, give_up - time.monotonic()))
+        except TimeoutError:
+            missing.append(process.program.name)
+    return missing
+
+
+@contextmanager
+def limited_disk(folder: Path, size: int) -> Iterator[None]:
+    """`folder` is on a disk (tmpfs) of `size` bytes while the block runs. Raises NotPossible where mounting isn't
+    permitted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "tmpfs", str(folder)]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = getattr(error, "stderr", "") or str(error)
+        raise NotPossible(
+            f"a disk of limited size can't be mounted here: {reason.strip()}"
+        ) from error
+    try:
+        yield
+    finally:
+        # Lazily: who still has a file open there may keep it.
+        subprocess.run(["umount", "--lazy", str(folder)], check=True, capture_output=True)
+
+
+@contextmanager
+def filled_disk(folder: Path) -> Iterator[None]:
+    """The disk that `folder` is on has no room left while the block runs; for one made by `limited_disk`."""
+    filler = folder / "filler"
+    try:
+        with filler.open("wb", buffering=0) as file:
+            # Smaller and smaller pieces: the last free page counts.
+            for size in (1 << 20, 1 << 12):
+                with contextlib.suppress(OSError):
+                    while file.write(bytes(size)):
+                        pass
+        yield
+    finally:
+        filler.unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def _repeated(
+    run: Run, names: Sequence[str], every: float, fault: Callable[[str], Awaitable[None]]
+) -> AsyncIterator[None]:
+    async def repeat() -> None:
+        while True:
+            order = list(names)
+            run.random.shuffle(order)
+            for name in order:
+                await asyncio.sleep(every * run.random.uniform(_SHORTEST, 2 - _SHORTEST))
+                await fault(name)
+
+    task = asyncio.create_task(repeat(), name="faults")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        for name in names:
+            if name in run.stack.held():
+                run.stack.release(name)
+        for name in names:
+            await run.stack.wait_ready(name, _READY_SECONDS)

@@ -1,0 +1,93 @@
+"""What is printed and stored: one table, the broken sentences, the figures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tests.faults.harness.runner import Row
+from tests.faults.harness.scenario import Profile, Verdict
+
+_COUNTS = ("operations", "faults", "lost", "doubled", "inverted", "leaked")
+_COLOUR: dict[Verdict, str] = {"held": "green", "BROKEN": "red", "not possible here": "yellow"}
+
+
+# Of the table where nobody knows how wide the screen is.
+_WIDTH = 170
+
+
+def screen() -> Console:
+    """Standard output."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH)
+
+
+def line(row: Row) -> str:
+    """One line for a scenario that has ended."""
+    tally = row.tally
+    verdict = f"[{_COLOUR[tally.verdict]}]{tally.verdict}[/]"
+    return (
+        f"{row.scenario.name}: {verdict}, {tally.operations:,} operations, "
+        f"{tally.faults:,} faults ({row.seconds:.0f} s)"
+    )
+
+
+def show(rows: list[Row], profile: Profile, seed: int, seconds: float, console: Console) -> None:
+    """The table, and below it what didn't hold and what was measured."""
+    table = Table(title=f"Promises: profile {profile}, seed {seed}, {seconds:.0f} s")
+    for heading in ("promise", *_COUNTS, "slowest recovery (s)", "verdict"):
+        table.add_column(heading, justify="left" if heading in ("promise", "verdict") else "right")
+    for row in rows:
+        tally = row.tally
+        table.add_row(
+            escape(row.scenario.promise),
+            *(f"{getattr(tally, name):,}" for name in _COUNTS),
+            f"{tally.slowest_recovery:.1f}" if tally.slowest_recovery else "–",
+            f"[{_COLOUR[tally.verdict]}]{tally.verdict}[/]",
+        )
+    console.print(table)
+    for row in rows:
+        tally = row.tally
+        sentences = [f"[red]broken:[/] {escape(text)}" for text in tally.broken]
+        if tally.impossible:
+            sentences.append(f"[yellow]not possible here:[/] {escape(tally.impossible)}")
+        sentences += [f"{escape(name)}: {escape(value)}" for name, value in tally.figures.items()]
+        if sentences:
+            console.print(f"\n[bold]{escape(row.scenario.name)}[/]")
+            for sentence in sentences:
+                console.print(f"  {sentence}")
+
+
+def as_json(rows: list[Row], profile: Profile, seed: int, seconds: float) -> str:
+    return json.dumps(
+        {
+            "profile": profile,
+            "seed": seed,
+            "seconds": round(seconds, 1),
+            "rows": {row.scenario.name: _facts(row) for row in rows},
+        },
+        indent=2,
+    )
+
+
+def store(text: str, folder: Path) -> Path:
+    file = folder / "results.json"
+    file.write_text(text + "\n")
+    return file
+
+
+def _facts(row: Row) -> dict[str, Any]:
+    tally = row.tally
+    return {
+        "promise": row.scenario.promise,
+        **{name: getattr(tally, name) for name in _COUNTS},
+        "slowest_recovery": round(tally.slowest_recovery, 2),
+        "verdict": tally.verdict,
+        "broken": tally.broken,
+        "impossible": tally.impossible,
+        "figures": tally.figures,
+        "seconds": round(row.seconds, 1),
+    }
