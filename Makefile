@@ -5,9 +5,12 @@ PY := .venv/bin/python
 PYTHON ?= .venv/bin/python python3 python3.14 python3.13 python3.12 python3.11
 ARGS ?=
 ROWS ?=
+PROFILE ?= short
+ONLY ?=
+SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench up lint fmt gen lock clean
+.PHONY: help setup demo test faults bench up lint fmt gen lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +30,9 @@ demo: setup ## Show TaskFlow at work, start to end, on a stack of its own
 
 test: setup ## Run all tests; ARGS="-k name" for some
 	@$(PY) -m pytest -q -n 2 --dist loadfile $(ARGS)
+
+faults: setup ## Try to break what is promised; PROFILE=long for all of it, ONLY=poison,… for some, SEED=n for a run again
+	@exec $(PY) -m tests.faults --profile $(PROFILE) $(if $(ONLY),--only $(ONLY)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: setup ## Measure against the floors in docs/performance.md; ROWS=P1,P4 for some
 	@$(PY) -m tests.bench $(if $(ROWS),--rows $(ROWS))

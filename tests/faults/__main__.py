@@ -2,14 +2,12 @@
 
 import argparse
 import asyncio
-import contextlib
 import secrets
 import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -27,29 +25,31 @@ def main() -> None:
     rows: list[Row] = []
     started = time.monotonic()
     code = 0
-    with _folder(options.keep) as folder:
-        console.print(f"profile {options.profile}, seed {options.seed}, folder {folder}")
-        try:
-            asyncio.run(_run(options, folder, console, rows))
-        except (KeyboardInterrupt, asyncio.CancelledError):
-            console.print("Stopped.")
-            code = 130
-        except StackError as error:
-            console.print(str(error), markup=False)
-            code = 1
-        seconds = time.monotonic() - started
-        text = report.as_json(rows, options.profile, options.seed, seconds)
-        report.store(text, folder)
-        if options.output == "json":
-            print(text)
-        elif rows:
-            report.show(rows, options.profile, options.seed, seconds, report.screen())
+    folder = _folder(options.keep)
+    console.print(f"profile {options.profile}, seed {options.seed}, folder {folder}")
+    try:
+        asyncio.run(_run(options, folder, console, rows))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        console.print("Stopped.")
+        code = 130
+    except StackError as error:
+        console.print(str(error), markup=False)
+        code = 1
+    seconds = time.monotonic() - started
+    text = report.as_json(rows, options.profile, options.seed, seconds)
+    (folder / "results.json").write_text(text + "\n")
+    if options.output == "json":
+        print(text)
+    elif rows:
+        report.show(rows, options.profile, options.seed, seconds, report.screen())
     broken = [row.scenario.name for row in rows if row.tally.verdict == "BROKEN"]
     if broken:
         console.print(
-            f"faults: {', '.join(broken)} broken. Again: make faults PROFILE={options.profile} "
-            f"SEED={options.seed} ONLY={','.join(broken)}"
+            f"faults: {', '.join(broken)} broken; logs are in {folder}. Again: make faults "
+            f"PROFILE={options.profile} SEED={options.seed} ONLY={','.join(broken)}"
         )
+    elif not code and options.keep is None:
+        shutil.rmtree(folder, ignore_errors=True)
     sys.exit(code or bool(broken))
 
 
@@ -87,20 +87,16 @@ def _names(text: str) -> list[str]:
     return names
 
 
-@contextlib.contextmanager
-def _folder(keep: Path | None) -> Iterator[Path]:
+def _folder(keep: Path | None) -> Path:
+    """A new folder for data, logs and results; it's removed when all went well, unless it was asked for."""
     if keep is not None:
         folder = keep.resolve() / time.strftime("%Y%m%d-%H%M%S")
         folder.mkdir(parents=True)
-        yield folder
-        return
+        return folder
     folder = Path(tempfile.mkdtemp(prefix="taskflow-faults-"))
     # Postgres may run as another user, who has to pass it.
     folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return folder
 
 
 async def _run(

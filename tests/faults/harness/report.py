@@ -1,7 +1,6 @@
 """What is printed and stored: one table, the broken sentences, the figures."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -71,12 +70,6 @@ def as_json(rows: list[Row], profile: Profile, seed: int, seconds: float) -> str
         },
         indent=2,
     )
-
-
-def store(text: str, folder: Path) -> Path:
-    file = folder / "results.json"
-    file.write_text(text + "\n")
-    return file
 
 
 def _facts(row: Row) -> dict[str, Any]:
