@@ -63,7 +63,9 @@ class EnrichmentActivities:
         """Makes suggestions for a text and stores them, if it's still the task's."""
         try:
             given = await self._stub.GetEnrichmentInput(
-                task_rpc.GetEnrichmentInputRequest(task_id=text.task_id)
+                task_rpc.GetEnrichmentInputRequest(
+                    task_id=text.task_id, text_revision=text.text_revision
+                )
             )
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
@@ -73,6 +75,13 @@ class EnrichmentActivities:
             return Enrichment.UNWANTED
         if given.text_revision != text.text_revision:
             return Enrichment.SUPERSEDED
+        if given.HasField("wait"):
+            # Temporal gives up at once where that is beyond ENRICH_GIVE_UP, and the failure is recorded.
+            raise ApplicationError(
+                "the workspace's AI calls of this hour are used up",
+                type="AI_LIMIT_REACHED",
+                next_retry_delay=given.wait.ToTimedelta(),
+            )
         proposals = await self._ask(given)
         if not proposals:
             return Enrichment.NOTHING

@@ -180,6 +180,11 @@ class Settings(BaseSettings):
     """Unset: mail is sent without logging in."""
     smtp_password: SecretStr | None = None
     """The password to that name."""
+    ai_calls_per_user: Annotated[int, Field(ge=0)] = 1000
+    """Suggestions that a person may ask for in an hour; those beyond are refused. 0: no limit."""
+    ai_calls_per_workspace: Annotated[int, Field(ge=0)] = 10_000
+    """Texts of a workspace that suggestions are made for in an hour; new tasks beyond wait for their turn, for at most
+    12 hours. 0: no limit."""
     smtp_tls: Literal["none", "starttls", "tls"] = "none"
     """How the connection is encrypted."""
     mail_from: str = "TaskFlow <taskflow@localhost>"

@@ -121,6 +121,10 @@ _MEANING: dict[ErrorReason.ValueType, tuple[grpc.StatusCode, str]] = {
         _Code.FAILED_PRECONDITION,
         "AI is switched off in this workspace",
     ),
+    reasons.ERROR_REASON_AI_LIMIT_REACHED: (
+        _Code.RESOURCE_EXHAUSTED,
+        "no AI calls are left for this hour; try again later",
+    ),
     reasons.ERROR_REASON_READER_TOO_SLOW: (
         _Code.RESOURCE_EXHAUSTED,
         "the stream wasn't read for too long; resume from the last cursor",

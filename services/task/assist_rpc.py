@@ -16,6 +16,7 @@ from services.task import (
     reminders,
     suggestions,
 )
+from services.task.allowance import Allowance
 from taskflow.task.v1 import internal_service_pb2 as internal
 from taskflow.task.v1 import internal_service_pb2_grpc as internal_grpc
 from taskflow.task.v1 import job_service_pb2 as job_service
@@ -30,12 +31,15 @@ class SuggestionServicer(suggestion_service_pb2_grpc.SuggestionServiceServicer):
     def __init__(self, platform: Platform) -> None:
         self._db = platform.db
         self._seal = platform.seal
+        self._allowance = Allowance(platform.settings)
 
     async def RequestSuggestions(
         self, request: suggestion_service.RequestSuggestionsRequest, context: Any
     ) -> suggestion_service.RequestSuggestionsResponse:
         async with self._db.transaction() as tx:
-            revision = await suggestions.request(tx, current_caller(), UUID(request.task_id))
+            revision = await suggestions.request(
+                tx, self._allowance, current_caller(), UUID(request.task_id)
+            )
         return suggestion_service.RequestSuggestionsResponse(text_revision=revision)
 
     async def ListSuggestions(
@@ -83,12 +87,15 @@ class SuggestionServicer(suggestion_service_pb2_grpc.SuggestionServiceServicer):
 class SuggestionInternalServicer(internal_grpc.SuggestionInternalServiceServicer):
     def __init__(self, platform: Platform) -> None:
         self._db = platform.db
+        self._allowance = Allowance(platform.settings)
 
     async def GetEnrichmentInput(
         self, request: internal.GetEnrichmentInputRequest, context: Any
     ) -> internal.GetEnrichmentInputResponse:
-        async with self._db.read() as tx:
-            return await enrichment.enrichment_input(tx, UUID(request.task_id))
+        async with self._db.transaction() as tx:
+            return await enrichment.enrichment_input(
+                tx, self._allowance, UUID(request.task_id), request.text_revision
+            )
 
     async def StoreSuggestions(
         self, request: internal.StoreSuggestionsRequest, context: Any
@@ -113,6 +120,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     def __init__(self, platform: Platform) -> None:
         self._db = platform.db
         self._seal = platform.seal
+        self._allowance = Allowance(platform.settings)
 
     async def GetJob(
         self, request: job_service.GetJobRequest, context: Any
@@ -147,7 +155,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         self, request: job_service.RetryJobRequest, context: Any
     ) -> job_service.RetryJobResponse:
         async with self._db.transaction() as tx:
-            row = await jobs.retry(tx, current_caller(), UUID(request.id))
+            row = await jobs.retry(tx, self._allowance, current_caller(), UUID(request.id))
         return job_service.RetryJobResponse(job=jobs.message(row))
 
 

@@ -7,6 +7,7 @@ from sqlalchemy import Uuid, bindparam, select
 
 from services.platform import directory
 from services.platform.db import Row, Statement, Transaction
+from services.task.allowance import Allowance, TaskText
 from services.task.models import projects, tasks
 from taskflow.task.v1.internal_service_pb2 import GetEnrichmentInputResponse
 
@@ -41,21 +42,31 @@ _RECENT_TASKS = Statement(
 )
 
 
-async def enrichment_input(tx: Transaction, task_id: UUID) -> GetEnrichmentInputResponse:
-    """The task's text and the titles of similar tasks, which are of the same project only."""
+async def enrichment_input(
+    tx: Transaction, allowance: Allowance, task_id: UUID, text_revision: int = 0
+) -> GetEnrichmentInputResponse:
+    """The task's text and the titles of similar tasks, which are of the same project only.
+
+    Counted as a call of the AI when it's the text that was asked for; while there is none left, says how long to wait.
+    """
     task = await tx.one(_INPUT, task_id=task_id)
     if task is None or task.deleted_at or task.archived_at or not task.ai_enabled:
         return GetEnrichmentInputResponse()
-    recent = await tx.all(_RECENT_TASKS, project_id=task.project_id, task_id=task_id)
-    return GetEnrichmentInputResponse(
-        wanted=True,
-        title=task.title,
-        description=task.description,
-        text_revision=task.text_revision,
-        deadline=_deadline(task),
-        similar_titles=most_similar(task, recent),
-        workspace_id=str(task.workspace_id),
+    answer = GetEnrichmentInputResponse(
+        wanted=True, text_revision=task.text_revision, workspace_id=str(task.workspace_id)
     )
+    if text_revision not in (0, task.text_revision):
+        return answer
+    recent = await tx.all(_RECENT_TASKS, project_id=task.project_id, task_id=task_id)
+    wait = await allowance.wait(tx, task.workspace_id, TaskText(task_id, task.text_revision))
+    if wait:
+        answer.wait.FromTimedelta(wait)
+        return answer
+    answer.title = task.title
+    answer.description = task.description
+    answer.deadline = _deadline(task)
+    answer.similar_titles.extend(most_similar(task, recent))
+    return answer
 
 
 def most_similar(task: Row, others: list[Row]) -> list[str]:

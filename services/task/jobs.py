@@ -33,6 +33,7 @@ from services.platform.errors import DomainError, not_found
 from services.platform.identity import Caller
 from services.platform.outbox import add_event
 from services.task import payload
+from services.task.allowance import Allowance, TaskText
 from services.task.models import jobs, tasks
 from taskflow.error.v1 import error_reason_pb2 as reasons
 from taskflow.event.v1.event_pb2 import Event, JobChanged, SuggestionsRequested
@@ -238,7 +239,7 @@ async def page(
     )
 
 
-async def retry(tx: Transaction, caller: Caller, job_id: UUID) -> Row:
+async def retry(tx: Transaction, allowance: Allowance, caller: Caller, job_id: UUID) -> Row:
     """Starts the next attempt of a failed job. For an enrichment that asks for suggestions anew."""
     found = await get(tx, caller, job_id)
     # A task is locked before its jobs.
@@ -254,7 +255,7 @@ async def retry(tx: Transaction, caller: Caller, job_id: UUID) -> Row:
     if job.kind == _ENRICHMENT:
         if not task.ai_enabled:
             raise DomainError(reasons.ERROR_REASON_AI_DISABLED)
-        await request_suggestions(tx, task, caller.user_id)
+        await request_suggestions(tx, allowance, task, caller.user_id)
     row = await tx.one(_RETRY, id=job_id)
     await _announce(tx, row, "updated", str(caller.user_id))
     return row
@@ -322,8 +323,10 @@ async def settle_enrichment(tx: Transaction, task_id: UUID) -> None:
         await _announce(tx, row, "updated")
 
 
-async def request_suggestions(tx: Transaction, task: Row, actor_id: UUID) -> None:
-    """Has a worker make suggestions for a locked task, on its text as it is now."""
+async def request_suggestions(
+    tx: Transaction, allowance: Allowance, task: Row, actor_id: UUID
+) -> None:
+    """Has a worker make suggestions for a locked task, on its text as it is now. Raises AI_LIMIT_REACHED."""
     await add_event(
         tx,
         Event(
@@ -337,6 +340,8 @@ async def request_suggestions(tx: Transaction, task: Row, actor_id: UUID) -> Non
             ),
         ),
     )
+    text = TaskText(task.id, task.text_revision)
+    await allowance.spend(tx, actor_id, task.workspace_id, text)
 
 
 async def _locked(tx: Transaction, job_id: UUID) -> Row:

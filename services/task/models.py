@@ -178,6 +178,22 @@ jobs = Table(
 
 # The ledger: what became of each reminder. A row is written once and never changed.
 reminders = Table(
+# Calls of the AI within the last hour, and those that have to wait for their turn (allowance.py).
+ai_calls = Table(
+    "ai_calls",
+    metadata,
+    # The person or the workspace that it's counted for.
+    Column("key", Uuid, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("allowed_at", DateTime(timezone=True), nullable=False),
+    # What it's about; for people it's only counted.
+    Column("task_id", Uuid),
+    Column("text_revision", BigInteger),
+    PrimaryKeyConstraint("key", "number"),
+    Index("ai_calls_text", "task_id", "text_revision"),
+    Index("ai_calls_age", "allowed_at"),
+)
+
     "reminders",
     metadata,
     Column("task_id", Uuid, ForeignKey(tasks.c.id), nullable=False),

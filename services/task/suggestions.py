@@ -29,6 +29,7 @@ from services.platform.identity import Caller
 from services.platform.outbox import add_event
 from services.platform.text import stored
 from services.task import jobs
+from services.task.allowance import Allowance
 from services.task.models import projects, suggestions, tasks
 from taskflow.error.v1 import error_reason_pb2 as reasons
 from taskflow.event.v1.event_pb2 import Event, SuggestionChanged
@@ -177,8 +178,8 @@ def message(row: Row) -> Suggestion:
     return suggestion
 
 
-async def request(tx: Transaction, caller: Caller, task_id: UUID) -> int:
-    """Asks for suggestions on the task's current text; returns the text revision."""
+async def request(tx: Transaction, allowance: Allowance, caller: Caller, task_id: UUID) -> int:
+    """Asks for suggestions on the task's current text; returns the text revision. Raises AI_LIMIT_REACHED."""
     row = await tx.one(
         _LOCK_TASK_FOR_REQUEST,
         task_id=task_id,
@@ -194,7 +195,7 @@ async def request(tx: Transaction, caller: Caller, task_id: UUID) -> int:
         raise DomainError(reasons.ERROR_REASON_PROJECT_ARCHIVED)
     if not row.ai_enabled:
         raise DomainError(reasons.ERROR_REASON_AI_DISABLED)
-    await jobs.request_suggestions(tx, row, caller.user_id)
+    await jobs.request_suggestions(tx, allowance, row, caller.user_id)
     text_revision: int = row.text_revision
     return text_revision
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -377,3 +378,24 @@ async def test_events_wait_while_temporal_is_away_and_none_is_lost_or_parked(
 
 async def unhealthy(settings: Settings) -> bool:
     return not await healthy(settings)
+
+
+async def test_a_text_whose_turn_comes_too_late_is_recorded_at_once_on_a_real_server(
+    bus: Bus, services: Services
+) -> None:
+    task_id = str(uuid4())
+    services.tasks[task_id] = Task("Sweep", wait=timedelta(hours=13))
+    await publish(bus, "task.created", created(task_id))
+    await eventually(lambda: len(services.failures) == 1)
+    assert services.failures[0].error == "the workspace's AI calls of this hour are used up"
+
+
+async def test_a_text_that_has_to_wait_gets_its_suggestions_in_turn(
+    bus: Bus, services: Services
+) -> None:
+    task_id = str(uuid4())
+    services.tasks[task_id] = Task("Sweep", wait=timedelta(seconds=1.5))
+    begun = time.monotonic()
+    await publish(bus, "task.created", created(task_id))
+    await eventually(lambda: len(services.suggestions) == 1)
+    assert time.monotonic() - begun > 1.5

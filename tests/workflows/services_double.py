@@ -40,6 +40,8 @@ class Task:
     finished: bool = False
     deleted: bool = False
     archived: bool = False
+    # How long suggestions have to wait, the first time they are asked for.
+    wait: timedelta | None = None
 
 
 @dataclass
@@ -110,6 +112,11 @@ class SuggestionDouble(task_grpc.SuggestionInternalServiceServicer):
         task = self._services.tasks.get(request.task_id)
         if task is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such task")
+        if task.wait is not None:
+            answer = task_rpc.GetEnrichmentInputResponse(wanted=True, text_revision=1)
+            answer.wait.FromTimedelta(task.wait)
+            task.wait = None
+            return answer
         return task_rpc.GetEnrichmentInputResponse(
             wanted=task.wanted,
             title=task.title,

@@ -113,6 +113,30 @@ async def test_a_retry_waits_as_long_as_the_model_asked_for(
     await examine(handle, "enrich_retried")
 
 
+async def test_a_text_beyond_the_workspaces_limit_waits_for_its_turn_and_is_suggested_for_then(
+    env: WorkflowEnvironment, services: Services, model: FakeModel, examine: Examine, task_id: str
+) -> None:
+    services.tasks[task_id] = Task(f"Sweep for {PRIVATE}", wait=timedelta(hours=11))
+    handle = await start(env, task_id)
+    assert await handle.result() is Enrichment.STORED
+    first, second = services.calls["GetEnrichmentInput"]
+    assert timedelta(hours=11) <= second - first < timedelta(hours=11, seconds=2)
+    assert len(model.asked) == 1
+    await examine(handle, "enrich_delayed")
+
+
+async def test_a_text_whose_turn_comes_too_late_is_listed_as_failed(
+    env: WorkflowEnvironment, services: Services, model: FakeModel, examine: Examine, task_id: str
+) -> None:
+    services.tasks[task_id] = Task("Sweep", wait=timedelta(hours=12, seconds=1))
+    handle = await start(env, task_id)
+    assert await handle.result() is Enrichment.FAILED
+    assert model.asked == []
+    (failure,) = services.failures
+    assert failure.error == "the workspace's AI calls of this hour are used up"
+    await examine(handle)
+
+
 async def test_a_model_that_keeps_failing_ends_as_a_failed_job_after_its_tries(
     env: WorkflowEnvironment, services: Services, model: FakeModel, examine: Examine, task_id: str
 ) -> None:

@@ -96,6 +96,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The job's state doesn't allow this. Metadata: {"state": "DONE"}."""
     ERROR_REASON_AI_DISABLED: _ErrorReason.ValueType  # 58
     """FAILED_PRECONDITION. AI assistance is switched off in this workspace."""
+    ERROR_REASON_AI_LIMIT_REACHED: _ErrorReason.ValueType  # 59
+    """RESOURCE_EXHAUSTED. The user, or the workspace, has used up its AI calls of the last hour. Comes with RetryInfo.
+    Metadata: {"of": "user", "limit": "1000"}, or of "workspace".
+    """
     ERROR_REASON_READER_TOO_SLOW: _ErrorReason.ValueType  # 60
     """RESOURCE_EXHAUSTED. The reader of a stream didn't read for too long; resume from the last cursor."""
 
@@ -178,6 +182,10 @@ ERROR_REASON_JOB_STATE_INVALID: ErrorReason.ValueType  # 57
 """FAILED_PRECONDITION. The job's state doesn't allow this. Metadata: {"state": "DONE"}."""
 ERROR_REASON_AI_DISABLED: ErrorReason.ValueType  # 58
 """FAILED_PRECONDITION. AI assistance is switched off in this workspace."""
+ERROR_REASON_AI_LIMIT_REACHED: ErrorReason.ValueType  # 59
+"""RESOURCE_EXHAUSTED. The user, or the workspace, has used up its AI calls of the last hour. Comes with RetryInfo.
+Metadata: {"of": "user", "limit": "1000"}, or of "workspace".
+"""
 ERROR_REASON_READER_TOO_SLOW: ErrorReason.ValueType  # 60
 """RESOURCE_EXHAUSTED. The reader of a stream didn't read for too long; resume from the last cursor."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

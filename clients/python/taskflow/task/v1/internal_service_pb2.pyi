@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -69,15 +70,19 @@ class GetEnrichmentInputRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TASK_ID_FIELD_NUMBER: _builtins.int
+    TEXT_REVISION_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
+    text_revision: _builtins.int
+    """The text that suggestions are to be made for; for another one than the task's nothing is counted. 0: the task's."""
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
+        text_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_id", b"task_id", "text_revision", b"text_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -94,6 +99,7 @@ class GetEnrichmentInputResponse(_message.Message):
     DEADLINE_FIELD_NUMBER: _builtins.int
     SIMILAR_TITLES_FIELD_NUMBER: _builtins.int
     WORKSPACE_ID_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
     wanted: _builtins.bool
     """Whether suggestions are wanted: the task is live and its workspace has AI switched on."""
     title: _builtins.str
@@ -106,6 +112,10 @@ class GetEnrichmentInputResponse(_message.Message):
     def similar_titles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Titles of similar tasks of the same workspace, best first."""
 
+    @_builtins.property
+    def wait(self) -> _duration_pb2.Duration:
+        """Set: the text isn't told yet. With more than 12 hours no place was kept."""
+
     def __init__(
         self,
         *,
@@ -116,10 +126,11 @@ class GetEnrichmentInputResponse(_message.Message):
         deadline: _builtins.str = ...,
         similar_titles: _abc.Iterable[_builtins.str] | None = ...,
         workspace_id: _builtins.str = ...,
+        wait: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "description", b"description", "similar_titles", b"similar_titles", "text_revision", b"text_revision", "title", b"title", "wanted", b"wanted", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "description", b"description", "similar_titles", b"similar_titles", "text_revision", b"text_revision", "title", b"title", "wait", b"wait", "wanted", b"wanted", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -57,7 +57,9 @@ class SuggestionInternalServiceServicer:
     """
 
     def GetEnrichmentInput(self, request, context):
-        """Returns a task's text and what a model may know besides.
+        """Returns a task's text and what a model may know besides, and counts that as one call of a model for the workspace,
+        once an hour for each text: a repeated call counts no more. When the workspace has used up its calls, it answers how
+        long to wait instead, and keeps a place for this text: called again then, it returns the text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

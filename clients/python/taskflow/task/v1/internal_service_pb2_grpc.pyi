@@ -17,7 +17,10 @@ class SuggestionInternalServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetEnrichmentInput: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.GetEnrichmentInputRequest, _internal_service_pb2.GetEnrichmentInputResponse]
-    """Returns a task's text and what a model may know besides."""
+    """Returns a task's text and what a model may know besides, and counts that as one call of a model for the workspace,
+    once an hour for each text: a repeated call counts no more. When the workspace has used up its calls, it answers how
+    long to wait instead, and keeps a place for this text: called again then, it returns the text.
+    """
     StoreSuggestions: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.StoreSuggestionsRequest, _internal_service_pb2.StoreSuggestionsResponse]
     """Stores suggestions that were made for one text revision; those stored before for the same are kept, so a repeated
     call changes nothing. Stores nothing when the text has changed since, or the task is deleted.
@@ -34,7 +37,10 @@ class SuggestionInternalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _internal_service_pb2.GetEnrichmentInputRequest,
         context: _aio.ServicerContext[_internal_service_pb2.GetEnrichmentInputRequest, _abc.Awaitable[_internal_service_pb2.GetEnrichmentInputResponse]],
     ) -> _abc.Awaitable[_internal_service_pb2.GetEnrichmentInputResponse]:
-        """Returns a task's text and what a model may know besides."""
+        """Returns a task's text and what a model may know besides, and counts that as one call of a model for the workspace,
+        once an hour for each text: a repeated call counts no more. When the workspace has used up its calls, it answers how
+        long to wait instead, and keeps a place for this text: called again then, it returns the text.
+        """
 
     @_abc_1.abstractmethod
     def StoreSuggestions(

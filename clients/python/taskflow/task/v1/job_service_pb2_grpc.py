@@ -71,7 +71,8 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryJob(self, request, context):
-        """Runs a failed job again. For members. Fails with FAILED_PRECONDITION JOB_STATE_INVALID unless the state is FAILED.
+        """Runs a failed job again. For members. Fails with FAILED_PRECONDITION JOB_STATE_INVALID unless the state is FAILED, and
+        where suggestions are asked for again, as RequestSuggestions does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -21,7 +21,9 @@ class JobServiceStub:
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]
     """Lists the jobs of a workspace, newest first; those in state FAILED are the dead letters."""
     RetryJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobRequest, _job_service_pb2.RetryJobResponse]
-    """Runs a failed job again. For members. Fails with FAILED_PRECONDITION JOB_STATE_INVALID unless the state is FAILED."""
+    """Runs a failed job again. For members. Fails with FAILED_PRECONDITION JOB_STATE_INVALID unless the state is FAILED, and
+    where suggestions are asked for again, as RequestSuggestions does.
+    """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     """The jobs of tasks that carry a payload."""
@@ -48,6 +50,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.RetryJobRequest,
         context: _aio.ServicerContext[_job_service_pb2.RetryJobRequest, _abc.Awaitable[_job_service_pb2.RetryJobResponse]],
     ) -> _abc.Awaitable[_job_service_pb2.RetryJobResponse]:
-        """Runs a failed job again. For members. Fails with FAILED_PRECONDITION JOB_STATE_INVALID unless the state is FAILED."""
+        """Runs a failed job again. For members. Fails with FAILED_PRECONDITION JOB_STATE_INVALID unless the state is FAILED, and
+        where suggestions are asked for again, as RequestSuggestions does.
+        """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _aio.Server) -> None: ...

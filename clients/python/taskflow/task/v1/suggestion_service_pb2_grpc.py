@@ -65,7 +65,8 @@ class SuggestionServiceServicer:
         """Asks for suggestions on the task's current text. For members. They are made in the background and appear in
         ListSuggestions and WatchTasks.
 
-        Fails with FAILED_PRECONDITION AI_DISABLED where the workspace has AI switched off.
+        Fails with FAILED_PRECONDITION AI_DISABLED where the workspace has AI switched off, with RESOURCE_EXHAUSTED
+        AI_LIMIT_REACHED when the caller or the workspace has asked too often in the last hour.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -20,7 +20,8 @@ class SuggestionServiceStub:
     """Asks for suggestions on the task's current text. For members. They are made in the background and appear in
     ListSuggestions and WatchTasks.
 
-    Fails with FAILED_PRECONDITION AI_DISABLED where the workspace has AI switched off.
+    Fails with FAILED_PRECONDITION AI_DISABLED where the workspace has AI switched off, with RESOURCE_EXHAUSTED
+    AI_LIMIT_REACHED when the caller or the workspace has asked too often in the last hour.
     """
     ListSuggestions: _aio.UnaryUnaryMultiCallable[_suggestion_service_pb2.ListSuggestionsRequest, _suggestion_service_pb2.ListSuggestionsResponse]
     """Lists suggestions of a workspace or of one task, newest first."""
@@ -48,7 +49,8 @@ class SuggestionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Asks for suggestions on the task's current text. For members. They are made in the background and appear in
         ListSuggestions and WatchTasks.
 
-        Fails with FAILED_PRECONDITION AI_DISABLED where the workspace has AI switched off.
+        Fails with FAILED_PRECONDITION AI_DISABLED where the workspace has AI switched off, with RESOURCE_EXHAUSTED
+        AI_LIMIT_REACHED when the caller or the workspace has asked too often in the last hour.
         """
 
     @_abc_1.abstractmethod
