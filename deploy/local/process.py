@@ -13,7 +13,8 @@ from deploy.local.program import Program, StackError
 
 _PROBE_EVERY_SECONDS = 0.1
 _PROBE_LIMIT_SECONDS = 3.0
-_START_LIMIT_SECONDS = 60.0
+# Generous, for a machine that is busy with something else.
+_START_LIMIT_SECONDS = 180.0
 # A program that never became ready gets this many attempts at most this far apart, then the stack gives up.
 _FIRST_ATTEMPTS = 5
 _FIRST_PAUSE_SECONDS = 1.0
