@@ -16,6 +16,8 @@ _PREFIX = "TASKFLOW_"
 _EMAIL_WINDOW = 5.0
 # The k-th replica listens this far above the configured port, so that nine fit before the next range begins.
 _REPLICA_STEP = 10
+# What a service may take after its drain, whose longest notice is twice the usual one (seconds).
+_END_SECONDS = 3.0
 # The services wait for the migrations themselves: loading their code meanwhile saves a second.
 _NEEDED = frozenset({"postgres", "nats"})
 
@@ -145,7 +147,7 @@ def _replicas(settings: Settings, name: str, port: int, http_port: int) -> Itera
                 f"{_PREFIX}{name.upper()}_PORT": str(grpc_at),
                 f"{_PREFIX}{name.upper()}_HTTP_PORT": str(http_at),
             },
-            stop_seconds=8.0,
+            stop_seconds=2 * settings.drain_notice + settings.drain_grace + _END_SECONDS,
         )
 
 

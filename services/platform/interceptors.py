@@ -78,6 +78,8 @@ class Gate(grpc.aio.ServerInterceptor):
         self._calls = 0
         self._streams: set[_Stream] = set()
         self._draining = False
+        # When somebody called last who comes through the gateway (time.monotonic()).
+        self.last_arrival = 0.0
         # Asked before each line: building one that isn't written costs as much as the rest of the gate.
         self._log_all = settings.log_level == "debug"
 
@@ -109,6 +111,8 @@ class Gate(grpc.aio.ServerInterceptor):
             return message if isinstance(message, bytes) else write(message)
 
         async def admit(raw: bytes, context: Context) -> Message:
+            if access is not Access.SERVICE:
+                self.last_arrival = time.monotonic()
             if access is not Access.OPEN:
                 await self._authenticate(access, context)
             return self._read(parse, raw)

@@ -18,6 +18,7 @@ from services.platform.config import Settings
 from services.platform.identity import SERVICE_HEADER
 from taskflow.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
 from tests.conftest import serving
+from tests.integration.notification_world import other_ports
 from tests.integration.people import Team, refusal
 
 _KEYS = "/taskflow.auth.v1.AuthService/GetSigningKeys"
@@ -117,6 +118,21 @@ async def test_a_replica_that_drains_fails_no_call(gateway: Settings) -> None:
                 await asyncio.sleep(0.3)
         stop.set()
         assert await load > 100
+
+
+async def test_who_has_yet_to_hear_of_a_shutdown_is_served(services: Settings) -> None:
+    """The gateway hears of it by a health check, which may be late."""
+    notice = 0.8
+    replica = Settings(
+        **other_ports(services, "auth").model_dump() | {"drain_notice": notice, "drain_grace": 2}
+    )
+    stop = asyncio.Event()
+    async with grpc.aio.insecure_channel(replica.auth) as channel:
+        async with serving("auth", replica):
+            load = asyncio.create_task(_call_until(stop, channel))
+            loop = asyncio.get_running_loop()
+            loop.call_later(1.5 * notice, stop.set)
+        assert await load > 20
 
 
 async def _call_until(stop: asyncio.Event, channel: grpc.aio.Channel) -> int:
