@@ -18,6 +18,7 @@ _PARTS = {
     "reflection": "Processes",
     "heartbeat_interval": "Streams",
     "relay_interval": "Events",
+    "retention_interval": "Retention",
     "enrich_debounce": "Workflows",
     "ai_base_url": "AI",
     "smtp_host": "Mail",

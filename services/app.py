@@ -13,7 +13,7 @@ from services.auth import rpc as auth_rpc
 from services.auth.tokens import SigningKeys
 from services.migrations import wait_until_current
 from services.notification import rpc as notification_rpc
-from services.platform import telemetry, tracing
+from services.platform import retention, telemetry, tracing
 from services.platform.access import ACCESS
 from services.platform.bus import Bus
 from services.platform.config import Settings
@@ -86,7 +86,8 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
         await bus.connect()
         await relay.run()
 
-    await _beside([publish(), relay.report_backlog(), health.run()], stop.wait())
+    deleting = retention.run(settings, db, retention.platform(settings))
+    await _beside([publish(), relay.report_backlog(), health.run(), deleting], stop.wait())
     http.close()
     await bus.close()
     await db.close()

@@ -1,29 +1,23 @@
 """Statements about people and sessions."""
 
-from datetime import timedelta
-
 from sqlalchemy import (
     ARRAY,
     Boolean,
     DateTime,
-    Interval,
     Text,
     Uuid,
     any_,
     bindparam,
-    delete,
     exists,
     func,
     insert,
-    literal,
     or_,
     select,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from services.auth import throttle
-from services.auth.models import login_attempts, members, sessions, users
+from services.auth.models import members, sessions, users
 from services.platform.db import Statement
 from services.platform.directory import live_session
 
@@ -138,13 +132,4 @@ REVOKE_SESSION = Statement(
         sessions.c.expires_at > func.now(),
     )
     .values(revoked_at=func.now())
-)
-
-# Long enough after its end that no stream and no token of it can be about.
-_KEPT = literal(timedelta(days=1), Interval)
-FORGET_SESSIONS = Statement(delete(sessions).where(sessions.c.expires_at < func.now() - _KEPT))
-FORGET_ATTEMPTS = Statement(
-    delete(login_attempts).where(
-        login_attempts.c.attempted_at < func.now() - literal(throttle.WINDOW, Interval)
-    )
 )

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import grpc
 
-from services.auth import logic, messages, queries, sweep, tokens, workspaces
+from services.auth import logic, messages, queries, retention, tokens, workspaces
 from services.auth.passwords import Passwords
 from services.auth.throttle import Throttle, client_address
 from services.auth.workspaces import Unassign
@@ -31,7 +31,7 @@ def register(server: grpc.aio.Server, platform: Platform, *, unassign: Unassign)
     workspace_service_pb2_grpc.add_WorkspaceServiceServicer_to_server(
         WorkspaceServicer(platform, unassign), server
     )
-    return [sweep.run(platform.db)]
+    return [retention.loop(platform)]
 
 
 class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):

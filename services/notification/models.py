@@ -55,6 +55,7 @@ notifications = Table(
     UniqueConstraint("event_id", "user_id", name="notifications_event"),
     Index("notifications_user", "user_id", "sequence", unique=True),
     Index("notifications_unread", "user_id", "sequence", postgresql_where="read_at IS NULL"),
+    Index("notifications_read", "read_at", postgresql_where="read_at IS NOT NULL"),
     Index(
         "notifications_email_batch",
         "email_batch_id",
@@ -86,4 +87,5 @@ email_batches = Table(
     Column("error", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("finished_at", DateTime(timezone=True)),
+    Index("email_batches_age", "created_at"),
 )

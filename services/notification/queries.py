@@ -5,7 +5,6 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     Integer,
-    Interval,
     LargeBinary,
     Text,
     Uuid,
@@ -28,6 +27,7 @@ from services.notification.models import (
     feeds,
     notifications,
 )
+from services.platform import retention
 from services.platform.db import Statement
 from services.platform.directory import live_session, members, users, workspaces
 from services.platform.tables import consumed_events
@@ -275,30 +275,14 @@ MARK_EMAILED = Statement(
     .values(emailed_at=func.now())
 )
 
-# Forgetting, some at a time.
-_old_changes = (
-    select(changes.c.user_id, changes.c.sequence)
-    .where(changes.c.created_at < func.now() - bindparam("age", type_=Interval))
-    .limit(bindparam("count", type_=Integer))
-    .cte("old")
+# Deleting what was read long ago. Nobody else changes such a row, so it may be locked before its feed.
+LOCK_READ = Statement(
+    select(notifications.c.id, notifications.c.user_id)
+    .where(retention.due(notifications.c.read_at))
+    .order_by(notifications.c.read_at)
+    .limit(bindparam("rows", type_=Integer))
+    .with_for_update(skip_locked=True)
 )
-FORGET_CHANGES = Statement(
-    changes.delete().where(
-        changes.c.user_id == _old_changes.c.user_id,
-        changes.c.sequence == _old_changes.c.sequence,
-    )
-)
-_old_claims = (
-    select(consumed_events.c.event_id)
-    .where(
-        consumed_events.c.consumer == bindparam("consumer", type_=Text),
-        consumed_events.c.consumed_at < func.now() - bindparam("age", type_=Interval),
-    )
-    .limit(bindparam("count", type_=Integer))
-)
-FORGET_CLAIMS = Statement(
-    consumed_events.delete().where(
-        consumed_events.c.consumer == bindparam("consumer", type_=Text),
-        consumed_events.c.event_id.in_(_old_claims),
-    )
+REMOVE = Statement(
+    notifications.delete().where(notifications.c.id == any_(bindparam("ids", type_=ARRAY(Uuid))))
 )

@@ -1,46 +1,83 @@
-"""Forgets what nobody can ask for any more."""
+"""What is deleted of notifications, their changes, mail and dead letters once its time is over."""
 
-import asyncio
 from datetime import timedelta
-
-import structlog
+from itertools import groupby
+from operator import attrgetter
 
 from services.notification import queries
-from services.notification.consumer import NAME
-from services.platform.db import Database, Statement
-from services.platform.errors import is_unavailable
+from services.notification.models import changes, email_batches
+from services.platform import retention
+from services.platform.config import Settings
+from services.platform.db import Transaction
+from services.platform.retention import Kind, aged
+from services.platform.runtime import Loop, Platform
+from services.platform.tables import dead_letters
+from taskflow.notification.v1.notification_pb2 import NotificationChange, NotificationsRemoved
 
-log = structlog.get_logger()
-
-# A stream that was away for longer is reset: the client lists again.
-_CHANGES_KEPT = timedelta(days=30)
-# Longer than events come again: the stream and the outbox keep them for 7 days by default.
-_CLAIMS_KEPT = timedelta(days=30)
-_INTERVAL = 3600.0
-# Rows in one transaction.
-_CHUNK = 5000
+# A worker gives a mail up after a day.
+_BATCHES_KEPT = timedelta(days=30)
 
 
-class Retention:
-    def __init__(self, db: Database) -> None:
-        self._db = db
+def loop(platform: Platform) -> Loop:
+    return retention.run(platform.settings, platform.db, kinds(platform.settings))
 
-    async def run(self) -> None:
-        while True:
-            try:
-                await self.run_once()
-            except Exception as error:
-                if not is_unavailable(error):
-                    raise
-                log.warning("nothing forgotten", error=type(error).__name__)
-            await asyncio.sleep(_INTERVAL)
 
-    async def run_once(self) -> None:
-        await self._forget(queries.FORGET_CHANGES, age=_CHANGES_KEPT)
-        await self._forget(queries.FORGET_CLAIMS, age=_CLAIMS_KEPT, consumer=NAME)
+def kinds(settings: Settings) -> list[Kind]:
+    """Unread notifications and dead letters that nobody replayed stay for ever.
 
-    async def _forget(self, statement: Statement, **parameters: object) -> None:
-        forgotten = _CHUNK
-        while forgotten == _CHUNK:
-            async with self._db.transaction() as tx:
-                forgotten = await tx.run(statement, count=_CHUNK, **parameters)
+    A stream that was away for longer than changes are kept is reset, so its client lists again.
+    """
+    # A replayed event can come once more for as long as events are kept, in the outbox and then in the stream.
+    replayable = 2 * settings.event_retention
+    return [
+        _read(timedelta(seconds=settings.notification_retention)),
+        aged(
+            "notification_changes",
+            changes,
+            changes.c.created_at,
+            timedelta(seconds=settings.change_retention),
+        ),
+        aged("email_batches", email_batches, email_batches.c.created_at, _BATCHES_KEPT),
+        aged(
+            "dead_letters",
+            dead_letters,
+            dead_letters.c.replayed_at,
+            timedelta(seconds=max(settings.dead_letter_retention, replayable)),
+        ),
+    ]
+
+
+def _read(after: timedelta) -> Kind:
+    """With a change for each of their users, so that streams show what lists do. Streams find it by themselves."""
+
+    async def delete(tx: Transaction, rows: int) -> tuple[int, bool]:
+        found = await tx.all(queries.LOCK_READ, age=after, rows=rows)
+        if not found:
+            return 0, False
+        of_user = {
+            user_id: sorted(str(row.id) for row in theirs)
+            for user_id, theirs in groupby(
+                sorted(found, key=attrgetter("user_id")), attrgetter("user_id")
+            )
+        }
+        taken = await tx.all(
+            queries.TAKE_SEQUENCES, user_ids=list(of_user), counts=[1] * len(of_user)
+        )
+        removals = [
+            NotificationChange(
+                sequence=feed.last_sequence,
+                removed=NotificationsRemoved(ids=of_user[feed.user_id]),
+            ).SerializeToString()
+            for feed in taken
+        ]
+        await tx.run_many(
+            queries.ADD_CHANGE,
+            [
+                {"user_id": feed.user_id, "sequence": feed.last_sequence, "payload": removal}
+                for feed, removal in zip(taken, removals, strict=True)
+            ],
+        )
+        await tx.run(queries.REMOVE, ids=[row.id for row in found])
+        return len(found), len(found) == rows
+
+    return Kind("notifications", delete)

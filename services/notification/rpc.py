@@ -6,10 +6,9 @@ from uuid import UUID
 
 import grpc.aio
 
-from services.notification import consumer, dead_letters, email, logic
+from services.notification import consumer, dead_letters, email, logic, retention
 from services.notification.hub import Hub
 from services.notification.messages import announce
-from services.notification.retention import Retention
 from services.platform import directory
 from services.platform.identity import Caller
 from services.platform.interceptors import Context, current_caller
@@ -56,7 +55,7 @@ def register(server: grpc.aio.Server, platform: Platform) -> list[Loop]:
         consumer.Consumer(platform).run(),
         platform.bus.report_lag(consumer.NAME),
         hub.run(),
-        Retention(platform.db).run(),
+        retention.loop(platform),
     ]
 
 

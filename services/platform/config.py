@@ -139,12 +139,23 @@ class Settings(BaseSettings):
 
     relay_interval: Annotated[float, Field(gt=0)] = 0.2
     """Seconds between looks at the outbox when nothing wakes the relay."""
-    event_retention: Seconds = 7 * 86400
-    """Seconds that events are kept, in NATS and in the outbox."""
+    event_retention: Annotated[float, Field(ge=120)] = 7 * 86400
+    """Seconds that published events are kept, in NATS and in the outbox, from which a lost NATS is filled again."""
     event_stream_bytes: Annotated[int, Field(ge=1024 * 1024)] = 4 * 1024**3
     """Size of the event stream in NATS at most."""
     event_stream_replicas: Annotated[int, Field(ge=1, le=5)] = 1
     """NATS servers that each hold the event stream; 3 in a cluster."""
+
+    retention_interval: Annotated[float, Field(gt=0)] = 300
+    """Seconds between looks for what is to be deleted because its time is over, at most."""
+    task_retention: Seconds = 30 * 86400
+    """Seconds that a deleted task can be undeleted; then it's gone with its suggestions, jobs and reminders."""
+    notification_retention: Seconds = 90 * 86400
+    """Seconds that a notification is kept after it was read. Unread ones stay."""
+    change_retention: Seconds = 30 * 86400
+    """Seconds that a client may be away and go on with its WatchNotifications stream; after more it's reset."""
+    dead_letter_retention: Seconds = 30 * 86400
+    """Seconds that a dead letter is kept after it was replayed. Those that weren't stay."""
 
     enrich_debounce: Seconds = 2
     """Seconds that a task's text has to stay as it is before suggestions are made for it."""
@@ -169,6 +180,11 @@ class Settings(BaseSettings):
     """Seconds that the model may take."""
     ai_max_output_tokens: Annotated[int, Field(ge=64)] = 8000
     """Tokens that one answer may have; an improved description can be long."""
+    ai_calls_per_user: Annotated[int, Field(ge=0)] = 1000
+    """Suggestions that a person may ask for in an hour; those beyond are refused. 0: no limit."""
+    ai_calls_per_workspace: Annotated[int, Field(ge=0)] = 10_000
+    """Texts of a workspace that suggestions are made for in an hour; new tasks beyond wait for their turn, for at most
+    12 hours. 0: no limit."""
     ai_allow_private: bool = False
     """Whether the endpoint may be at a private or loopback address."""
 
@@ -180,11 +196,6 @@ class Settings(BaseSettings):
     """Unset: mail is sent without logging in."""
     smtp_password: SecretStr | None = None
     """The password to that name."""
-    ai_calls_per_user: Annotated[int, Field(ge=0)] = 1000
-    """Suggestions that a person may ask for in an hour; those beyond are refused. 0: no limit."""
-    ai_calls_per_workspace: Annotated[int, Field(ge=0)] = 10_000
-    """Texts of a workspace that suggestions are made for in an hour; new tasks beyond wait for their turn, for at most
-    12 hours. 0: no limit."""
     smtp_tls: Literal["none", "starttls", "tls"] = "none"
     """How the connection is encrypted."""
     mail_from: str = "TaskFlow <taskflow@localhost>"

@@ -26,6 +26,9 @@ CONSUMER_LAG = Gauge(
     "taskflow_consumer_lag", "Events that a consumer has yet to process", ["consumer"]
 )
 DEAD_LETTERS = Counter("taskflow_dead_letters_total", "Events parked", ["consumer"])
+ROWS_DELETED = Counter(
+    "taskflow_rows_deleted_total", "Rows deleted because their time was over", ["kind"]
+)
 JOB_SECONDS = Histogram(
     "taskflow_job_seconds",
     "Time from claiming a payload job to its end",

@@ -5,18 +5,15 @@ when the call that many numbers before it is an hour ago. So the look at a limit
 those that have to wait get their turn in order.
 """
 
-import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-import structlog
 from sqlalchemy import (
     BigInteger,
     Interval,
     Uuid,
     bindparam,
-    delete,
     func,
     insert,
     literal,
@@ -24,19 +21,15 @@ from sqlalchemy import (
 )
 
 from services.platform.config import Settings
-from services.platform.db import Database, Row, Statement, Transaction
+from services.platform.db import Row, Statement, Transaction
 from services.platform.errors import DomainError
 from services.task.models import ai_calls
 from taskflow.error.v1 import error_reason_pb2 as reasons
-
-log = structlog.get_logger()
 
 WINDOW = timedelta(hours=1)
 # Nobody waits for a suggestion longer than this; the worker gives up after the same time.
 LONGEST_WAIT = timedelta(hours=12)
 _AT_ONCE = timedelta(0)
-# Seconds between looks for calls that are older than the window.
-_SWEEP_INTERVAL = 300.0
 
 _key = bindparam("key", type_=Uuid)
 _task_id = bindparam("task_id", type_=Uuid)
@@ -67,7 +60,6 @@ _KEPT = Statement(
     )
 )
 _LOCK = Statement(select(func.pg_advisory_xact_lock(bindparam("number", type_=BigInteger))))
-_FORGET = Statement(delete(ai_calls).where(ai_calls.c.allowed_at < _now - _window))
 
 
 @dataclass(frozen=True)
@@ -120,22 +112,6 @@ class Allowance:
             if kept <= LONGEST_WAIT:
                 await _take(tx, workspace_id, call, text)
         return max(kept, _AT_ONCE)
-
-
-async def sweep(db: Database) -> None:
-    """Forgets, for ever, the calls that limit nobody any more."""
-    while True:
-        try:
-            await sweep_once(db)
-        except Exception as error:
-            # Nothing depends on it today; the database will be back.
-            log.warning("sweep failed", error=type(error).__name__)
-        await asyncio.sleep(_SWEEP_INTERVAL)
-
-
-async def sweep_once(db: Database) -> None:
-    async with db.single() as tx:
-        await tx.run(_FORGET)
 
 
 async def _kept(tx: Transaction, text: TaskText) -> timedelta | None:

@@ -1,7 +1,7 @@
 """The one way in which tasks come into being and change, each time with the event that says so."""
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -128,10 +128,15 @@ async def delete_task(tx: Transaction, row: Row, actor_id: UUID) -> Row:
     return await _store(tx, row, row._replace(deleted_at=now), actor_id, now)
 
 
-async def undelete_task(tx: Transaction, row: Row, actor_id: UUID) -> Row:
-    """Brings a task back that `lock_task` locked. Raises TASK_NOT_DELETED for a live one."""
+async def undelete_task(tx: Transaction, row: Row, actor_id: UUID, kept: timedelta) -> Row:
+    """Brings a task back that `lock_task` locked, within `kept` of its deletion.
+
+    Raises TASK_NOT_DELETED for a live one, NOT_FOUND for one that is too old: it's about to be gone (retention.py).
+    """
     if not row.deleted_at:
         raise DomainError(reasons.ERROR_REASON_TASK_NOT_DELETED)
+    if row.deleted_at + kept < _now(row):
+        raise not_found("task", row.id)
     followed = await _without_stranger(tx, row) | {"deleted_at": None}
     new = await _with_due(tx, row, row._replace(**followed))
     return await _store(tx, row, new, actor_id, _now(row))
@@ -335,10 +340,17 @@ async def move_due_times(tx: Transaction, user_id: UUID, limit: int) -> tuple[in
     return len(rows), len(rows) == limit
 
 
+async def leave_parents(tx: Transaction, parent_ids: list[UUID], limit: int) -> int:
+    """Takes their parents, which are about to be gone, from at most `limit` tasks; returns from how many."""
+    rows = await tx.all(queries.LOCK_BELOW, parent_ids=parent_ids, limit=limit)
+    await _store_many(tx, [(row, row._replace(parent_id=None)) for row in rows], None)
+    return len(rows)
+
+
 async def _store_many(
     tx: Transaction, pairs: Iterable[tuple[Row, Row]], actor_id: UUID | None
 ) -> None:
-    """As `_store`, for changes of assignee and instant."""
+    """As `_store`, for changes of assignee, instant and parent."""
     values, events = [], []
     for row, new in pairs:
         columns = _changed(row, new)
@@ -353,4 +365,4 @@ async def _store_many(
         await outbox.add_events(tx, events)
 
 
-_MOVED = frozenset({"assignee_id", "due_at", "due_zone", "revision", "updated_at"})
+_MOVED = frozenset({"assignee_id", "due_at", "due_zone", "parent_id", "revision", "updated_at"})

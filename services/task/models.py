@@ -96,6 +96,8 @@ tasks = Table(
     Index("tasks_assignee", "workspace_id", "assignee_id", "created_at", "id"),
     Index("tasks_creator", "workspace_id", "creator_id", "created_at", "id"),
     Index("tasks_labels", "labels", postgresql_using="gin"),
+    Index("tasks_parent", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
+    Index("tasks_deleted", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
     # Deadlines that move with somebody's time zone, in any workspace.
     Index(
         "tasks_assignee_dates",
@@ -176,8 +178,6 @@ jobs = Table(
     ),
 )
 
-# The ledger: what became of each reminder. A row is written once and never changed.
-reminders = Table(
 # Calls of the AI within the last hour, and those that have to wait for their turn (allowance.py).
 ai_calls = Table(
     "ai_calls",
@@ -194,6 +194,8 @@ ai_calls = Table(
     Index("ai_calls_age", "allowed_at"),
 )
 
+# The ledger: what became of each reminder. A row is written once and never changed.
+reminders = Table(
     "reminders",
     metadata,
     Column("task_id", Uuid, ForeignKey(tasks.c.id), nullable=False),

@@ -8,13 +8,16 @@ from collections import namedtuple
 from functools import lru_cache
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     DateTime,
     Integer,
     Select,
     Text,
     Uuid,
+    all_,
     and_,
+    any_,
     bindparam,
     cast,
     func,
@@ -176,6 +179,14 @@ LOCK_OPEN_OF_ASSIGNEE = Statement(
     select(tasks)
     .where(tasks.c.workspace_id == _workspace_id, tasks.c.assignee_id == _user_id, _open)
     .order_by(tasks.c.id)
+    .with_for_update(key_share=True)
+)
+_parent_ids = bindparam("parent_ids", type_=ARRAY(Uuid))
+LOCK_BELOW = Statement(
+    select(tasks)
+    .where(tasks.c.parent_id == any_(_parent_ids), tasks.c.id != all_(_parent_ids))
+    .order_by(tasks.c.id)
+    .limit(_limit)
     .with_for_update(key_share=True)
 )
 LOCK_DATED_ELSEWHERE = Statement(

@@ -1,6 +1,7 @@
 """ProjectService and TaskService; and everything that the task service registers."""
 
 from collections.abc import AsyncGenerator
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,6 @@ from services.platform.errors import invalid
 from services.platform.interceptors import current_caller
 from services.platform.runtime import Loop, Platform
 from services.task import (
-    allowance,
     assist_rpc,
     drafts,
     filters,
@@ -20,6 +20,7 @@ from services.task import (
     messages,
     projects,
     reminders,
+    retention,
 )
 from services.task.creation import Creation
 from services.task.watch import Board
@@ -123,6 +124,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         self._db = platform.db
         self._seal = platform.seal
         self._reminder_offsets = platform.settings.reminder_offsets
+        self._undelete_window = timedelta(seconds=platform.settings.task_retention)
         self._board = board
         self._creation = Creation(platform.db, platform.seal)
 
@@ -214,7 +216,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         caller = current_caller()
         async with self._db.transaction() as tx:
             row = await logic.lock_task(tx, caller, UUID(request.id))
-            row = await logic.undelete_task(tx, row, caller.user_id)
+            row = await logic.undelete_task(tx, row, caller.user_id, self._undelete_window)
             await reminders.skip_past(tx, row, self._reminder_offsets)
         return task_service.UndeleteTaskResponse(task=messages.task(row))
 
@@ -242,4 +244,4 @@ def register(server: grpc.aio.Server, platform: Platform) -> list[Loop]:
     internal_service_pb2_grpc.add_ReminderInternalServiceServicer_to_server(
         assist_rpc.ReminderInternalServicer(platform), server
     )
-    return [board.run(), allowance.sweep(platform.db)]
+    return [board.run(), retention.loop(platform)]

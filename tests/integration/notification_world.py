@@ -216,11 +216,16 @@ class Device:
                 self.notifications.setdefault(change.created.id, change.created)
             case "read":
                 for id in change.read.ids:
-                    self._read(self.notifications[id], change.read.read_time)
+                    # Not there: this change comes again, and since the first time it was deleted.
+                    if id in self.notifications:
+                        self._read(self.notifications[id], change.read.read_time)
             case "all_read":
                 for known in self.notifications.values():
                     if known.sequence <= change.all_read.up_to_sequence:
                         self._read(known, change.all_read.read_time)
+            case "removed":
+                for id in change.removed.ids:
+                    self.notifications.pop(id, None)
 
     @staticmethod
     def _read(notification: Notification, read_time: Any) -> None:

@@ -13,7 +13,8 @@ from sqlalchemy import Uuid, bindparam, text
 
 from services.platform.config import Settings
 from services.platform.db import Statement
-from services.task import allowance
+from services.platform.retention import run_once
+from services.task import retention
 from taskflow.task.v1.internal_service_pb2 import (
     FailEnrichmentRequest,
     GetEnrichmentInputRequest,
@@ -238,11 +239,11 @@ async def test_calls_that_limit_nobody_any_more_are_forgotten_and_counting_goes_
     await elapse(world, timedelta(minutes=61))
     for task in tasks[2:-1]:
         await look(world, task)
-    await allowance.sweep_once(world.db)
+    await run_once(world.db, retention.kinds(world.settings))
     assert await counted(world, world.workspace_id) == len(tasks) - 3
     assert await wait_of(world, tasks[-1]) is None
     await elapse(world, timedelta(minutes=61))
-    await allowance.sweep_once(world.db)
+    await run_once(world.db, retention.kinds(world.settings))
     assert await counted(world, world.workspace_id) == 0
     assert await wait_of(world, await world.create()) is None
 

@@ -10,9 +10,10 @@ import pytest
 from argon2 import PasswordHasher
 from sqlalchemy import text
 
-from services.auth import passwords, sweep
+from services.auth import passwords, retention
 from services.platform.config import Settings
 from services.platform.db import Database, Statement
+from services.platform.retention import run_once
 from taskflow.auth.v1 import auth_service_pb2
 from tests.conftest import free_ports, serving
 from tests.integration.people import (
@@ -336,7 +337,7 @@ async def test_the_11th_wrong_password_of_an_address_is_refused_on_every_process
 async def test_attempts_and_dead_sessions_are_forgotten_in_time(team: Team, db: Database) -> None:
     ada = await team.person()
     await _guess(team, ada.email)
-    await sweep.run_once(db)
+    await run_once(db, retention.kinds())
     async with db.read() as tx:
         before = await tx.one(_COUNT_ATTEMPTS)
         assert before is not None
@@ -344,7 +345,7 @@ async def test_attempts_and_dead_sessions_are_forgotten_in_time(team: Team, db: 
     await _run(db, _AGE_ATTEMPTS)
     await _run(db, _AGE_ATTEMPTS)
     await _run(db, _EXPIRE, hours=25, user_id=ada.id)
-    await sweep.run_once(db)
+    await run_once(db, retention.kinds())
     async with db.read() as tx:
         after = await tx.one(_COUNT_ATTEMPTS)
         assert after is not None

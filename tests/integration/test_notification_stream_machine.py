@@ -22,6 +22,7 @@ from services.notification import hub, retention
 from services.notification.models import changes
 from services.platform.config import Settings
 from services.platform.db import Statement
+from services.platform.retention import run_once
 from taskflow.task.v1 import task_pb2
 from tests.conftest import serving
 from tests.integration.notification_world import Device, World, a_world, eventually
@@ -161,7 +162,7 @@ class Machine:
         at = datetime(2020, 1, 1, tzinfo=UTC)
         async with self.world.db.transaction() as tx:
             await tx.run(_AGE, user_ids=[person.id for person in self.people], at=at)
-        await retention.Retention(self.world.db).run_once()
+        await run_once(self.world.db, retention.kinds(self.world.settings))
 
     async def end(self) -> None:
         for client in self.clients:

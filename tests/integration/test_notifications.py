@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from copy import copy
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -164,7 +164,6 @@ async def test_a_sequence_that_lies_ahead_does_not_read_what_comes_later(
         (queries.UNREAD_COUNT, "notifications_unread"),
         (queries.MARK_UP_TO, "notifications_unread"),
         (queries.CHANGES_AFTER, "changes_pkey"),
-        (queries.FORGET_CHANGES, "changes_age"),
         (dead_letters._LIST, "dead_letters_parked"),
     ],
 )
@@ -175,7 +174,6 @@ async def test_lists_and_counts_have_an_index(
     parameters: dict[str, Any] = dict.fromkeys(names, UUID(int=1)) | {
         **dict.fromkeys(("before", "after", "up_to", "count"), 50),
         "include_replayed": True,
-        "age": timedelta(days=1),
     }
     now = datetime.now(UTC)
     parameters |= {"now": now, "parked_before": now}

@@ -14,6 +14,7 @@ from services.notification import hub, retention
 from services.notification.models import changes, epochs, feeds, notifications
 from services.platform.config import Settings
 from services.platform.db import Statement
+from services.platform.retention import run_once
 from taskflow.auth.v1.auth_service_pb2 import LogoutRequest
 from tests.conftest import serving
 from tests.integration.notification_world import (
@@ -251,7 +252,7 @@ async def test_a_cursor_that_is_no_longer_kept_is_answered_with_reset(
     )
     async with world.db.transaction() as tx:
         await tx.run(old, id=ben.id, at="2020-01-01T00:00:00Z")
-    await retention.Retention(world.db).run_once()
+    await run_once(world.db, retention.kinds(world.settings))
     call = world.watch(ben, start)
     message = await next_message(call)
     assert message.WhichOneof("kind") == "reset"

@@ -127,6 +127,8 @@ def _notification_line(message: WatchNotificationsResponse) -> str:
         return f"{len(change.read.ids)} read"
     if change.HasField("all_read"):
         return "all read"
+    if change.HasField("removed"):
+        return f"{len(change.removed.ids)} deleted, read long ago"
     if message.HasField("reset"):
         return "too much has happened since: see `taskflow notifications list`"
     return ""

@@ -123,6 +123,7 @@ class NotificationChange(_message.Message):
     CREATED_FIELD_NUMBER: _builtins.int
     READ_FIELD_NUMBER: _builtins.int
     ALL_READ_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Counts the changes of the user's notifications, from 1, without a gap."""
     @_builtins.property
@@ -131,6 +132,8 @@ class NotificationChange(_message.Message):
     def read(self) -> Global___NotificationsRead: ...
     @_builtins.property
     def all_read(self) -> Global___AllNotificationsRead: ...
+    @_builtins.property
+    def removed(self) -> Global___NotificationsRemoved: ...
     def __init__(
         self,
         *,
@@ -138,12 +141,13 @@ class NotificationChange(_message.Message):
         created: Global___Notification | None = ...,
         read: Global___NotificationsRead | None = ...,
         all_read: Global___AllNotificationsRead | None = ...,
+        removed: Global___NotificationsRemoved | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["all_read", b"all_read", "created", b"created", "kind", b"kind", "read", b"read"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["all_read", b"all_read", "created", b"created", "kind", b"kind", "read", b"read", "removed", b"removed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_read", b"all_read", "created", b"created", "kind", b"kind", "read", b"read", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_read", b"all_read", "created", b"created", "kind", b"kind", "read", b"read", "removed", b"removed", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["created", "read", "all_read"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["created", "read", "all_read", "removed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -199,3 +203,25 @@ class AllNotificationsRead(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AllNotificationsRead: _TypeAlias = AllNotificationsRead  # noqa: Y015
+
+@_typing.final
+class NotificationsRemoved(_message.Message):
+    """Notifications that were read long ago were deleted. How long they are kept is up to the operators: 90 days by default."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NotificationsRemoved: _TypeAlias = NotificationsRemoved  # noqa: Y015

@@ -140,6 +140,9 @@ class TaskServiceServicer:
 
     def DeleteTask(self, request, context):
         """Deletes a task so that it can be undeleted. For members. Deleting a deleted task fails with NOT_FOUND.
+
+        It's kept for the time that the operators chose, 30 days by default. Then it's gone with its suggestions, jobs and
+        reminders, tasks below it have no parent any more, and its key is not given again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,7 +151,7 @@ class TaskServiceServicer:
     def UndeleteTask(self, request, context):
         """Brings a deleted task back, and plans its reminders anew. For members.
 
-        Fails with ALREADY_EXISTS TASK_NOT_DELETED for a live task.
+        Fails with ALREADY_EXISTS TASK_NOT_DELETED for a live task, with NOT_FOUND when it was deleted too long ago.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,11 +43,15 @@ class TaskServiceStub:
     ChangeTaskStatus: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ChangeTaskStatusRequest, _task_service_pb2.ChangeTaskStatusResponse]
     """Sets the status, and finish_time with it. For members. Creator and assignee are notified, whoever acted excepted."""
     DeleteTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.DeleteTaskRequest, _task_service_pb2.DeleteTaskResponse]
-    """Deletes a task so that it can be undeleted. For members. Deleting a deleted task fails with NOT_FOUND."""
+    """Deletes a task so that it can be undeleted. For members. Deleting a deleted task fails with NOT_FOUND.
+
+    It's kept for the time that the operators chose, 30 days by default. Then it's gone with its suggestions, jobs and
+    reminders, tasks below it have no parent any more, and its key is not given again.
+    """
     UndeleteTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.UndeleteTaskRequest, _task_service_pb2.UndeleteTaskResponse]
     """Brings a deleted task back, and plans its reminders anew. For members.
 
-    Fails with ALREADY_EXISTS TASK_NOT_DELETED for a live task.
+    Fails with ALREADY_EXISTS TASK_NOT_DELETED for a live task, with NOT_FOUND when it was deleted too long ago.
     """
     WatchTasks: _aio.UnaryStreamMultiCallable[_task_service_pb2.WatchTasksRequest, _task_service_pb2.WatchTasksResponse]
     """Streams the changes of a workspace's tasks, with their jobs and suggestions.
@@ -134,7 +138,11 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.DeleteTaskRequest,
         context: _aio.ServicerContext[_task_service_pb2.DeleteTaskRequest, _abc.Awaitable[_task_service_pb2.DeleteTaskResponse]],
     ) -> _abc.Awaitable[_task_service_pb2.DeleteTaskResponse]:
-        """Deletes a task so that it can be undeleted. For members. Deleting a deleted task fails with NOT_FOUND."""
+        """Deletes a task so that it can be undeleted. For members. Deleting a deleted task fails with NOT_FOUND.
+
+        It's kept for the time that the operators chose, 30 days by default. Then it's gone with its suggestions, jobs and
+        reminders, tasks below it have no parent any more, and its key is not given again.
+        """
 
     @_abc_1.abstractmethod
     def UndeleteTask(
@@ -144,7 +152,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_task_service_pb2.UndeleteTaskResponse]:
         """Brings a deleted task back, and plans its reminders anew. For members.
 
-        Fails with ALREADY_EXISTS TASK_NOT_DELETED for a live task.
+        Fails with ALREADY_EXISTS TASK_NOT_DELETED for a live task, with NOT_FOUND when it was deleted too long ago.
         """
 
     @_abc_1.abstractmethod
