@@ -4,7 +4,7 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import timedelta
 
 import nats
@@ -217,7 +217,11 @@ class Bus:
                         yield batch
         finally:
             if not self.client.is_closed:
+                left = [await inbox.next_msg(timeout=1) for _ in range(inbox.pending_msgs)]
                 await inbox.unsubscribe()
+                if config.durable_name:
+                    # Not before: they would come back here.
+                    await _give_back(left)
 
     async def consume(self, name: str, subjects: list[str], handle: Handle, park: Park) -> None:
         """Runs a durable consumer for ever: one event at a time, in order.
@@ -250,11 +254,15 @@ class Bus:
             max_ack_pending=4 * _PULL_BATCH,
         )
         await self._first_connection.wait()
+        batch: list[Msg] = []
         while True:
             try:
                 async with aclosing(self._pull(config, size)) as batches:
                     async for batch in batches:
                         await self._handle(name, batch, handle, park)
+            except asyncio.CancelledError:
+                await _give_back(batch)
+                raise
             except nats.js.errors.NotFoundError:
                 # A new installation: the relay makes the stream.
                 log.info("consumer waits for the event stream", consumer=name)
@@ -328,6 +336,13 @@ class Bus:
             return
         telemetry.EVENTS_CONSUMED.labels(name, "parked").inc()
         await message.ack()
+
+
+async def _give_back(messages: list[Msg]) -> None:
+    """Lets other processes have the events at once that this one won't work on; else they wait for _ACK_WAIT."""
+    for message in messages:
+        with suppress(nats.errors.Error):
+            await message.nak()
 
 
 async def _batches(inbox: Subscription, size: int) -> AsyncGenerator[list[Msg], None]:
