@@ -153,10 +153,12 @@ async def a_world(
     projects: int = 1,
     ai: bool = False,
     role: Role.ValueType = Role.ROLE_MEMBER,
+    at: str = "",
 ) -> AsyncIterator[World]:
     """New workspaces of `people` people each, of whom nobody is in two, with `projects` projects each.
 
-    The first of the people is the owner, the others have `role`. Without `ai` no suggestions are made.
+    The first of the people is the owner, the others have `role`. Without `ai` no suggestions are made. The stubs go to
+    the gateway unless `at` says host:port.
     """
     settings = run.stack.settings
     keys = SigningKeys(settings)
@@ -171,7 +173,7 @@ async def a_world(
             )
         )
     await _write(settings, made, ai, role)
-    async with stubs_at(run.gateway) as stubs:
+    async with stubs_at(at or run.gateway) as stubs:
         yield World(settings, stubs, made)
 
 

@@ -18,6 +18,7 @@ PROMISE = "A retried create happens once"
 _CLIENTS = 8
 # How long a client waits for an answer that was dropped (seconds): long enough for the commit.
 _PATIENCE = 1.0
+_REPEATED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 async def run(run: Run, tally: Tally) -> None:
@@ -68,14 +69,14 @@ async def _lost(stubs: Stubs, request: CreateTaskRequest, world: World) -> None:
 
 async def _answered(stubs: Stubs, request: CreateTaskRequest, world: World) -> CreateTaskResponse:
     """As a client does that retries what is safe to repeat."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             try:
                 answer: CreateTaskResponse = await stubs.tasks.CreateTask(
                     request, metadata=world.people[0].credentials, timeout=10, wait_for_ready=True
                 )
             except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                if error.code() not in _REPEATED:
                     raise
                 continue
             return answer
