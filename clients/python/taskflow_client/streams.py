@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -35,6 +36,8 @@ Response = TypeVar("Response")
 
 # Seconds. Interceptors wait less before a unary call's first retry: there a person may be waiting.
 _FIRST_BACKOFF = 0.2
+# A stream is reopened after the wait times this at the latest.
+_LATEST = 1.5
 # How often in a row a stream may fail by a fault of the server before that's taken for lasting.
 _FAULTS_IN_A_ROW = 5
 # Without a public reason these come from the transport: a proxy or a process that died under the
@@ -155,7 +158,9 @@ async def _resuming(
             raise failure
         if on_reconnect is not None:
             on_reconnect(failure)
-        await asyncio.sleep(max(failure.retry_after or 0.0, backoff(failures, _FIRST_BACKOFF)))
+        wait = max(failure.retry_after or 0.0, backoff(failures, _FIRST_BACKOFF))
+        # The thousands that a server ends when it shuts down shouldn't all come back in one moment.
+        await asyncio.sleep(wait * random.uniform(1.0, _LATEST))
         failures += 1
 
 
