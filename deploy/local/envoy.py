@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from jinja2 import Environment, StrictUndefined
 
@@ -29,6 +30,23 @@ _HEARTBEATS_MISSED = 8
 
 def configuration(settings: Settings, host: str, endpoints: Mapping[str, list[int]]) -> str:
     """Envoy's bootstrap as YAML; `endpoints` are the ports of each service's replicas on `host`."""
+    addresses = {name: [(host, port) for port in ports] for name, ports in endpoints.items()}
+    return rendered(settings, addresses, discovery="STATIC")
+
+
+def rendered(
+    settings: Settings,
+    addresses: Mapping[str, list[tuple[str, int]]],
+    *,
+    discovery: Literal["STATIC", "STRICT_DNS"],
+    certificate: str | None = None,
+    operations_port: int | None = None,
+) -> str:
+    """Envoy's bootstrap as YAML, with the `addresses` of each service: IPs, or names that stand for all its replicas.
+
+    `certificate` is the path of the file that describes the TLS certificate; without one the gateway speaks clear
+    text. On `operations_port` it answers /ready and /stats/prometheus.
+    """
     template = Environment(undefined=StrictUndefined, autoescape=False).from_string(
         _TEMPLATE.read_text()
     )
@@ -37,9 +55,11 @@ def configuration(settings: Settings, host: str, endpoints: Mapping[str, list[in
         admin_port=settings.envoy_admin_port,
         host=settings.host,
         gateway_port=settings.gateway_port,
-        upstream_host=host,
+        operations_port=operations_port,
+        certificate=certificate,
         routes=_ROUTES | (_REFLECTION if settings.reflection else {}),
-        clusters=endpoints,
+        clusters=addresses,
+        discovery=discovery,
         heartbeat_seconds=settings.heartbeat_interval,
         idle_seconds=max(120, int(_HEARTBEATS_MISSED * settings.heartbeat_interval)),
     )
