@@ -99,13 +99,15 @@ def test_the_longest_time_without_an_answer_counts_answers_only() -> None:
 
 
 def test_a_row_holds_only_when_nothing_was_found() -> None:
-    tally = Tally()
-    tally.expect(True, "not said")
-    assert tally.verdict == "held"
-    tally.impossible = "no disk"
-    assert tally.verdict == "not possible here"
-    tally.lost = 1
-    assert tally.verdict == "BROKEN"
+    held = Tally()
+    held.expect(True, "not said")
+    assert held.verdict == "held"
+    assert Tally(impossible="no disk").verdict == "not possible here"
+    assert Tally(impossible="no disk", lost=1).verdict == "BROKEN"
+    broken = Tally()
+    broken.expect(False, "it isn't there")
+    assert broken.verdict == "BROKEN"
+    assert broken.broken == ["it isn't there"]
 
 
 def test_the_log_tells_an_outcome_only_once_it_is_on_disk(tmp_path: Path) -> None:
