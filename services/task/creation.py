@@ -1,9 +1,8 @@
 """Creating tasks: those that are asked for at the same time are created together (docs/adr/0011)."""
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +12,7 @@ from services.platform import directory, idempotency, outbox
 from services.platform.batching import Batcher
 from services.platform.db import Database, Row
 from services.platform.errors import DomainError
+from services.platform.given import as_given
 from services.platform.identity import Caller
 from services.platform.seal import Seal
 from services.platform.tracing import trace_parent
@@ -102,7 +102,7 @@ class Creation:
         if not rows:
             return answers
         made = {n: CreateTaskResponse(task=messages.task(row)) for n, row in rows.items()}
-        given = _json(_adding(n, asked[n], row, made[n]) for n, row in rows.items())
+        given = as_given(_adding(n, asked[n], row, made[n]) for n, row in rows.items())
         with_jobs = [row for row in rows.values() if row.payload is not None]
         async with self._db.transaction() if with_jobs else self._db.single() as tx:
             tx.has_events = True
@@ -190,7 +190,7 @@ def _new_row(draft: _Draft, place: Row) -> Any:
 
 
 def _asking(asked: Mapping[int, _Draft]) -> str:
-    return _json(
+    return as_given(
         {
             "n": n,
             "project_id": draft.project_id,
@@ -220,12 +220,3 @@ def _adding(n: int, draft: _Draft, row: Any, answer: CreateTaskResponse) -> dict
         "request_hash": draft.request_hash,
         "response": answer.SerializeToString() if repeatable else None,
     }
-
-
-def _json(rows: Iterable[Mapping[str, Any]]) -> str:
-    return json.dumps(list(rows), ensure_ascii=False, allow_nan=False, default=_text)
-
-
-def _text(value: UUID | datetime | date | bytes) -> str:
-    """As Postgres reads it."""
-    return f"\\x{value.hex()}" if isinstance(value, bytes) else str(value)

@@ -1,23 +1,16 @@
 """The two statements that create tasks, for any number of them at once.
 
-What they are given comes as one JSON array of objects, so that each is one statement with one parameter, whatever the
-number. `n` tells the objects apart.
+In what they are given, `n` tells the tasks apart.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from sqlalchemy import (
-    JSON,
     Integer,
     LargeBinary,
     SmallInteger,
     Text,
     Uuid,
     and_,
-    bindparam,
     cast,
-    column,
     exists,
     func,
     insert,
@@ -28,12 +21,11 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as insert_or
-from sqlalchemy.sql.expression import CTE
-from sqlalchemy.types import TypeEngine
 
 from services.platform import directory, idempotency
 from services.platform.db import Statement
 from services.platform.directory import members, users
+from services.platform.given import given
 from services.platform.tables import idempotency_keys, outbox
 from services.task.models import projects, tasks
 from taskflow.task.v1.task_service_pb2 import CreateTaskRequest
@@ -43,18 +35,9 @@ METHOD = CreateTaskRequest.DESCRIPTOR.full_name
 _EVENT = ("event_id", "subject", "payload")
 
 
-def _given(columns: Mapping[str, TypeEngine[Any]]) -> CTE:
-    """The rows of the JSON array :given."""
-    array = cast(bindparam("given", type_=Text), JSON)
-    rows = func.json_to_recordset(array).table_valued(
-        *(column(name, kind) for name, kind in columns.items()), name="given"
-    )
-    return select(rows.render_derived(with_types=True)).cte("given")
-
-
 # Where tasks are to be created, what the callers may do there, and the zones of whom dates are due for.
 
-_asked = _given(
+_asked = given(
     {
         "n": Integer(),
         "project_id": Uuid(),
@@ -176,7 +159,7 @@ TAKE_PLACES = Statement(
 
 # The tasks with their events and first answers.
 
-_new = _given(
+_new = given(
     {
         "n": Integer(),
         **{found.name: found.type for found in tasks.c},

@@ -32,34 +32,6 @@ _FIELDS = {
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-# Reading.
-
-
-def is_key(name: str) -> bool:
-    """Whether a well-formed name of a task is its key ("OPS-12") rather than its id."""
-    return len(name) < len(str(UUID(int=0)))
-
-
-async def get_task(tx: Transaction, caller: Caller, name: str, workspace_id: str) -> Row:
-    """The task with this id, or this key in the workspace. Raises SESSION_REVOKED, NOT_FOUND, ROLE_TOO_LOW."""
-    who = {"caller_id": caller.user_id, "session_id": caller.session_id}
-    if is_key(name):
-        key, _, number = name.partition("-")
-        row = await tx.one(
-            queries.GET_TASK_BY_KEY,
-            workspace_id=UUID(workspace_id),
-            key=key,
-            number=int(number),
-            **who,
-        )
-    else:
-        row = await tx.one(queries.GET_TASK, task_id=UUID(name), **who)
-    if row is None or (workspace_id and row.workspace_id != UUID(workspace_id)):
-        raise await directory.absence(tx, caller, "task", name)
-    directory.check_role(caller, row.role)
-    return row
-
-
 # Changing.
 
 

@@ -8,7 +8,6 @@ from uuid import UUID
 import grpc.aio
 
 from services.platform import directory, idempotency, masks, pages
-from services.platform.errors import invalid
 from services.platform.interceptors import current_caller
 from services.platform.runtime import Loop, Platform
 from services.task import (
@@ -23,6 +22,7 @@ from services.task import (
     retention,
 )
 from services.task.creation import Creation
+from services.task.reading import Reading
 from services.task.watch import Board
 from taskflow.task.v1 import (
     internal_service_pb2_grpc,
@@ -127,6 +127,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         self._undelete_window = timedelta(seconds=platform.settings.task_retention)
         self._board = board
         self._creation = Creation(platform.db, platform.seal)
+        self._reading = Reading(platform.db)
 
     async def CreateTask(
         self, request: task_service.CreateTaskRequest, context: Any
@@ -136,10 +137,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     async def GetTask(
         self, request: task_service.GetTaskRequest, context: Any
     ) -> task_service.GetTaskResponse:
-        if logic.is_key(request.id) and not request.workspace_id:
-            raise invalid("workspace_id", "is required with a key")
-        async with self._db.read() as tx:
-            row = await logic.get_task(tx, current_caller(), request.id, request.workspace_id)
+        row = await self._reading.get(current_caller(), request.id, request.workspace_id)
         return task_service.GetTaskResponse(task=messages.task(row))
 
     async def ListTasks(
