@@ -1,4 +1,4 @@
-"""Statements on notifications. Whoever changes a feed holds the lock of its row (LOCK_FEED, TAKE_SEQUENCES)."""
+"""Statements on notifications. Whoever changes a feed holds the lock of its row (LOCK_FEED, CLAIM, TAKE_SEQUENCES)."""
 
 from sqlalchemy import (
     ARRAY,
@@ -30,7 +30,8 @@ from services.notification.models import (
 from services.platform import retention
 from services.platform.db import Statement
 from services.platform.directory import live_session, members, users, workspaces
-from services.platform.tables import consumed_events
+from services.platform.given import given
+from services.platform.tables import consumed_events, outbox
 
 _caller = bindparam("caller_id", type_=Uuid)
 _user = bindparam("user_id", type_=Uuid)
@@ -141,33 +142,25 @@ ADD_CHANGE = Statement(
     )
 )
 
-# Telling. Arrays come sorted, so that two consumers lock in the same order.
+# Telling. `n` tells what is to be told apart; users and events come in order, so that two consumers don't wait for each
+# other.
+_asked = given({"n": Integer(), "event_id": Uuid(), "workspace_id": Uuid(), "user_id": Uuid()})
 _claimed = (
-    func.unnest(bindparam("event_ids", type_=ARRAY(Uuid)))
-    .table_valued(column("event_id", Uuid))
-    .render_derived(name="claimed")
-)
-CLAIM_EVENTS = Statement(
     insert(consumed_events)
     .from_select(
         ["consumer", "event_id"],
-        select(bindparam("consumer", type_=Text), _claimed.c.event_id),
+        select(bindparam("consumer", type_=Text), _asked.c.event_id)
+        .distinct()
+        .order_by(_asked.c.event_id),
     )
     .on_conflict_do_nothing()
     .returning(consumed_events.c.event_id)
+    .cte("claimed")
 )
-_asked = (
-    func.unnest(
-        bindparam("event_ids", type_=ARRAY(Uuid)),
-        bindparam("workspace_ids", type_=ARRAY(Uuid)),
-        bindparam("user_ids", type_=ARRAY(Uuid)),
-    )
-    .table_valued(column("event_id", Uuid), column("workspace_id", Uuid), column("user_id", Uuid))
-    .render_derived(name="asked")
-)
-# Those who are members now, and haven't been told of the event.
-RECIPIENTS = Statement(
-    select(_asked.c.event_id, _asked.c.user_id)
+# Events that are new to us, for users who are members now.
+_recipients = (
+    select(_asked.c.n, _asked.c.user_id)
+    .join(_claimed, _claimed.c.event_id == _asked.c.event_id)
     .join(
         members,
         and_(
@@ -183,6 +176,68 @@ RECIPIENTS = Statement(
             )
         )
     )
+    .cte("recipients")
+)
+_counts = (
+    select(_recipients.c.user_id, func.count().label("count"))
+    .group_by(_recipients.c.user_id)
+    .cte("counts")
+)
+_next = insert(feeds).from_select(
+    ["user_id", "last_sequence"],
+    select(_counts.c.user_id, _counts.c.count).order_by(_counts.c.user_id),
+)
+_moved = (
+    _next.on_conflict_do_update(
+        index_elements=["user_id"],
+        set_={"last_sequence": feeds.c.last_sequence + _next.excluded.last_sequence},
+    )
+    .returning(
+        feeds.c.user_id,
+        feeds.c.last_sequence,
+        func.clock_timestamp(type_=DateTime(timezone=True)).label("now"),
+    )
+    .cte("moved")
+)
+# Claims the events, and takes a sequence for each that is to be told: `n`, its `sequence`, and the time of its feed.
+CLAIM = Statement(
+    select(
+        _recipients.c.n,
+        (
+            _moved.c.last_sequence
+            - _counts.c.count
+            + func.row_number().over(partition_by=_recipients.c.user_id, order_by=_recipients.c.n)
+        ).label("sequence"),
+        _moved.c.now,
+        _epoch.label("epoch"),
+    )
+    .join(_counts, _counts.c.user_id == _recipients.c.user_id)
+    .join(_moved, _moved.c.user_id == _recipients.c.user_id)
+    .order_by(_recipients.c.n)
+)
+_TOLD = (
+    *("id", "user_id", "event_id", "sequence", "kind", "workspace_id"),
+    *("task_id", "task_key", "task_title", "headline", "actor_id", "created_at"),
+)
+_EVENT = ("event_id", "subject", "payload")
+_new = given(
+    {
+        **{name: notifications.c[name].type for name in _TOLD},
+        "change": LargeBinary(),
+        **{f"outbox_{name}": outbox.c[name].type for name in _EVENT},
+    }
+)
+_added_changes = insert(changes).from_select(
+    ["user_id", "sequence", "payload"], select(_new.c.user_id, _new.c.sequence, _new.c.change)
+)
+_added_events = insert(outbox).from_select(
+    list(_EVENT), select(*(_new.c[f"outbox_{name}"] for name in _EVENT))
+)
+# The notifications, each with its change and its event.
+ADD_NOTIFICATIONS = Statement(
+    insert(notifications)
+    .from_select(list(_TOLD), select(*(_new.c[name] for name in _TOLD)))
+    .add_cte(_added_changes.cte("changes"), _added_events.cte("events"))
 )
 _taken = (
     func.unnest(
@@ -194,7 +249,7 @@ _taken = (
 _take = insert(feeds).from_select(
     ["user_id", "last_sequence"], select(_taken.c.user_id, _taken.c.count)
 )
-# Takes `counts` sequences of each user; the row says the last of them.
+# Takes `counts` sequences of each user, who come in order; the row says the last of them.
 TAKE_SEQUENCES = Statement(
     _take.on_conflict_do_update(
         index_elements=["user_id"],
@@ -205,23 +260,6 @@ TAKE_SEQUENCES = Statement(
         _epoch.label("epoch"),
         func.clock_timestamp(type_=DateTime(timezone=True)).label("now"),
     )
-)
-ADD_NOTIFICATION = Statement(
-    insert(notifications),
-    [
-        "id",
-        "user_id",
-        "event_id",
-        "sequence",
-        "kind",
-        "workspace_id",
-        "task_id",
-        "task_key",
-        "task_title",
-        "headline",
-        "actor_id",
-        "created_at",
-    ],
 )
 
 # Mail. The feed's lock keeps two batches, and reading meanwhile, apart.
