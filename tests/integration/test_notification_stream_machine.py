@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 from sqlalchemy import ARRAY, Uuid, any_, bindparam
 
 from services.notification import hub, retention
-from services.notification.models import changes
+from services.notification.models import changes, notifications
 from services.platform.config import Settings
 from services.platform.db import Statement
 from services.platform.retention import run_once
@@ -28,11 +28,14 @@ from tests.conftest import serving
 from tests.integration.notification_world import Device, World, a_world, eventually
 from tests.integration.people import Person
 
-_AGE = Statement(
-    changes.update()
-    .where(changes.c.user_id == any_(bindparam("user_ids", type_=ARRAY(Uuid))))
-    .values(created_at=bindparam("at"))
-)
+_AGE = {
+    table.name: Statement(
+        table.update()
+        .where(table.c.user_id == any_(bindparam("user_ids", type_=ARRAY(Uuid))), age.is_not(None))
+        .values({age: bindparam("at")})
+    )
+    for table, age in ((changes, changes.c.created_at), (notifications, notifications.c.read_at))
+}
 
 # A call that reaches a server in the moment of its stop isn't taken up any more: gRPC says CANCELLED.
 _PASSING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
@@ -51,7 +54,7 @@ what_happens = st.one_of(
     st.tuples(st.just("lose"), st.sampled_from((0, 1, 2, 3))),
     st.tuples(st.just("wait"), st.integers(1, 10)),
     st.tuples(st.just("restart")),
-    st.tuples(st.just("forget")),
+    st.tuples(st.just("forget"), st.sampled_from(("changes", "notifications"))),
 )
 
 
@@ -158,10 +161,10 @@ class Machine:
         await self.service.aclose()
         await self.start()
 
-    async def forget(self) -> None:
+    async def forget(self, what: str) -> None:
         at = datetime(2020, 1, 1, tzinfo=UTC)
         async with self.world.db.transaction() as tx:
-            await tx.run(_AGE, user_ids=[person.id for person in self.people], at=at)
+            await tx.run(_AGE[what], user_ids=[person.id for person in self.people], at=at)
         await run_once(self.world.db, retention.kinds(self.world.settings))
 
     async def end(self) -> None:
