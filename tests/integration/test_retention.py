@@ -677,5 +677,5 @@ async def test_calls_are_served_while_much_is_deleted(world: TaskWorld) -> None:
     assert (deleted["outbox"], deleted["tasks"]) == (10_000, 1_000)
     assert made
     assert made <= (await world.listed()).keys()
-    # A batch takes milliseconds; the rest is a busy machine's.
-    assert slowest < 2
+    # A batch takes milliseconds; the rest is a busy machine's. Waiting for all of them would take longer.
+    assert slowest < 5
