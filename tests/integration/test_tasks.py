@@ -112,6 +112,44 @@ async def test_numbers_of_concurrent_tasks_are_each_used_once(desk: Desk) -> Non
     assert len({task.id for task in tasks}) == 60
 
 
+async def test_tasks_that_are_asked_for_at_once_are_refused_one_by_one(desk: Desk) -> None:
+    project, archived = await desk.project(), await desk.project()
+    await desk.archive(archived)
+    other = await desk.create(await desk.project())
+    request_id = str(uuid4())
+    asked = [
+        desk.create(project, title="One"),
+        desk.create(archived),
+        desk.create(project, assignee_id=str(uuid4())),
+        desk.create(project, parent_id=other.id),
+        desk.create(project, by=desk.people.stranger),
+        desk.create(project, by=desk.people.viewer),
+        desk.create(project, title="Repeated", request_id=request_id),
+        desk.create(project, title="Repeated", request_id=request_id),
+        desk.create(project, title="Two", assignee_id=desk.people.owner.id),
+    ]
+    one, *refused, first, again, two = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(one, Task)
+    assert isinstance(first, Task)
+    assert isinstance(two, Task)
+    assert again == first
+    reasons = [(await refusal(_raised(failure))).reason for failure in refused]
+    assert reasons == [
+        "PROJECT_ARCHIVED",
+        "ASSIGNEE_NOT_MEMBER",
+        "PARENT_INVALID",
+        "NOT_FOUND",
+        "ROLE_TOO_LOW",
+    ]
+    assert sorted(task.key for task in (one, first, two)) == ["OPS-1", "OPS-2", "OPS-3"]
+    assert len(await desk.all(project.workspace_id)) == 3
+
+
+async def _raised(failure: object) -> None:
+    assert isinstance(failure, BaseException)
+    raise failure
+
+
 async def test_taking_a_number_leaves_the_commit_of_the_task_durable(desk: Desk) -> None:
     setting = Statement(text("SHOW synchronous_commit"))
     project = await desk.project()
