@@ -138,7 +138,7 @@ async def test_tasks_that_are_asked_for_at_once_are_refused_one_by_one(desk: Des
         "PROJECT_ARCHIVED",
         "ASSIGNEE_NOT_MEMBER",
         "PARENT_INVALID",
-        "NOT_FOUND",
+        "RESOURCE_NOT_FOUND",
         "ROLE_TOO_LOW",
     ]
     assert sorted(task.key for task in (one, first, two)) == ["OPS-1", "OPS-2", "OPS-3"]
