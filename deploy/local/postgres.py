@@ -33,6 +33,8 @@ _CONFIGURATION = {
     "shared_buffers": "128MB",
     "fsync": "on",
     "synchronous_commit": "on",
+    # The launcher starts it again. By itself it can stay half started for ever: when the disk was full and still is.
+    "restart_after_crash": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_checkpoints": "off",

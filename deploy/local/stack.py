@@ -64,6 +64,10 @@ class Stack:
         """Programs that are kept down at present."""
         return [name for name, process in self._processes.items() if process.held]
 
+    def ready(self, name: str) -> bool:
+        """Whether the program has said that it serves, and hasn't ended since."""
+        return self._processes[name].ready.is_set()
+
     async def wait_ready(self, name: str, seconds: float = 30.0) -> None:
         """Wait until the program serves; after `kill`, until its successor does. TimeoutError after `seconds`."""
         await asyncio.wait_for(self._processes[name].ready.wait(), seconds)

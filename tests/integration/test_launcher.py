@@ -191,6 +191,22 @@ async def test_every_server_comes_back_after_a_crash_with_what_it_stored(tmp_pat
         assert str(await _one(stack.settings, "SHOW server_version")).startswith("18.")
 
 
+async def test_postgres_is_started_anew_after_one_of_its_processes_crashed(tmp_path: Path) -> None:
+    """By itself it doesn't always come back: not from a second crash while it recovers, as on a full disk."""
+    async with running_stack(settings_for(tmp_path / "data"), only={"postgres"}) as stack:
+        before = stack.pid("postgres")
+        async with await psycopg.AsyncConnection.connect(stack.settings.postgres) as connection:
+            await connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+            await connection.commit()
+            os.kill(connection.info.backend_pid, signal.SIGKILL)
+            async with asyncio.timeout(10):
+                while stack.ready("postgres"):
+                    await asyncio.sleep(0.01)
+        await stack.wait_ready("postgres", 10)
+        assert stack.pid("postgres") != before
+        assert await _one(stack.settings, "SELECT answer FROM kept") == 42
+
+
 async def test_what_is_held_stays_down_until_it_is_released(tmp_path: Path) -> None:
     async with running_stack(settings_for(tmp_path / "data"), only={"postgres", "nats"}) as stack:
         kept = await psycopg.AsyncConnection.connect(stack.settings.postgres)

@@ -9,6 +9,8 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
+
 from deploy.local.stack import running_stack
 from tests.conftest import settings_for
 from tests.faults.harness.checker import check
@@ -35,7 +37,7 @@ _RECOVERY_SECONDS = 30.0
 async def run(run: Run, tally: Tally) -> None:
     settings = settings_for(run.folder / "data", login_attempts_per_address=1_000_000)
     data = run.folder / "data" / "postgres"
-    async with running_stack(settings, only={"postgres", "migrate"}):
+    async with running_stack(settings, only={"postgres"}):
         pass
     async with AsyncExitStack() as exit_stack:
         exit_stack.enter_context(limited_disk(run.folder / "disk", _DISK_BYTES))
@@ -70,17 +72,21 @@ def _own(folder: Path, user: int, group: int) -> None:
 async def _fill(run: Run, world: World, log: OperationLog, tally: Tally) -> None:
     writers = Writers(world.stubs, world.workspace, log, run.random, _DESCRIPTION, reads=False)
     async with at_rate(_RATE, writers.act) as load:
-        await asyncio.sleep(run.choose(2.0, 10.0))
+        await asyncio.sleep(run.choose(1.5, 10.0))
         before = writers.failures.copy()
         with filled_disk(run.folder / "disk"):
             tally.faults += 1
-            refused = await _refused(writers, run.choose(20.0, 60.0))
-            await asyncio.sleep(run.choose(3.0, 30.0))
+            refused = await _refused(writers, run.choose(10.0, 60.0))
+            run.say("no room for tables")
+            await asyncio.sleep(run.choose(1.0, 15.0))
+            await _end_log(world)
+            run.say("no room for the log of the database either")
+            await asyncio.sleep(run.choose(2.0, 15.0))
             full = writers.failures - before
         freed = time.monotonic()
         await _accepted(writers)
         tally.recovered_after(time.monotonic() - freed)
-        await asyncio.sleep(run.choose(2.0, 10.0))
+        await asyncio.sleep(run.choose(1.5, 10.0))
     tally.operations = load.begun
     tally.expect(not before, f"with room left calls failed: {_said(before)}")
     tally.expect(refused, "a full disk refused nothing: the fault didn't take place")
@@ -103,6 +109,15 @@ async def _refused(writers: Writers, seconds: float) -> bool:
             while writers.failures.total() == before:
                 await asyncio.sleep(0.05)
     return writers.failures.total() > before
+
+
+async def _end_log(world: World) -> None:
+    """Make Postgres begin new files of its write-ahead log until there is no room for one, which ends the server."""
+    with suppress(psycopg.Error):
+        for _ in range(100):
+            await world.fetch(
+                "SELECT pg_switch_wal(), pg_logical_emit_message(true, 'fault', repeat('x', 1000))"
+            )
 
 
 async def _accepted(writers: Writers) -> None:
