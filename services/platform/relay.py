@@ -2,15 +2,16 @@
 
 One relay works at a time, by an advisory lock that lives as long as its connection; others stand by. Postgres ends
 that connection when a relay is paused (idle_session_timeout), so a standby takes over. What the paused one does when
-it wakes up is harmless: each message names its own id (Nats-Msg-Id) and the one before it (Nats-Expected-Last-Msg-Id),
-the first of a batch the place that it goes behind (Nats-Expected-Last-Sequence).
+it wakes up is harmless: each message names its own id (Nats-Msg-Id) and the place that it goes behind
+(Nats-Expected-Last-Sequence), and what it marks counts only behind the position that it knows.
 """
 
 import asyncio
 import math
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from uuid import UUID
 
 import nats.errors
 import nats.js.errors
@@ -18,13 +19,26 @@ import psycopg
 import psycopg_pool
 import structlog
 from nats.js.api import StreamInfo
-from sqlalchemy import ARRAY, BigInteger, Interval, Text, bindparam, column, func, select, update
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Interval,
+    Text,
+    Uuid,
+    bindparam,
+    column,
+    exists,
+    func,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 
 from services.platform import telemetry
 from services.platform.bus import STREAM, WAKE_RELAY, Bus
 from services.platform.config import Settings
 from services.platform.db import Database, Row, Statement
+from services.platform.publisher import Publisher
 from services.platform.redaction import describe
 from services.platform.tables import outbox, relay_position
 
@@ -52,30 +66,55 @@ _acked = (
     .table_valued(column("id", BigInteger), column("sequence", BigInteger), name="acked")
     .render_derived()
 )
-_POSITION = Statement(
-    select(relay_position.c.stream_created, relay_position.c.last_sequence).where(
-        relay_position.c.stream == STREAM
-    )
+_position = select(relay_position.c.stream_created, relay_position.c.last_sequence).where(
+    relay_position.c.stream == STREAM
 )
+_POSITION = Statement(_position)
+_LOCK_POSITION = Statement(_position.with_for_update())
 _set_position = insert(relay_position).values(
     stream=STREAM,
     stream_created=bindparam("created", type_=Text),
     last_sequence=bindparam("sequence", type_=BigInteger),
 )
-_move = _set_position.on_conflict_do_update(
-    index_elements=["stream"],
-    set_={
-        "stream_created": _set_position.excluded.stream_created,
-        "last_sequence": _set_position.excluded.last_sequence,
-    },
+_MOVE = Statement(
+    _set_position.on_conflict_do_update(
+        index_elements=["stream"],
+        set_={
+            "stream_created": _set_position.excluded.stream_created,
+            "last_sequence": _set_position.excluded.last_sequence,
+        },
+    )
 )
-_MOVE = Statement(_move)
+_moved = (
+    update(relay_position)
+    .where(
+        relay_position.c.stream == STREAM,
+        relay_position.c.stream_created == bindparam("created", type_=Text),
+        relay_position.c.last_sequence == bindparam("before", type_=BigInteger),
+    )
+    .values(last_sequence=bindparam("sequence", type_=BigInteger))
+    .returning(relay_position.c.stream)
+    .cte("moved")
+)
 # With the position in the same statement, which is a transaction by itself: one round trip between two batches.
+# Postgres carries it out also for a relay that has died, maybe after another one has found the stream shorter or anew:
+# then it marks nothing.
 _MARK = Statement(
     update(outbox)
-    .where(outbox.c.id == _acked.c.id)
+    .where(outbox.c.id == _acked.c.id, exists(select(_moved.c.stream)))
     .values(published_at=func.now(), stream_sequence=_acked.c.sequence)
-    .add_cte(_move.cte("moved"))
+)
+_found = (
+    func.unnest(
+        bindparam("event_ids", type_=ARRAY(Uuid)), bindparam("sequences", type_=ARRAY(BigInteger))
+    )
+    .table_valued(column("event_id", Uuid), column("sequence", BigInteger), name="found")
+    .render_derived()
+)
+_RECOGNISE = Statement(
+    update(outbox)
+    .where(outbox.c.event_id == _found.c.event_id, outbox.c.published_at.is_(None))
+    .values(published_at=func.now(), stream_sequence=_found.c.sequence)
 )
 _UNMARK = Statement(
     update(outbox)
@@ -102,6 +141,7 @@ class Relay:
         self._settings = settings
         self._db = db
         self._bus = bus
+        self._publisher = Publisher(bus.client)
         self._awake = asyncio.Event()
         self._checked_connection = 0
         self._stream_created = ""
@@ -182,21 +222,15 @@ class Relay:
         if not rows:
             return 0
         futures = []
-        previous = None
-        for row in rows:
-            headers = {"Nats-Msg-Id": str(row.event_id)}
-            if previous:
-                headers["Nats-Expected-Last-Msg-Id"] = previous
-            else:
-                # nats-py keeps what is published while NATS is down, and sends it as soon as it's back. On a disk that
-                # lost its end it would take the place of what was lost there, which `refill` couldn't see any more.
-                headers["Nats-Expected-Last-Sequence"] = str(self._last_sequence)
-            previous = headers["Nats-Msg-Id"]
-            futures.append(
-                await self._bus.jetstream.publish_async(
-                    row.subject, row.payload, wait_stall=_ACK_TIMEOUT, headers=headers
-                )
-            )
+        for behind, row in enumerate(rows, start=self._last_sequence):
+            headers = {
+                "Nats-Msg-Id": str(row.event_id),
+                # After one that wasn't taken none is. And nats-py keeps what is published while NATS is down, and sends
+                # it as soon as it's back: on a disk that lost its end it would take the place of what was lost there,
+                # which `refill` couldn't see any more.
+                "Nats-Expected-Last-Sequence": str(behind),
+            }
+            futures.append(await self._publisher.publish(row.subject, row.payload, headers))
         taken: dict[int, int] = {}
         failure: BaseException | None = None
         try:
@@ -206,47 +240,76 @@ class Relay:
                 if isinstance(result, BaseException):
                     failure = failure or result
                 else:
-                    taken[row.id] = result.seq
+                    taken[row.id] = result
         except TimeoutError as error:
             failure = error
             taken = {
-                row.id: future.result().seq
+                row.id: future.result()
                 for row, future in zip(rows, futures, strict=True)
                 if future.done() and not future.cancelled() and not future.exception()
             }
-        if taken:
-            self._last_sequence = max(self._last_sequence, *taken.values())
-            async with self._db.single() as tx:
-                await tx.run(
-                    _MARK,
-                    ids=list(taken),
-                    sequences=list(taken.values()),
-                    created=self._stream_created,
-                    sequence=self._last_sequence,
-                )
-            telemetry.EVENTS_PUBLISHED.inc(len(taken))
+        marked = await self._mark(taken) if taken else 0
         if failure:
             raise failure
-        return len(taken)
+        return marked
+
+    async def _mark(self, taken: dict[int, int]) -> int:
+        """Keeps the sequences of rows by id; 0 when the position is another by now, so that it's looked up again."""
+        before, self._last_sequence = self._last_sequence, max(self._last_sequence, *taken.values())
+        async with self._db.single() as tx:
+            marked = await tx.run(
+                _MARK,
+                ids=list(taken),
+                sequences=list(taken.values()),
+                created=self._stream_created,
+                before=before,
+                sequence=self._last_sequence,
+            )
+        if not marked:
+            self._checked_connection = 0
+        telemetry.EVENTS_PUBLISHED.inc(marked)
+        return marked
 
     async def refill(self) -> None:
-        """Has what the stream no longer holds published again: all if it's a new one, else what came after its end."""
+        """Makes the outbox agree with the stream.
+
+        Has what the stream no longer holds published again: all if it's a new one, else what came after its end. What
+        it holds already, from a relay that died before it could say so, is marked: a repetition in the midst of a batch
+        would upset the order.
+        """
         connection = self._bus.connections
         info = await self._bus.ensure_stream()
         created, last = _identity(info), info.state.last_seq
-        async with self._db.transaction() as tx:
+        async with self._db.read() as tx:
             known = await tx.one(_POSITION)
-            if known and (known.stream_created != created or known.last_sequence > last):
-                after = last if known.stream_created == created else 0
+        same = known is not None and known.stream_created == created
+        held = await self._held(known.last_sequence + 1, last) if known and same else {}
+        async with self._db.transaction() as tx:
+            known = await tx.one(_LOCK_POSITION)
+            if known and (not same or known.last_sequence > last):
                 count = await tx.run(
                     _UNMARK,
-                    after=after,
+                    after=last if same else 0,
                     retention=timedelta(seconds=self._settings.event_retention),
                 )
                 log.warning("stream lost events; publishing them again", events=count)
+            if held:
+                await tx.run(_RECOGNISE, event_ids=list(held), sequences=list(held.values()))
             self._stream_created, self._last_sequence = created, last
             await tx.run(_MOVE, created=created, sequence=last)
         self._checked_connection = connection
+
+    async def _held(self, first: int, last: int) -> dict[UUID, int]:
+        """Events of these sequences that are in the stream, by id."""
+        found: dict[UUID, int] = {}
+        for sequence in range(first, last + 1):
+            try:
+                message = await self._bus.jetstream.get_msg(STREAM, sequence)
+            except nats.js.errors.NotFoundError:
+                continue
+            with suppress(ValueError):
+                found[UUID((message.headers or {}).get("Nats-Msg-Id", ""))] = sequence
+        return found
 
     async def report_backlog(self) -> None:
         """Tells operators for ever how much waits. Apart from the work, as it matters most when that stands still."""

@@ -6,23 +6,29 @@ from uuid import UUID
 
 import pytest
 from nats.js.api import ConsumerConfig
-from sqlalchemy import func, select, text, update
+from sqlalchemy import bindparam, func, select, text, update
 from uuid_utils.compat import uuid7
 
 from deploy.local.stack import running_stack
 from services.platform.bus import STREAM, Bus, ordered
 from services.platform.config import Settings
-from services.platform.db import Database, Statement
+from services.platform.db import Database, Row, Statement
 from services.platform.outbox import add_event
 from services.platform.relay import Relay
-from services.platform.tables import outbox
+from services.platform.tables import outbox, relay_position
 from taskflow.event.v1.event_pb2 import Event
 from tests.conftest import settings_for
 
 _WAITING = Statement(
     select(func.count().label("events")).select_from(outbox).where(outbox.c.published_at.is_(None))
 )
-_FORGET = Statement(update(outbox).values(published_at=None))
+_POSITION = Statement(select(relay_position.c.last_sequence))
+_SET_POSITION = Statement(update(relay_position).values(last_sequence=bindparam("sequence")))
+_UNMARK = Statement(
+    update(outbox)
+    .where(outbox.c.stream_sequence > bindparam("after"))
+    .values(published_at=None, stream_sequence=None)
+)
 _LOCK_ROW = Statement(text("SELECT pg_advisory_xact_lock(hashtext(:name))"))
 
 
@@ -142,10 +148,42 @@ async def test_a_relay_killed_between_ack_and_mark_publishes_nothing_twice(
         await _write(db, uuid7(), 1, workspace)
     await _drain(relay)
     async with db.transaction() as tx:
-        await tx.run(_FORGET)
+        await tx.run(_UNMARK, after=0)
+        await tx.run(_SET_POSITION, sequence=0)
+    await relay.refill()
     await _drain(relay)
 
     assert len(await _published(bus, workspace, 10)) == 10
+
+
+async def test_an_event_that_commits_while_the_relay_dies_keeps_its_place_in_its_aggregate(
+    settings: Settings, db: Database, bus: Bus, relay: Relay
+) -> None:
+    workspace = str(uuid7())
+    late = uuid7()
+    await _drain(relay)
+    async with db.read() as tx:
+        position: Row = await tx.one(_POSITION)
+    await _write(db, uuid7(), 1, workspace)
+    async with db.transaction() as tx:
+        await add_event(
+            tx,
+            Event(type="task.created", workspace_id=workspace, aggregate_id=str(late), revision=1),
+        )
+        await _write(db, uuid7(), 1, workspace)
+        await _drain(relay)
+    await _write(db, late, 2, workspace)
+    # As left behind by a relay that was killed between the acks and the marks.
+    async with db.transaction() as tx:
+        await tx.run(_UNMARK, after=position.last_sequence)
+        await tx.run(_SET_POSITION, sequence=position.last_sequence)
+
+    successor = Relay(settings, db, bus)
+    await successor.refill()
+    await _drain(successor)
+    events = await _published(bus, workspace, 4)
+    assert len(events) == 4
+    assert [one.revision for one in events if one.aggregate_id == str(late)] == [1, 2]
 
 
 async def test_a_stream_that_lost_its_disk_is_filled_again(

@@ -59,6 +59,7 @@ async def test_events_written_while_the_broker_is_rolled_back_hide_no_loss(
     db, bus = Database(stores.settings, application="test"), Bus(stores.settings, name="test")
     await db.open()
     await bus.connect()
+    await bus.ensure_stream()
     relay = asyncio.create_task(Relay(stores.settings, db, bus).run())
     try:
         await _write(db, workspace, range(1, 11))
