@@ -326,13 +326,14 @@ class Bus:
         )
         if deliveries < MAX_DELIVERIES:
             telemetry.EVENTS_CONSUMED.labels(name, "failed").inc()
-            await message.nak(delay=_BACKOFF[min(deliveries, len(_BACKOFF)) - 1])
+            pause = _BACKOFF[min(deliveries, len(_BACKOFF)) - 1]
+            await message.nak(delay=min(pause, self._settings.event_retry_pause))
             return
         try:
             await park(message, describe(error))
         except Exception as failure:
             log.error("event can't be parked", consumer=name, error=describe(failure))
-            await message.nak(delay=_BACKOFF[-1])
+            await message.nak(delay=min(_BACKOFF[-1], self._settings.event_retry_pause))
             return
         telemetry.EVENTS_CONSUMED.labels(name, "parked").inc()
         await message.ack()

@@ -145,6 +145,8 @@ class Settings(BaseSettings):
     """Size of the event stream in NATS at most."""
     event_stream_replicas: Annotated[int, Field(ge=1, le=5)] = 1
     """NATS servers that each hold the event stream; 3 in a cluster."""
+    event_retry_pause: Annotated[float, Field(gt=0)] = 60
+    """Seconds between two tries of an event that a consumer failed on, at most; after ten it's a dead letter."""
 
     retention_interval: Annotated[float, Field(gt=0)] = 300
     """Seconds between looks for what is to be deleted because its time is over, at most."""
