@@ -34,7 +34,7 @@ _SHORT: dict[str, object] = {
     # Ten tries of a bad event then take 4 s instead of 2 minutes.
     "event_retry_pause": 0.5,
 }
-_RESTORE_SECONDS = 60.0
+_RESTORE_SECONDS = 180.0
 
 Say = Callable[[str], None]
 

@@ -12,7 +12,7 @@ from tests.faults.harness.world import a_world
 from tests.faults.harness.writers import Writers
 
 PROMISE = "An acknowledged write survives"
-LIMIT_SECONDS = {"short": 90.0, "long": 900.0}
+LIMIT_SECONDS = {"short": 300.0, "long": 1800.0}
 
 _WRITERS = 8
 # Operations a second, by all of them together.
