@@ -1,2 +1,35 @@
-# A scenario that takes longer (seconds) is ended, and its row is broken.
+"""The scenarios there are: one for each module of tests/faults/scenarios."""
+
+import importlib
+import pkgutil
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from tests.faults import scenarios
+from tests.faults.harness.scenario import Profile, Run, Tally
+
+# A scenario that takes longer (seconds) is ended, and its row is broken: it stands still, or the machine is busy.
 _LIMIT_SECONDS: Mapping[Profile, float] = {"short": 300.0, "long": 3600.0}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    name: str
+    promise: str
+    run: Callable[[Run, Tally], Awaitable[None]]
+    limit: Mapping[Profile, float]
+
+
+def names() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(scenarios.__path__))
+
+
+def load(chosen: list[str]) -> list[Scenario]:
+    """Those named, in their order: of the constant ORDER, or of their names."""
+    found = []
+    for name in chosen:
+        module = importlib.import_module(f"{scenarios.__name__}.{name}")
+        limit = getattr(module, "LIMIT_SECONDS", _LIMIT_SECONDS)
+        order = getattr(module, "ORDER", name)
+        found.append((order, Scenario(name, module.PROMISE, module.run, limit)))
+    return [scenario for _, scenario in sorted(found, key=lambda pair: pair[0])]
