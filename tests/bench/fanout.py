@@ -99,13 +99,15 @@ async def _changes(address: str, token: str, task_id: str) -> list[float]:
 
 
 async def hold(bench: Bench) -> Result:
-    """P6: WatchTasks at the task process, then WatchNotifications at the notification process; the worse counts.
+    """P6: WatchTasks at the task process and WatchNotifications at the notification process; the worse counts.
 
     What a stream weighs is measured over each third of them.
     """
     stacks = await bench.stacks.need(large=WHOLE)
     stack = stacks["large"]
-    found = {service: await _held(bench, stack, service) for service in ("task", "notification")}
+    services = ("task", "notification")
+    held = await asyncio.gather(*(_held(bench, stack, service) for service in services))
+    found = dict(zip(services, held, strict=True))
     worse = max(found.values(), key=lambda one: float(one["kib"]))
     heartbeat = stack.settings.heartbeat_interval
     longest = max(float(one["longest"]) for one in found.values())
