@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
-from taskflow.notification.v1.notification_service_pb2 import ListNotificationsRequest
+from taskflow.notification.v1.notification_service_pb2 import (
+    ListNotificationsRequest,
+    WatchNotificationsRequest,
+    WatchNotificationsResponse,
+)
 from taskflow.task.v1 import task_pb2, task_service_pb2
 from taskflow_client import (
     InvalidArgument,
@@ -17,6 +21,7 @@ from taskflow_client import (
     TaskFlowError,
     Unauthenticated,
 )
+from taskflow_client.streams import watch_notifications
 from tests.unit.client_double import WORKSPACE, Cut, Double, Failure, serving
 
 PASSWORD = "correct horse battery"
@@ -384,3 +389,34 @@ async def test_the_filter_is_sent_with_every_opening(client: TaskFlow, double: D
 async def test_a_snapshot_and_a_cursor_exclude_each_other(client: TaskFlow) -> None:
     with pytest.raises(ValueError, match="not both"):
         await anext(client.watch_tasks(WORKSPACE, cursor="e1:1", snapshot=True))
+
+
+async def test_a_cancelled_consumer_ends_even_if_a_message_comes_in_the_same_moment() -> None:
+    arriving: asyncio.Future[WatchNotificationsResponse] = (
+        asyncio.get_running_loop().create_future()
+    )
+
+    class Call:
+        async def __aiter__(self) -> AsyncIterator[WatchNotificationsResponse]:
+            yield await arriving
+            await asyncio.Event().wait()
+
+        def cancel(self) -> None:
+            pass
+
+    class Stub:
+        def WatchNotifications(self, _: WatchNotificationsRequest) -> Call:
+            return Call()
+
+    async def consume() -> None:
+        stub: Any = Stub()
+        async with aclosing(watch_notifications(stub, "", None, None, 60)) as messages:
+            async for _ in messages:
+                pass
+
+    consuming = asyncio.create_task(consume())
+    await asyncio.sleep(0.01)
+    arriving.set_result(WatchNotificationsResponse())
+    consuming.cancel()
+    await asyncio.wait({consuming}, timeout=2)
+    assert consuming.cancelled()

@@ -139,7 +139,9 @@ async def _resuming(
             messages = aiter(call)
             while True:
                 try:
-                    message = await asyncio.wait_for(anext(messages), patience)
+                    # Not wait_for, which loses a cancellation when a message comes at that moment.
+                    async with asyncio.timeout(patience):
+                        message = await anext(messages)
                 except TaskFlowError as error:
                     failure = error
                     break
