@@ -1,9 +1,8 @@
 """The composition root: the only file that knows every service."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import grpc.aio
 import structlog
@@ -20,6 +19,7 @@ from services.platform.config import Settings
 from services.platform.db import Database
 from services.platform.identity import Identity, KeySource
 from services.platform.interceptors import Gate
+from services.platform.loops import beside
 from services.platform.relay import Relay
 from services.platform.runtime import Loop, Platform
 from services.platform.seal import Seal
@@ -65,8 +65,8 @@ async def run_service(name: str, settings: Settings, stop: asyncio.Event) -> Non
     )
     await wait_until_current(db)
     loops = _REGISTER[name](server.grpc, Platform(settings, db, bus, Seal(settings), gate))
-    beside = [bus.connect(), identity.keep_keys(), gate.guard_streams(db), *loops]
-    await _beside(beside, server.run(stop))
+    loops = [bus.connect(), identity.keep_keys(), gate.guard_streams(db), *loops]
+    await beside(loops, server.run(stop))
     await bus.close()
     await db.close()
 
@@ -87,7 +87,7 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
         await relay.run()
 
     deleting = retention.run(settings, db, retention.platform(settings))
-    await _beside([publish(), relay.report_backlog(), health.run(), deleting], stop.wait())
+    await beside([publish(), relay.report_backlog(), health.run(), deleting], stop.wait())
     http.close()
     await bus.close()
     await db.close()
@@ -137,23 +137,3 @@ def _checks(name: str, db: Database, bus: Bus) -> dict[str, Check]:
 def _full_names(packages: tuple[str, ...]) -> list[str]:
     services = {method.rpartition("/")[0].removeprefix("/") for method in ACCESS}
     return sorted(service for service in services if service.rpartition(".")[0] in packages)
-
-
-async def _beside(loops: list[Loop], work: Coroutine[Any, Any, object]) -> None:
-    """Runs `work` to its end with the loops beside it. A loop that fails ends the process, to be restarted."""
-    tasks = [asyncio.ensure_future(loop) for loop in loops]
-    main = asyncio.ensure_future(work)
-    try:
-        pending: set[asyncio.Future[Any]] = {main, *tasks}
-        while not main.done():
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-    finally:
-        unfinished: set[asyncio.Future[Any]] = {main, *tasks}
-        while unfinished:
-            # More than once: libraries swallow a cancellation now and then, such as nats-py's publish_async.
-            for task in unfinished:
-                task.cancel()
-            _, unfinished = await asyncio.wait(unfinished, timeout=1)
-        await asyncio.gather(main, *tasks, return_exceptions=True)

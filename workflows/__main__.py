@@ -4,7 +4,7 @@ import asyncio
 import logging as std_logging
 import signal
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from temporalio.client import Client
@@ -14,6 +14,7 @@ from temporalio.service import RPCError
 from services.platform import config, logging, telemetry, tracing
 from services.platform.bus import Bus
 from services.platform.config import Settings
+from services.platform.loops import beside
 from workflows import worker
 from workflows.activities import (
     EmailActivities,
@@ -54,7 +55,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 
     work = worker.supervise(settings, activities)
     loops = [bus.connect(), bus.report_lag(CONSUMER), dispatch(), work]
-    await _until(stop, [asyncio.ensure_future(loop) for loop in loops])
+    # Workers end in their own time: see worker.py.
+    await beside(loops, stop.wait(), patience=worker.LONGEST_SHUTDOWN + 1)
     http.close()
     await bus.close()
     await door.close()
@@ -102,21 +104,6 @@ async def _watch(temporal: Client, health: dict[str, bool]) -> None:
         except RPCError:
             health["temporal"] = False
         await asyncio.sleep(_CHECK_INTERVAL)
-
-
-async def _until(stop: asyncio.Event, loops: list[asyncio.Future[Any]]) -> None:
-    """Until `stop` is set. A loop that fails ends the process, which is then restarted."""
-    stopping = asyncio.ensure_future(stop.wait())
-    pending: set[asyncio.Future[Any]] = {stopping, *loops}
-    try:
-        while not stopping.done():
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for future in done:
-                future.result()
-    finally:
-        for future in (stopping, *loops):
-            future.cancel()
-        await asyncio.gather(stopping, *loops, return_exceptions=True)
 
 
 async def _serve(settings: Settings) -> None:

@@ -40,7 +40,7 @@ _BUILD_ID: Final = "taskflow"
 # may take in all.
 _PAUSE: Final = 1.0
 _GRACE: Final = 3.0
-_LONGEST_SHUTDOWN: Final = 5.0
+LONGEST_SHUTDOWN: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ async def _run(workers: list[Worker]) -> None:
 
 async def _end(workers: list[Worker]) -> None:
     try:
-        async with asyncio.timeout(_LONGEST_SHUTDOWN):
+        async with asyncio.timeout(LONGEST_SHUTDOWN):
             await asyncio.gather(*(worker.shutdown() for worker in workers))
     except TimeoutError:
         log.warning("worker didn't end in time")
