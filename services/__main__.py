@@ -16,7 +16,14 @@ def main() -> None:
     commands.add_parser("migrate", help="bring the database to the newest schema")
     grant = commands.add_parser("grant-operator", help="let a user see and replay dead letters")
     grant.add_argument("email")
-    commands.add_parser("rotate-keys", help="make a new key to sign access tokens with")
+    rotate = commands.add_parser("rotate-keys", help="make a new key to sign access tokens with")
+    rotate.add_argument(
+        "--ahead",
+        type=int,
+        default=0,
+        metavar="SECONDS",
+        help="sign with it that much later, when the folder is copied to where it's read",
+    )
     arguments = parser.parse_args()
     settings = config.load()
     logging.configure(settings, arguments.command)
@@ -27,8 +34,10 @@ def main() -> None:
     elif arguments.command == "rotate-keys":
         from services.auth import keyfiles
 
-        file = keyfiles.create(settings.keys)
-        print(f"{file} signs in a minute; the key before it is listed while its tokens last.")
+        file = keyfiles.create(settings.keys, arguments.ahead)
+        print(
+            f"{file} signs in {60 + arguments.ahead} seconds; the key before it is listed while its tokens last."
+        )
     else:
         asyncio.run(_run(arguments, settings))
 

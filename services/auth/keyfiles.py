@@ -3,7 +3,7 @@
 import os
 import secrets
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import structlog
@@ -14,13 +14,15 @@ log = structlog.get_logger()
 
 CURVE = "P-256"
 
+# Carries the time, so that it's the same in every copy of the folder.
+_NAME = "%Y%m%dT%H%M%S.%fZ.pem"
 # Sorts before every name that carries a time.
 _FIRST = "0-first.pem"
 
 
-def create(folder: Path) -> Path:
-    """Makes a new key, which becomes the newest."""
-    file = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}.pem"
+def create(folder: Path, ahead: float = 0) -> Path:
+    """Makes a new key, which becomes the newest, as if `ahead` seconds later: until then copies of it may arrive."""
+    file = folder / (datetime.now(UTC) + timedelta(seconds=ahead)).strftime(_NAME)
     if not _write(file):
         raise FileExistsError(file)
     return file
@@ -52,15 +54,23 @@ def _write(file: Path) -> bool:
 
 
 def read(folder: Path) -> Iterator[tuple[ECKey, float]]:
-    """Every usable key with the time its file was written (seconds since the epoch), oldest first."""
+    """Every usable key with the time when it was made (seconds since the epoch), oldest first."""
     for file in sorted(folder.glob("*.pem"), key=lambda file: file.name):
         try:
             key = ECKey.import_key(file.read_bytes())
-            written = file.stat().st_mtime
+            made = _made(file)
             if not key.is_private or key.curve_name != CURVE:
                 raise ValueError
         except (OSError, ValueError, TypeError, JoseError):
             # Half-written perhaps: it's looked at again.
             log.warning("not a private key on P-256", file=file.name)
             continue
-        yield key, written
+        yield key, made
+
+
+def _made(file: Path) -> float:
+    """As the name says. A file without a time in its name counts from when it was written."""
+    try:
+        return datetime.strptime(file.name, _NAME).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return file.stat().st_mtime

@@ -104,9 +104,9 @@ class SigningKeys:
     def _scan(self) -> None:
         known = {key.kid: key.listed_since for key in self._keys}
         found = []
-        for key, written in keyfiles.read(self._settings.keys):
+        for key, made in keyfiles.read(self._settings.keys):
             # A file that appears while we run can be older than its arrival here.
-            arrived = max(written, time.time()) if known else written
+            arrived = max(made, time.time()) if known else made
             # RFC 7638.
             kid = key.thumbprint()
             found.append(_described(kid, key, known.get(kid, arrived)))

@@ -6,10 +6,12 @@ import hashlib
 import hmac
 import json
 import os
+import shutil
 import stat
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -261,10 +263,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "keys"
 
 
-def _age(file: Path, seconds: float) -> None:
-    """Has the file been there for so long."""
+def _age(file: Path, seconds: float) -> Path:
+    """Has the key been there for so long. Its name says so, except that of the first."""
     then = time.time() - seconds
     os.utime(file, (then, then))
+    if file.name == "0-first.pem":
+        return file
+    return file.rename(file.with_name(f"{datetime.fromtimestamp(then, UTC):%Y%m%dT%H%M%S.%fZ}.pem"))
 
 
 async def _kids(keys: tokens.SigningKeys) -> list[str]:
@@ -323,7 +328,7 @@ async def test_a_new_key_is_listed_a_minute_before_it_signs(folder: Path) -> Non
     assert both[0] == first
     assert len(both) == 2
     assert _signer(keys) == first
-    _age(file, 59)
+    file = _age(file, 59)
     assert _signer(tokens.SigningKeys(settings)) == first
     _age(file, 61)
     assert _signer(tokens.SigningKeys(settings)) == both[1]
@@ -334,12 +339,38 @@ async def test_a_replaced_key_is_listed_until_its_last_token_has_expired(folder:
     settings = Settings(signing_key_dir=folder, access_token_lifetime=300)
     tokens.SigningKeys(settings)
     _age(folder / "0-first.pem", 86400)
-    file = keyfiles.create(folder)
-    _age(file, 60 + 300 - 5)
+    file = _age(keyfiles.create(folder), 60 + 300 - 5)
     assert len(await _kids(tokens.SigningKeys(settings))) == 2
     _age(file, 60 + 300 + 5)
     keys = tokens.SigningKeys(settings)
     assert await _kids(keys) == [_signer(keys)]
+
+
+async def test_copies_of_the_folder_agree_on_the_key_whenever_they_were_made(
+    folder: Path, tmp_path: Path
+) -> None:
+    """A file's own time is lost when it's handed out as a secret: restarted processes would sign with the oldest."""
+    for age in (7200, 3600, 61):
+        _age(keyfiles.create(folder), age)
+    # Without times.
+    copy = shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
+    here, there = (tokens.SigningKeys(Settings(signing_key_dir=each)) for each in (folder, copy))
+    assert _signer(here) == _signer(there) == (await _kids(here))[-1]
+    assert await _kids(here) == await _kids(there)
+
+
+async def test_a_key_that_is_made_ahead_signs_when_all_copies_have_had_time_to_arrive(
+    folder: Path,
+) -> None:
+    settings = Settings(signing_key_dir=folder)
+    old = _age(keyfiles.create(folder), 3600)
+    file = keyfiles.create(folder, ahead=600)
+    assert file.name > old.name
+    first, second = await _kids(tokens.SigningKeys(settings))
+    file = _age(file, -30)
+    assert _signer(tokens.SigningKeys(settings)) == first
+    _age(file, 61)
+    assert _signer(tokens.SigningKeys(settings)) == second
 
 
 async def test_files_that_are_no_key_and_a_folder_that_vanishes_change_nothing(
