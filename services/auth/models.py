@@ -86,6 +86,8 @@ members = Table(
     PrimaryKeyConstraint("workspace_id", "user_id"),
     Index("members_user", "user_id", "workspace_id"),
     Index("members_joined", "workspace_id", "created_at", "user_id"),
+    # taskflow.auth.v1.ROLE_OWNER
+    Index("members_owners", "workspace_id", postgresql_where=text("role = 4")),
 )
 
 # Wrong passwords of the last minutes, one row for the account and one for the address (throttle.py).

@@ -7,7 +7,6 @@ from uuid import UUID
 
 from google.protobuf.message import DecodeError
 from sqlalchemy import (
-    Boolean,
     DateTime,
     Integer,
     LargeBinary,
@@ -17,7 +16,6 @@ from sqlalchemy import (
     case,
     func,
     null,
-    or_,
     select,
     tuple_,
     update,
@@ -76,22 +74,20 @@ _SHOWN = (
     dead_letters.c.parked_at,
     dead_letters.c.replayed_at,
 )
-_LIST = Statement(
+_list = (
     select(*_SHOWN)
     .where(
         tuple_(dead_letters.c.parked_at, dead_letters.c.id)
         < tuple_(
             bindparam("parked_before", type_=DateTime(timezone=True)),
             bindparam("id_before", type_=Uuid),
-        ),
-        or_(
-            bindparam("include_replayed", type_=Boolean),
-            dead_letters.c.replayed_at.is_(None),
-        ),
+        )
     )
     .order_by(dead_letters.c.parked_at.desc(), dead_letters.c.id.desc())
     .limit(bindparam("count", type_=Integer))
 )
+LIST = Statement(_list)
+LIST_WAITING = Statement(_list.where(dead_letters.c.replayed_at.is_(None)))
 _REPLAY = Statement(
     update(dead_letters)
     .where(dead_letters.c.id == bindparam("letter_id", type_=Uuid))
@@ -126,10 +122,9 @@ async def list_letters(
     parked_before, id_before = pages.position(seal, caller.user_id, request) or _NEWEST
     size = pages.size(request.page_size)
     rows = await tx.all(
-        _LIST,
+        LIST if request.include_replayed else LIST_WAITING,
         parked_before=datetime.fromisoformat(parked_before),
         id_before=UUID(id_before),
-        include_replayed=request.include_replayed,
         count=size + 1,
     )
     page = rows[:size]

@@ -56,6 +56,13 @@ notifications = Table(
     Index("notifications_user", "user_id", "sequence", unique=True),
     Index("notifications_unread", "user_id", "sequence", postgresql_where="read_at IS NULL"),
     Index("notifications_read", "read_at", postgresql_where="read_at IS NOT NULL"),
+    # Somebody who reads mail only has thousands that are unread and were told.
+    Index(
+        "notifications_unmailed",
+        "user_id",
+        "sequence",
+        postgresql_where="read_at IS NULL AND email_batch_id IS NULL",
+    ),
     Index(
         "notifications_email_batch",
         "email_batch_id",

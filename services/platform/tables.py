@@ -67,6 +67,7 @@ dead_letters = Table(
     Column("replayed_at", DateTime(timezone=True)),
     Index("dead_letters_event", "consumer", "event_id", unique=True),
     Index("dead_letters_parked", "parked_at", "id"),
+    Index("dead_letters_waiting", "parked_at", "id", postgresql_where="replayed_at IS NULL"),
     Index("dead_letters_replayed", "replayed_at", postgresql_where="replayed_at IS NOT NULL"),
 )
 

@@ -37,7 +37,7 @@ _RECENT_TASKS = Statement(
         tasks.c.id != _task_id,
         tasks.c.deleted_at.is_(None),
     )
-    .order_by(tasks.c.id.desc())
+    .order_by(tasks.c.created_at.desc(), tasks.c.id.desc())
     .limit(_RECENT)
 )
 

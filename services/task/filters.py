@@ -17,7 +17,9 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     DateTime,
+    FromClause,
     Integer,
+    Select,
     SmallInteger,
     Text,
     Uuid,
@@ -27,6 +29,7 @@ from sqlalchemy import (
     or_,
     select,
     tuple_,
+    union_all,
 )
 
 from services.platform import text
@@ -152,15 +155,16 @@ def order(order_by: TaskOrder) -> Order:
 class Shape:
     """A list's statement without its values.
 
-    `single` and `several` are the fields that are restricted to one value, or to any of several. `dated` is about the
-    order by due_at, which is read in two parts: the tasks with a deadline, then those without. `after` says whether the
-    statement begins after a position.
+    `single` and `several` are the fields that are restricted to one value, or to any of several; of several statuses
+    `statuses` says how many. `dated` is about the order by due_at, which is read in two parts: the tasks with a
+    deadline, then those without. `after` says whether the statement begins after a position.
     """
 
     order: Order
     single: frozenset[str]
     several: frozenset[str]
     include_deleted: bool
+    statuses: int = 0
     dated: bool | None = None
     after: bool = False
 
@@ -185,7 +189,14 @@ def shape(wanted: TaskFilter, order: Order) -> Shape:
         for field, _ in wanted.ListFields()
         if field.name in ("labels", "due_before", "due_after", "updated_after", "text")
     }
-    return Shape(order, frozenset(single), frozenset(several), wanted.include_deleted)
+    statuses = 0
+    if "statuses" in several:
+        several.discard("statuses")
+        statuses = len(set(wanted.statuses))
+    if order.column == "priority" and "priorities" in single:
+        # The same, and said so that the order isn't one by a constant: the planner would leave that out.
+        order = Order("created_at", order.descending)
+    return Shape(order, frozenset(single), frozenset(several), wanted.include_deleted, statuses)
 
 
 def values(wanted: TaskFilter) -> dict[str, Any]:
@@ -196,6 +207,7 @@ def values(wanted: TaskFilter) -> dict[str, Any]:
     for name in ("statuses", "priorities"):
         found[name] = list(getattr(wanted, name))
     found |= {f"{name}_one": given[0] for name, given in found.items() if given}
+    found |= {f"status_{n}": status for n, status in enumerate(sorted(set(wanted.statuses)))}
     for name in ("due_before", "due_after", "updated_after"):
         at: Timestamp = getattr(wanted, name)
         found[name] = _EPOCH + timedelta(seconds=at.seconds, microseconds=at.nanos // 1000)
@@ -203,17 +215,27 @@ def values(wanted: TaskFilter) -> dict[str, Any]:
 
 
 def position(shape: Shape, row: Row) -> list[Any]:
-    """The row's place in the order, as JSON can hold it: its key (None without a deadline) and its id."""
-    key = getattr(row, shape.order.column)
-    return [key.isoformat() if isinstance(key, datetime) else key, str(row.id)]
+    """The row's place in the order, as JSON can hold it: its keys, of which a deadline can be None."""
+    return [_as_json(getattr(row, key.name)) for key in _KEYS[shape.order.column]]
 
 
-def after(position: list[Any]) -> dict[str, Any]:
+def _as_json(value: datetime | UUID | int | None) -> str | int | None:
+    match value:
+        case datetime():
+            return value.isoformat()
+        case UUID():
+            return str(value)
+    return value
+
+
+def after(shape: Shape, position: list[Any]) -> dict[str, Any]:
     """The parameters for a place in the order."""
-    key, task_id = position
-    if isinstance(key, str):
-        key = datetime.fromisoformat(key)
-    return {"after_key": key, "after_id": UUID(task_id)}
+    return {
+        f"after_{key.name}": datetime.fromisoformat(value)
+        if isinstance(key.type, DateTime) and value is not None
+        else value
+        for key, value in zip(_KEYS[shape.order.column], position, strict=True)
+    }
 
 
 @lru_cache(maxsize=1024)
@@ -224,13 +246,19 @@ def statement(shape: Shape) -> Statement:
         conditions.append(tasks.c.deleted_at.is_(None))
     conditions += [_condition(name, False) for name in sorted(shape.single)]
     conditions += [_condition(name, True) for name in sorted(shape.several)]
-    return Statement(
-        select(tasks)
-        .where(*conditions, *_from_position(shape))
-        .order_by(*_order_by(shape))
-        .limit(bindparam("limit", type_=Integer)),
-        prepare=False,
-    )
+    every = select(tasks).where(*conditions, *_from_position(shape))
+    if not shape.statuses:
+        return Statement(_page(every, shape, tasks), prepare=False)
+    # A page of each, merged: each has its index in every order. Whoever looks for the open ones in the order of another
+    # index passes all that are done, which are the most, and the oldest.
+    statuses = (bindparam(f"status_{n}", type_=SmallInteger) for n in range(shape.statuses))
+    parts = (_page(every.where(tasks.c.status == status), shape, tasks) for status in statuses)
+    found = union_all(*parts).subquery()
+    return Statement(_page(select(found), shape, found), prepare=False)
+
+
+def _page(every: Select[Any], shape: Shape, found: FromClause) -> Select[Any]:
+    return every.order_by(*_order_by(shape, found)).limit(bindparam("limit", type_=Integer))
 
 
 _AMONG: dict[str, tuple[Column[Any], type[Uuid[UUID]] | type[SmallInteger]]] = {
@@ -274,30 +302,31 @@ def _folded(value: ColumnElement[str]) -> ColumnElement[str]:
     return func.casefold(value.collate("pg_unicode_fast"))
 
 
+# By priority then age, which is what the order of ids is: with the ids alone an order by one priority would be that of
+# the primary key, which reads other workspaces' tasks.
+_KEYS: dict[str, tuple[Column[Any], ...]] = {
+    "created_at": (tasks.c.created_at, tasks.c.id),
+    "updated_at": (tasks.c.updated_at, tasks.c.id),
+    "due_at": (tasks.c.due_at, tasks.c.id),
+    "priority": (tasks.c.priority, tasks.c.created_at, tasks.c.id),
+}
+
+
 def _from_position(shape: Shape) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
-    keys = _keys(shape)
+    keys = _KEYS[shape.order.column]
     if shape.dated is not None:
         conditions.append(tasks.c.due_at.is_not(None) if shape.dated else tasks.c.due_at.is_(None))
+    if shape.dated is False:
+        keys = (tasks.c.id,)
     if shape.after:
         here = tuple_(*keys)
-        there = tuple_(
-            *(
-                bindparam("after_id" if key is tasks.c.id else "after_key", type_=key.type)
-                for key in keys
-            )
-        )
+        there = tuple_(*(bindparam(f"after_{key.name}", type_=key.type) for key in keys))
         conditions.append(here < there if shape.order.descending else here > there)
     return conditions
 
 
-def _order_by(shape: Shape) -> list[ColumnElement[Any]]:
+def _order_by(shape: Shape, found: FromClause) -> list[ColumnElement[Any]]:
     # Nulls are alike, and still the index has them in this order.
-    keys = [tasks.c.due_at, tasks.c.id] if shape.dated is False else _keys(shape)
+    keys = [found.c[key.name] for key in _KEYS[shape.order.column]]
     return [key.desc() if shape.order.descending else key.asc() for key in keys]
-
-
-def _keys(shape: Shape) -> list[Column[Any]]:
-    if shape.dated is False:
-        return [tasks.c.id]
-    return [tasks.c[shape.order.column], tasks.c.id]

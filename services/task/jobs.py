@@ -5,19 +5,15 @@ suggestions on the text as it is then, and their arrival makes it DONE.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
 import structlog
 from sqlalchemy import (
-    ARRAY,
     BigInteger,
-    Integer,
     SmallInteger,
     Text,
     Uuid,
-    any_,
     bindparam,
     func,
     null,
@@ -35,6 +31,7 @@ from services.platform.outbox import add_event
 from services.task import payload
 from services.task.allowance import Allowance, TaskText
 from services.task.models import jobs, tasks
+from services.task.newest import newest
 from taskflow.error.v1 import error_reason_pb2 as reasons
 from taskflow.event.v1.event_pb2 import Event, JobChanged, SuggestionsRequested
 from taskflow.task.v1 import job_pb2
@@ -167,18 +164,6 @@ _SETTLE_ENRICHMENT = Statement(
 )
 
 
-@lru_cache
-def _page(of_task: bool, in_states: bool, after: bool) -> Statement:
-    query = select(jobs).where(jobs.c.workspace_id == _workspace_id)
-    if of_task:
-        query = query.where(jobs.c.task_id == _task_id)
-    if in_states:
-        query = query.where(jobs.c.state == any_(bindparam("states", type_=ARRAY(SmallInteger))))
-    if after:
-        query = query.where(jobs.c.id < bindparam("before", type_=Uuid))
-    return Statement(query.order_by(jobs.c.id.desc()).limit(bindparam("size", type_=Integer)))
-
-
 def message(row: Row) -> Job:
     job = Job(
         id=str(row.id),
@@ -230,11 +215,11 @@ async def page(
 ) -> list[Row]:
     """Newest first. `before` is the position of the last one on the page before."""
     return await tx.all(
-        _page(bool(task_id), bool(states), before is not None),
+        newest(jobs, bool(task_id), bool(states), before is not None),
         workspace_id=workspace_id,
         size=size,
         **({"task_id": UUID(task_id)} if task_id else {}),
-        **({"states": list(states)} if states else {}),
+        **({"states": sorted(set(states))} if states else {}),
         **({"before": UUID(before[0])} if before else {}),
     )
 

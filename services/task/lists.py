@@ -39,7 +39,7 @@ async def page(
             rows = await tx.all(
                 filters.statement(replace(part, after=start is not None)),
                 **given,
-                **(filters.after(start) if start else {}),
+                **(filters.after(part, start) if start else {}),
                 limit=limit,
             )
             for row in rows:

@@ -3,7 +3,8 @@
 Every list of tasks is scoped to a workspace or to projects of one, so each order has an index that begins with either;
 ids are UUIDv7 and `created_at` is the time in them, so that the order of ids is the order of creation. Lists go by
 (created_at, id) all the same: the primary key would do for an order by the id alone, and reading other workspaces'
-tasks on the way can look cheap to the planner.
+tasks on the way can look cheap to the planner. Statuses have every order: most tasks are done, and whoever looks for
+the others in the order of all of them passes those.
 """
 
 from sqlalchemy import (
@@ -48,6 +49,12 @@ projects = Table(
     Column("updated_at", DateTime(timezone=True), nullable=False),
     UniqueConstraint("workspace_id", "key", name="projects_key"),
     Index("projects_created", "workspace_id", "id"),
+    Index(
+        "projects_unarchived",
+        "workspace_id",
+        "id",
+        postgresql_where=text("archived_at IS NULL"),
+    ),
     # Room for new versions beside the old one: the counter changes with every task.
     postgresql_with={"fillfactor": "50"},
 )
@@ -87,12 +94,15 @@ tasks = Table(
     Index("tasks_created", "workspace_id", "created_at", "id"),
     Index("tasks_updated", "workspace_id", "updated_at", "id"),
     Index("tasks_due", "workspace_id", "due_at", "id"),
-    Index("tasks_priority", "workspace_id", "priority", "id"),
+    Index("tasks_priority", "workspace_id", "priority", "created_at", "id"),
     Index("tasks_project_created", "project_id", "created_at", "id"),
     Index("tasks_project_updated", "project_id", "updated_at", "id"),
     Index("tasks_project_due", "project_id", "due_at", "id"),
-    Index("tasks_project_priority", "project_id", "priority", "id"),
+    Index("tasks_project_priority", "project_id", "priority", "created_at", "id"),
     Index("tasks_status", "workspace_id", "status", "created_at", "id"),
+    Index("tasks_status_updated", "workspace_id", "status", "updated_at", "id"),
+    Index("tasks_status_due", "workspace_id", "status", "due_at", "id"),
+    Index("tasks_status_priority", "workspace_id", "status", "priority", "created_at", "id"),
     Index("tasks_assignee", "workspace_id", "assignee_id", "created_at", "id"),
     Index("tasks_creator", "workspace_id", "creator_id", "created_at", "id"),
     Index("tasks_labels", "labels", postgresql_using="gin"),

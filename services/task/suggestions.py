@@ -1,19 +1,16 @@
 """Suggestions: proposals for a task, made in the background, which change nothing until someone accepts one."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
-    ARRAY,
     REAL,
     BigInteger,
     Boolean,
     SmallInteger,
     Text,
     Uuid,
-    any_,
     bindparam,
     func,
     select,
@@ -31,6 +28,7 @@ from services.platform.text import stored
 from services.task import jobs
 from services.task.allowance import Allowance
 from services.task.models import projects, suggestions, tasks
+from services.task.newest import newest
 from taskflow.error.v1 import error_reason_pb2 as reasons
 from taskflow.event.v1.event_pb2 import Event, SuggestionChanged
 from taskflow.task.v1 import suggestion_pb2
@@ -137,21 +135,6 @@ _OUTDATE_OLDER = Statement(
 )
 
 
-@lru_cache
-def _page(of_task: bool, in_states: bool, after: bool) -> Statement:
-    query = select(suggestions).where(
-        suggestions.c.workspace_id == bindparam("workspace_id", type_=Uuid)
-    )
-    if of_task:
-        query = query.where(suggestions.c.task_id == _task_id)
-    if in_states:
-        states = bindparam("states", type_=ARRAY(SmallInteger))
-        query = query.where(suggestions.c.state == any_(states))
-    if after:
-        query = query.where(suggestions.c.id < bindparam("before", type_=Uuid))
-    return Statement(query.order_by(suggestions.c.id.desc()).limit(bindparam("size")))
-
-
 def message(row: Row) -> Suggestion:
     suggestion = Suggestion(
         id=str(row.id),
@@ -210,11 +193,11 @@ async def page(
 ) -> list[Row]:
     """Newest first. `before` is the position of the last one on the page before."""
     return await tx.all(
-        _page(bool(task_id), bool(states), before is not None),
+        newest(suggestions, bool(task_id), bool(states), before is not None),
         workspace_id=workspace_id,
         size=size,
         **({"task_id": UUID(task_id)} if task_id else {}),
-        **({"states": list(states)} if states else {}),
+        **({"states": sorted(set(states))} if states else {}),
         **({"before": UUID(before[0])} if before else {}),
     )
 
