@@ -1,9 +1,13 @@
 """The gateway: Envoy with its configuration filled in for this machine."""
 
+import base64
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Final, Literal
 
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
 from jinja2 import Environment, StrictUndefined
 
 from deploy.local import binaries
@@ -12,18 +16,33 @@ from deploy.local.program import Program
 from services.platform.config import Settings
 
 _TEMPLATE = Path(__file__).resolve().parents[1] / "envoy" / "envoy.yaml.j2"
-# Which service answers what. Any one of them can answer reflection for all, and health is asked of the main one.
-_ROUTES = {
-    "/taskflow.auth.v1.": "auth",
-    "/taskflow.task.v1.": "task",
-    "/taskflow.notification.v1.": "notification",
-    "/taskflow.event.v1.": "notification",
+# Which service answers what: first what can last, which doesn't count as calls under way. Any service can answer
+# reflection for all, and health is asked of the main one.
+_LASTING = {
+    "/taskflow.task.v1.TaskService/WatchTasks": "task",
+    "/taskflow.notification.v1.NotificationService/WatchNotifications": "notification",
     "/grpc.health.v1.Health/": "task",
 }
 _REFLECTION = {
     "/grpc.reflection.v1.ServerReflection/": "task",
     "/grpc.reflection.v1alpha.ServerReflection/": "task",
 }
+_ROUTES = {
+    "/taskflow.auth.v1.": "auth",
+    "/taskflow.task.v1.": "task",
+    "/taskflow.notification.v1.": "notification",
+    "/taskflow.event.v1.": "notification",
+}
+# A name stands for so many replicas at least.
+_NAMED_REPLICAS = 2
+# Calls under way for each usual one of a process: when something that they need stands still, the process says so
+# before there are so many.
+_PER_USUAL_CALL = 2
+# Memory that Envoy may hold, half of what its container has. It takes some 40 MiB without a client.
+_HEAP_BYTES = 512 * 2**20
+# google.rpc.Code
+_DEADLINE_EXCEEDED: Final = 4
+_RESOURCE_EXHAUSTED: Final = 8
 # A stream may miss several heartbeats before it counts as dead.
 _HEARTBEATS_MISSED = 8
 
@@ -57,12 +76,66 @@ def rendered(
         gateway_port=settings.gateway_port,
         operations_port=operations_port,
         certificate=certificate,
-        routes=_ROUTES | (_REFLECTION if settings.reflection else {}),
+        routes=_routes(settings.reflection),
+        refusals=_refusals(),
+        calls_at_once=_calls_at_once(settings, addresses, discovery == "STRICT_DNS"),
+        heap_bytes=_HEAP_BYTES,
         clusters=addresses,
         discovery=discovery,
         heartbeat_seconds=settings.heartbeat_interval,
         idle_seconds=max(120, int(_HEARTBEATS_MISSED * settings.heartbeat_interval)),
     )
+
+
+def _routes(reflection: bool) -> list[tuple[str, str, bool]]:
+    """Prefix, cluster, and whether it can last."""
+    lasting = _LASTING | (_REFLECTION if reflection else {})
+    return [
+        *((prefix, cluster, True) for prefix, cluster in lasting.items()),
+        *((prefix, cluster, False) for prefix, cluster in _ROUTES.items()),
+    ]
+
+
+def _calls_at_once(
+    settings: Settings, addresses: Mapping[str, list[tuple[str, int]]], named: bool
+) -> dict[str, int]:
+    """For each service, all its processes together."""
+    replicas = _NAMED_REPLICAS if named else 1
+    return {
+        name: _PER_USUAL_CALL * settings.usual_calls * replicas * len(of_service)
+        for name, of_service in addresses.items()
+    }
+
+
+def _refusals() -> list[dict[str, Any]]:
+    """What Envoy answers by itself: when (as its configuration has it), the message and the headers."""
+    overloaded = error_details_pb2.ErrorInfo(reason="OVERLOADED", domain="taskflow")
+    soon = error_details_pb2.RetryInfo()
+    soon.retry_delay.FromSeconds(1)
+    overflow = {"response_flag_filter": {"flags": ["UO"]}}
+    return [
+        _refusal(
+            overflow, _RESOURCE_EXHAUSTED, "too many calls at once; try again", overloaded, soon
+        ),
+        _refusal(_http(408), _DEADLINE_EXCEEDED, "the request didn't come in time"),
+    ]
+
+
+def _http(status: int) -> dict[str, Any]:
+    value = {"default_value": status, "runtime_key": f"taskflow.status_{status}"}
+    return {"status_code_filter": {"comparison": {"op": "EQ", "value": value}}}
+
+
+def _refusal(when: dict[str, Any], code: int, message: str, *details: Message) -> dict[str, Any]:
+    status = status_pb2.Status(code=code, message=message)
+    for detail in details:
+        status.details.add().Pack(detail)
+    packed = base64.b64encode(status.SerializeToString()).decode().rstrip("=")
+    return {
+        "filter": json.dumps(when),
+        "message": message,
+        "headers": {"grpc-status": str(code), "grpc-status-details-bin": packed},
+    }
 
 
 def program(settings: Settings, host: str, endpoints: Mapping[str, list[int]]) -> Program:

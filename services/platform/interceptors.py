@@ -26,6 +26,7 @@ from google.protobuf.message import DecodeError, Message
 from services.platform import builtin, directory, logging, telemetry, tracing
 from services.platform.access import ACCESS, Access
 from services.platform.config import Settings
+from services.platform.crowd import Crowd
 from services.platform.db import Database
 from services.platform.errors import DomainError, abort, public
 from services.platform.identity import SERVICE_HEADER, Caller, Identity
@@ -75,7 +76,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self._settings = settings
         self._identity = identity
         self._handlers: dict[str, Handler] = {}
-        self._calls = 0
+        self._crowd = Crowd(settings)
         self._streams: set[_Stream] = set()
         self._draining = False
         # When somebody called last who comes through the gateway (time.monotonic()).
@@ -132,14 +133,22 @@ class Gate(grpc.aio.ServerInterceptor):
         settings = self._settings
         durations: dict[str, Any] = {}
 
+        def observe(code: str, seconds: float) -> None:
+            histogram = durations.get(code)
+            if histogram is None:
+                histogram = durations[code] = telemetry.CALLS.labels(method, code)
+            histogram.observe(seconds)
+
         async def call(raw: bytes, context: Context) -> Message:
             started = time.perf_counter()
             code = "OK"
+            if refusal := self._crowd.enter(started):
+                # Without a line for each: there can be thousands a second.
+                self.last_arrival = time.monotonic()
+                observe(refusal.code.name, time.perf_counter() - started)
+                await abort(context, refusal)
             logging.serve(method, context)
-            self._calls += 1
             try:
-                if self._calls > settings.max_calls:
-                    raise DomainError(reasons.ERROR_REASON_OVERLOADED)
                 try:
                     async with asyncio.timeout(settings.max_call_seconds):
                         return await behave(await admit(raw, context), context)
@@ -159,12 +168,10 @@ class Gate(grpc.aio.ServerInterceptor):
                 code = failure.code.name
                 await abort(context, failure)
             finally:
-                self._calls -= 1
-                elapsed = time.perf_counter() - started
-                histogram = durations.get(code)
-                if histogram is None:
-                    histogram = durations[code] = telemetry.CALLS.labels(method, code)
-                histogram.observe(elapsed)
+                ended = time.perf_counter()
+                elapsed = ended - started
+                self._crowd.leave(ended, answered=code == "OK")
+                observe(code, elapsed)
                 if self._log_all or code not in _UNREMARKABLE:
                     _log_end("call", code, elapsed)
 

@@ -36,6 +36,8 @@ _CHECK_INTERVAL = 1.0
 _CHECK_TIMEOUT = 3.0
 # The part of the drain notice in which no call may have come, before the server stops: a health check's interval.
 _QUIET = 0.25
+# The same as the gateway's.
+_STREAMS_PER_CONNECTION = 1000
 
 Check = Callable[[], Awaitable[None]]
 
@@ -144,7 +146,10 @@ class Server:
                 ("grpc.so_reuseport", 0),
                 # A little more than the limit, so that the gate can say what is wrong.
                 ("grpc.max_receive_message_length", 4 * settings.max_request_bytes),
-                ("grpc.max_concurrent_streams", settings.max_calls + settings.max_streams),
+                # Of one connection: each that is only begun costs memory. The gateway opens more connections.
+                ("grpc.max_concurrent_streams", _STREAMS_PER_CONNECTION),
+                # A connection that doesn't say what it wants.
+                ("grpc.server_handshake_timeout_ms", 10_000),
                 # grpcio would cancel calls beyond 1,000 pending ones; the gate sheds load with a reason.
                 ("grpc.server.max_pending_requests", 4 * settings.max_calls),
                 ("grpc.server.max_pending_requests_hard_limit", 8 * settings.max_calls),

@@ -1,0 +1,158 @@
+"""The gateway's limits: calls beyond them are refused at once, in the services' words; streams don't count as calls."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf import descriptor_pool
+from google.rpc import status_pb2
+from grpc_health.v1 import health_pb2
+
+from deploy.local.envoy import configuration
+from deploy.local.stack import running_stack
+from services.platform.access import ACCESS
+from services.platform.config import Settings
+from services.platform.errors import DomainError
+from taskflow.error.v1 import error_reason_pb2 as reasons
+from tests.conftest import settings_for
+
+_GET = "/taskflow.task.v1.TaskService/GetTask"
+_WATCH = "/taskflow.task.v1.TaskService/WatchTasks"
+_USUAL = 5
+# Of two processes, twice the usual calls of each.
+_AT_ONCE = 20
+
+
+class _Upstream(grpc.GenericRpcHandler):
+    """Healthy, and answers calls only when it's told to."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self.waiting = 0
+
+    def service(self, details: Any) -> Any:
+        if details.method.startswith("/grpc.health"):
+            serving = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+
+            async def check(_: bytes, __: Any) -> bytes:
+                return serving.SerializeToString()
+
+            return grpc.unary_unary_rpc_method_handler(check)
+
+        async def follow(_: bytes, context: Any) -> AsyncIterator[bytes]:
+            yield b""
+            await self.go_on.wait()
+
+        async def answer(_: bytes, context: Any) -> bytes:
+            self.waiting += 1
+            try:
+                await self.go_on.wait()
+            finally:
+                self.waiting -= 1
+            return b""
+
+        if details.method == _WATCH:
+            return grpc.unary_stream_rpc_method_handler(follow)
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@pytest.fixture(scope="module")
+async def upstream() -> _Upstream:
+    return _Upstream()
+
+
+@pytest.fixture(scope="module")
+async def gateway(
+    upstream: _Upstream, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[str]:
+    """The address of Envoy, in front of two processes of each service."""
+    settings = settings_for(tmp_path_factory.mktemp("limits"), usual_calls=_USUAL, replicas=2)
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((upstream,))
+    for port in (settings.auth_port, settings.task_port, settings.notification_port):
+        for replica in (port, port + 10):
+            server.add_insecure_port(f"127.0.0.1:{replica}")
+    await server.start()
+    async with running_stack(settings, only={"envoy"}):
+        yield f"127.0.0.1:{settings.gateway_port}"
+    upstream.go_on.set()
+    await server.stop(0)
+
+
+@pytest.fixture
+async def channel(gateway: str) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(gateway) as channel:
+        yield channel
+
+
+async def test_a_call_too_many_is_refused_at_once_as_the_services_refuse_it(
+    channel: grpc.aio.Channel, upstream: _Upstream
+) -> None:
+    upstream.go_on.clear()
+    get: Any = channel.unary_unary(_GET)
+    watch: Any = channel.unary_stream(_WATCH)
+    streams = [watch(b"") for _ in range(2 * _AT_ONCE)]
+    assert [await stream.read() for stream in streams] == [b""] * len(streams)
+    calls = [asyncio.ensure_future(get(b"", timeout=30)) for _ in range(_AT_ONCE)]
+    async with asyncio.timeout(20):
+        while upstream.waiting < _AT_ONCE:
+            await asyncio.sleep(0.01)
+    begun = time.monotonic()
+    refused = await asyncio.gather(*(_refused(get) for _ in range(10)))
+    assert time.monotonic() - begun < 2
+    expected = DomainError(reasons.ERROR_REASON_OVERLOADED)
+    for error in refused:
+        assert (error.code(), error.details()) == (expected.code, expected.message)
+        assert _status(error) == expected.status()
+    # A stream is opened all the same.
+    more = watch(b"")
+    assert await more.read() == b""
+    upstream.go_on.set()
+    assert await asyncio.gather(*calls) == [b""] * _AT_ONCE
+    assert await get(b"", timeout=30) == b""
+    for stream in (*streams, more):
+        stream.cancel()
+
+
+async def _refused(get: Any) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await get(b"", timeout=10)
+    return caught.value
+
+
+def _status(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+    trailing: Any = error.trailing_metadata()
+    return status_pb2.Status.FromString(dict(trailing)["grpc-status-details-bin"])
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        pytest.param([("x-junk", "x" * 50_000)], id="long"),
+        pytest.param([(f"x-{number}", "1") for number in range(900)], id="many"),
+    ],
+)
+async def test_metadata_that_is_too_large_is_refused_as_such(
+    channel: grpc.aio.Channel, metadata: list[tuple[str, str]]
+) -> None:
+    get: Any = channel.unary_unary(_GET)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await get(b"", metadata=metadata, timeout=10)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_every_stream_has_a_place_of_its_own_beside_the_calls() -> None:
+    text = configuration(Settings(), "127.0.0.1", {"auth": [1], "task": [2], "notification": [3]})
+    for path in ACCESS:
+        service, name = path.removeprefix("/").split("/")
+        try:
+            method = descriptor_pool.Default().FindServiceByName(service).FindMethodByName(name)
+        except KeyError:
+            continue
+        if method.server_streaming and path.startswith("/taskflow."):
+            place = text[text.index(f'prefix: "{path}"') :]
+            assert "priority: HIGH" in place[: place.index("retry_policy")], path

@@ -1,0 +1,78 @@
+"""Promises of overload protection: bursts pass, what lasts is refused at once, and an outage isn't called overload."""
+
+from services.platform.config import Settings
+from services.platform.crowd import Crowd
+from taskflow.error.v1 import error_reason_pb2 as reasons
+
+_USUAL, _MOST = 10, 50
+
+
+class Calls:
+    """A crowd on a clock of its own (seconds)."""
+
+    def __init__(self) -> None:
+        self.crowd = Crowd(Settings(usual_calls=_USUAL, max_calls=_MOST))
+        self.now = 1e9
+
+    def come(self, count: int) -> list[str]:
+        """The reasons by which they are refused; empty for those that may go on."""
+        answers = [self.crowd.enter(self.now) for _ in range(count)]
+        return [
+            reasons.ErrorReason.Name(answer.reason)[13:] if answer else "" for answer in answers
+        ]
+
+    def end(self, count: int, *, well: bool = True) -> None:
+        for _ in range(count):
+            self.crowd.leave(self.now, answered=well)
+
+
+def test_a_burst_passes_up_to_the_most_calls_there_may_be() -> None:
+    calls = Calls()
+    calls.come(1)
+    calls.end(1)
+    assert calls.come(_MOST + 1) == [""] * _MOST + ["OVERLOADED"]
+
+
+def test_what_lasts_is_refused_until_half_of_the_usual_calls_are_left() -> None:
+    calls = Calls()
+    calls.come(_USUAL + 5)
+    calls.now += 0.4
+    calls.end(1)
+    assert calls.come(1) == [""]
+    calls.now += 0.2
+    calls.end(1)
+    assert calls.come(1) == ["OVERLOADED"]
+    # Room for one is room for one, not for another burst.
+    calls.end(5)
+    assert calls.come(3) == ["", "OVERLOADED", "OVERLOADED"]
+    calls.end(_USUAL // 2)
+    assert calls.come(20) == [""] * 20
+
+
+def test_a_usual_number_of_calls_passes_however_long_it_lasts() -> None:
+    calls = Calls()
+    calls.come(_USUAL - 1)
+    for _ in range(1000):
+        assert calls.come(1) == [""]
+        calls.now += 0.01
+        calls.end(1)
+
+
+def test_while_nothing_is_answered_a_call_is_told_of_an_outage_and_not_of_overload() -> None:
+    calls = Calls()
+    calls.come(_USUAL - 1)
+    calls.now += 0.4
+    assert calls.come(3) == ["", "", ""]
+    calls.end(1, well=False)
+    calls.now += 0.2
+    assert calls.come(2) == ["DEPENDENCY_UNAVAILABLE"] * 2
+    calls.end(1)
+    assert calls.come(1) == [""]
+
+
+def test_a_burst_after_a_silence_is_no_outage() -> None:
+    calls = Calls()
+    calls.come(1)
+    calls.end(1)
+    calls.now += 3600
+    assert calls.come(_USUAL + 5) == [""] * (_USUAL + 5)
