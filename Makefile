@@ -8,12 +8,14 @@ ROWS ?=
 PROFILE ?= short
 ONLY ?=
 SEED ?=
+DIR ?=
+FROM ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults bench up lint fmt gen lock clean
+.PHONY: help setup demo test faults bench up backup restore lint fmt gen lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
 
 setup: ## Install what is missing into .venv; every other target does it by itself
 	@for python in $(PYTHON); do \
@@ -39,6 +41,12 @@ bench: setup ## Measure against the floors in docs/performance.md; ROWS=P1,P4 fo
 
 up: setup ## Run everything on this machine until Ctrl-C
 	@exec $(PY) -m deploy.local --exit-with-parent $(ARGS)
+
+backup: setup ## Back up the stack while it runs, into backups/taskflow-<UTC time> or DIR=folder
+	@exec $(PY) -m deploy.backup make $(if $(DIR),--to "$(DIR)") $(ARGS)
+
+restore: setup ## Fill the data folder, which has to be empty, from a backup: FROM=folder
+	@exec $(PY) -m deploy.backup restore "$(FROM)" $(ARGS)
 
 lint: setup ## Check format, rules, types, imports, protos and that generated code is up to date
 	@$(PY) -m deploy.lint

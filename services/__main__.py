@@ -1,4 +1,4 @@
-"""python -m services <auth|task|notification|relay|migrate|grant-operator|rotate-keys>"""
+"""python -m services <auth|task|notification|relay|migrate|recover|grant-operator|rotate-keys>"""
 
 import argparse
 import asyncio
@@ -14,6 +14,7 @@ def main() -> None:
         commands.add_parser(name, help=f"run the {name} service")
     commands.add_parser("relay", help="publish the outbox to JetStream")
     commands.add_parser("migrate", help="bring the database to the newest schema")
+    commands.add_parser("recover", help="after the database was restored: begin all else again")
     grant = commands.add_parser("grant-operator", help="let a user see and replay dead letters")
     grant.add_argument("email")
     rotate = commands.add_parser("rotate-keys", help="make a new key to sign access tokens with")
@@ -50,6 +51,8 @@ async def _run(arguments: argparse.Namespace, settings: config.Settings) -> None
     tracing.start(arguments.command)
     if arguments.command == "relay":
         await app.run_relay(settings, stop_signal())
+    elif arguments.command == "recover":
+        await app.recover(settings)
     elif arguments.command == "grant-operator":
         if not await app.grant_operator(settings, arguments.email):
             sys.exit(1)

@@ -11,8 +11,9 @@ from services.auth import logic as auth_logic
 from services.auth import rpc as auth_rpc
 from services.auth.tokens import SigningKeys
 from services.migrations import wait_until_current
+from services.notification import recovery as notification_recovery
 from services.notification import rpc as notification_rpc
-from services.platform import retention, telemetry, tracing
+from services.platform import recovery, retention, telemetry, tracing
 from services.platform.access import ACCESS
 from services.platform.bus import Bus
 from services.platform.config import Settings
@@ -25,6 +26,7 @@ from services.platform.runtime import Loop, Platform
 from services.platform.seal import Seal
 from services.platform.server import Check, Health, Server
 from services.task import logic as task_logic
+from services.task import recovery as task_recovery
 from services.task import rpc as task_rpc
 from taskflow.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
 
@@ -104,6 +106,29 @@ async def grant_operator(settings: Settings, email: str) -> bool:
         await db.close()
     print(f"{email} is an operator now." if granted else f"Nobody is registered as {email}.")
     return granted
+
+
+async def recover(settings: Settings) -> None:
+    """Makes a database that was put back the beginning of everything else again, and says what that is.
+
+    For a restored backup, and for the loss of Temporal's state. NATS and Temporal are filled anew from the database;
+    what they still hold isn't asked. All of it or nothing happens, and twice does no harm.
+    """
+    db = Database(settings, application="recovery")
+    await db.open()
+    try:
+        async with db.transaction() as tx:
+            events = await recovery.publish_again(tx)
+            await notification_recovery.reset_streams(tx)
+            mails = await notification_recovery.release_mail(tx)
+            reminders = await task_recovery.remind_again(tx, settings.reminder_offsets)
+            jobs = await task_recovery.process_again(tx)
+    finally:
+        await db.close()
+    print(
+        f"To be published again: {events} events. To be planned again: reminders of {reminders} tasks. "
+        f"To be begun again: {jobs} jobs and {mails} mails. Streams will be reset."
+    )
 
 
 def _key_source(name: str, settings: Settings) -> KeySource:

@@ -11,12 +11,18 @@ from pathlib import Path
 from deploy.local.process import birth
 from deploy.local.program import StackError
 
+# Where a backup is put together in the folder that it's restored into, while that isn't whole.
+RESTORING = "restoring"
 _LEFTOVER_SECONDS = 5.0
 
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
     """Hold the folder for this launcher. Raises StackError when it can't be used or another one holds it."""
+    if (folder / RESTORING).exists():
+        raise StackError(
+            f"A backup is being restored into {folder}, or that broke off. If so, remove the folder and restore again."
+        )
     try:
         for part in (folder, folder / "logs", folder / "run"):
             part.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -34,6 +40,18 @@ def claimed(folder: Path) -> Iterator[None]:
         _end_leftovers(folder / "run")
         _keep_last_logs(folder / "logs")
         yield
+
+
+def is_claimed(folder: Path) -> bool:
+    """Whether a launcher holds the folder now."""
+    try:
+        with (folder / "launcher.lock").open() as lock:
+            fcntl.flock(lock.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _lock(file: int, folder: Path) -> None:

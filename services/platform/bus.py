@@ -186,6 +186,11 @@ class Bus:
         except nats.js.errors.BadRequestError:
             return await self.jetstream.update_stream(config)
 
+    async def delete_stream(self) -> None:
+        """With its consumers, which they make anew by themselves. Does nothing where there is none."""
+        with suppress(nats.js.errors.NotFoundError):
+            await self.jetstream.delete_stream(STREAM)
+
     async def pull(self, config: ConsumerConfig) -> AsyncGenerator[Msg, None]:
         """The messages of a consumer, as they come, for ever.
 

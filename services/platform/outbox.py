@@ -43,6 +43,15 @@ async def add_events(tx: Transaction, events: Iterable[Event]) -> None:
     tx.has_events = True
 
 
+async def add_events_for(tx: Transaction, consumer: str, events: Iterable[Event]) -> None:
+    """As `add_events`, for one consumer alone."""
+    rows = [row(event) for event in events]
+    for columns in rows:
+        columns["subject"] = replay_subject(consumer, str(columns["event_id"]))
+    await tx.run_many(_ADD, rows)
+    tx.has_events = True
+
+
 async def add_replay(tx: Transaction, consumer: str, event_id: str, payload: bytes) -> None:
     """Has an event published again, for one consumer alone."""
     await tx.run(

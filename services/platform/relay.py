@@ -30,6 +30,7 @@ from sqlalchemy import (
     exists,
     func,
     select,
+    text,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
@@ -40,7 +41,7 @@ from services.platform.config import Settings
 from services.platform.db import Database, Row, Statement
 from services.platform.publisher import Publisher
 from services.platform.redaction import describe
-from services.platform.tables import outbox, relay_position
+from services.platform.tables import ANY_STREAM_GOES, outbox, relay_position
 
 log = structlog.get_logger()
 
@@ -124,6 +125,7 @@ _UNMARK = Statement(
     )
     .values(published_at=None, stream_sequence=None)
 )
+_WITHOUT_LIMIT = Statement(text("SET LOCAL statement_timeout = 0"))
 _BACKLOG = Statement(
     select(
         func.count().label("depth"),
@@ -278,14 +280,19 @@ class Relay:
         would upset the order.
         """
         connection = self._bus.connections
-        info = await self._bus.ensure_stream()
-        created, last = _identity(info), info.state.last_seq
         async with self._db.read() as tx:
             known = await tx.one(_POSITION)
+        if known and known.stream_created == ANY_STREAM_GOES:
+            log.warning("beginning a new stream, after the database was put back")
+            await self._bus.delete_stream()
+        info = await self._bus.ensure_stream()
+        created, last = _identity(info), info.state.last_seq
         same = known is not None and known.stream_created == created
         held = await self._held(known.last_sequence + 1, last) if known and same else {}
         async with self._db.transaction() as tx:
             known = await tx.one(_LOCK_POSITION)
+            # A week of events may take longer than a statement may.
+            await tx.run(_WITHOUT_LIMIT)
             if known and (not same or known.last_sequence > last):
                 count = await tx.run(
                     _UNMARK,

@@ -33,6 +33,9 @@ outbox = Table(
     Index("outbox_stream_sequence", "stream_sequence"),
 )
 
+# Instead of a stream's creation: the relay is to delete whatever stream there is, and begin a new one.
+ANY_STREAM_GOES = ""
+
 # One row: the stream that the outbox was published to, and how far.
 relay_position = Table(
     "relay_position",

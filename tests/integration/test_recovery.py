@@ -1,0 +1,190 @@
+"""Promises of `python -m services recover`: everything begins again from a database that was put back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from google.protobuf.struct_pb2 import Struct
+from sqlalchemy import text
+
+from deploy.local.stack import running_stack
+from services.app import recover
+from services.platform.bus import STREAM, Bus
+from services.platform.config import Settings
+from services.platform.db import Statement
+from taskflow.event.v1.event_pb2 import Event
+from taskflow.task.v1 import job_pb2
+from taskflow.task.v1.internal_service_pb2 import ClaimJobRequest, PlanReminderRequest
+from taskflow.task.v1.job_service_pb2 import ListJobsRequest
+from tests.conftest import serving, settings_for
+from tests.integration.notification_world import World, a_world, eventually, next_change
+from tests.integration.people import events as outbox_events
+from tests.integration.task_world import TaskWorld, a_task_world, due_at, next_event
+
+_FOR_DISPATCHER = "taskflow._.replay.dispatcher.%"
+
+
+@pytest.fixture(scope="module")
+async def settings(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Settings]:
+    """Stores of their own, with the services: all streams are reset."""
+    chosen = settings_for(tmp_path_factory.mktemp("recovery") / "data")
+    async with (
+        running_stack(chosen, only={"postgres", "nats", "migrate"}) as stack,
+        AsyncExitStack() as running,
+    ):
+        for name in ("auth", "task", "notification", "relay"):
+            await running.enter_async_context(serving(name, stack.settings))
+        yield stack.settings
+
+
+@pytest.fixture
+async def world(settings: Settings) -> AsyncIterator[TaskWorld]:
+    async with a_task_world(settings) as made:
+        yield made
+
+
+@pytest.fixture
+async def inbox(settings: Settings) -> AsyncIterator[World]:
+    async with a_world(settings) as made:
+        yield made
+
+
+async def rows(world: TaskWorld | World, statement: str) -> list[Any]:
+    async with world.db.read() as tx:
+        return await tx.all(Statement(text(statement)))
+
+
+async def asked_of_dispatcher(world: TaskWorld) -> list[Event]:
+    found = await rows(
+        world,
+        f"SELECT payload FROM platform.outbox WHERE subject LIKE '{_FOR_DISPATCHER}' ORDER BY id",
+    )
+    told = [Event.FromString(row.payload) for row in found]
+    return [event for event in told if event.workspace_id == world.workspace_id]
+
+
+async def test_boards_and_inboxes_are_reset_and_go_on(
+    settings: Settings, world: TaskWorld, inbox: World
+) -> None:
+    ben = await inbox.member("ben")
+    await inbox.assign(ben, ben)
+    await inbox.told(ben, 2)
+    cursor = (await inbox.page(ben)).cursor
+    live, board = inbox.watch(ben, cursor), await world.opened()
+    await world.create()
+    await next_event(board)
+    await recover(settings)
+    resumed = inbox.watch(ben, cursor)
+    for stream in (live, resumed):
+        assert (await next_change(stream)).WhichOneof("kind") == "reset"
+    while (await next_event(board)).WhichOneof("kind") != "reset":
+        pass
+
+    await inbox.assign(ben)
+    for stream in (live, resumed):
+        assert (await next_change(stream)).change.sequence == 3
+        stream.cancel()
+    made = await world.create("After")
+    while (await next_event(board)).change.task.id != made.id:
+        pass
+    board.cancel()
+    assert [one.sequence for one in await inbox.listed(ben)] == [3, 2, 1]
+
+
+async def test_the_stream_is_another_one_and_holds_what_the_outbox_does(
+    settings: Settings, world: TaskWorld
+) -> None:
+    bus = Bus(settings, name="test")
+    await bus.connect()
+    await world.create()
+    before = await bus.jetstream.stream_info(STREAM)
+    await recover(settings)
+
+    async def agree() -> bool:
+        try:
+            now = await bus.jetstream.stream_info(STREAM)
+        except Exception:
+            return False
+        [outbox] = await rows(
+            world,
+            "SELECT count(*) AS events, count(published_at) AS published FROM platform.outbox",
+        )
+        return bool(
+            now.created != before.created
+            and outbox.events == outbox.published == now.state.messages
+        )
+
+    await eventually(agree)
+    await bus.close()
+
+
+async def test_reminders_that_are_still_to_come_are_planned_again_and_no_others(
+    settings: Settings, world: TaskWorld
+) -> None:
+    soon = datetime.now(UTC) + timedelta(days=40)
+    open_task = await world.create("Open", due=due_at(soon))
+    deleted, finished = [
+        await world.create(title, due=due_at(soon)) for title in ("Deleted", "Finished")
+    ]
+    await world.delete(deleted)
+    await world.set_status(finished)
+    await world.create("Without a deadline")
+    past = await world.create("Past", due=due_at(datetime.now(UTC) - timedelta(minutes=1)))
+    await recover(settings)
+    asked = await asked_of_dispatcher(world)
+    assert [event.task_updated.task.id for event in asked] == [open_task.id, past.id]
+    # Nobody's text goes along.
+    assert b"Open" not in asked[0].SerializeToString()
+
+    # The last reminder of `past` is sent now.
+    answer = await world.worker_reminders.PlanReminder(
+        PlanReminderRequest(task_id=past.id), metadata=world.service
+    )
+    assert answer.next.offset_seconds == 0
+    await world.set_status(past)
+    await recover(settings)
+    asked = await asked_of_dispatcher(world)
+    assert [event.task_updated.task.id for event in asked[2:]] == [open_task.id]
+
+
+async def test_jobs_that_are_not_finished_are_begun_again(
+    settings: Settings, world: TaskWorld
+) -> None:
+    payload = Struct()
+    payload.update({"message": "hello"})
+    for _ in range(2):
+        await world.create(payload=payload)
+    listed = await world.jobs.ListJobs(
+        ListJobsRequest(workspace_id=world.workspace_id), metadata=world.me
+    )
+    newest, oldest = listed.jobs
+    claimed = await world.worker_jobs.ClaimJob(
+        ClaimJobRequest(job_id=oldest.id, attempt=1), metadata=world.service
+    )
+    assert claimed.job.state == job_pb2.JOB_STATE_PROCESSING
+    await recover(settings)
+    asked = [event.job_changed.job for event in await asked_of_dispatcher(world)]
+    assert [(job.id, job.attempt) for job in asked] == [(oldest.id, 1), (newest.id, 1)]
+    assert {job.state for job in asked} == {job_pb2.JOB_STATE_PENDING}
+    # What a worker makes of it: it goes on with the one that had been begun.
+    again = await world.worker_jobs.ClaimJob(
+        ClaimJobRequest(job_id=oldest.id, attempt=1), metadata=world.service
+    )
+    assert again.claimed
+    changes = await outbox_events(world.db, "taskflow.%.job.updated", oldest.id)
+    assert len(changes) == 1
+
+
+async def test_recovering_twice_tells_nobody_twice(settings: Settings, inbox: World) -> None:
+    ben = await inbox.member("ben")
+    await inbox.assign(ben, ben, ben)
+    before = await inbox.told(ben, 3)
+    await asyncio.gather(recover(settings), recover(settings))
+    await recover(settings)
+    await inbox.assign(ben)
+    # The last event has been consumed, and so have the others, which come before it.
+    after = await inbox.told(ben, 4)
+    assert after[1:] == before
