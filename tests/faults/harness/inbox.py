@@ -1,0 +1,150 @@
+"""A client that knows notifications by what its streams say alone, and goes on from its cursor when one ends."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+import grpc.aio
+
+from taskflow.notification.v1.notification_pb2 import Notification, NotificationChange
+from taskflow.notification.v1.notification_service_pb2 import (
+    ListNotificationsRequest,
+    WatchNotificationsRequest,
+    WatchNotificationsResponse,
+)
+from tests.faults.harness.scenario import Tally
+from tests.faults.harness.world import Person, Stubs
+from tests.integration.notification_world import Device
+
+# Ends that a client resumes from: the server's own, and what a lost connection looks like.
+_RESUMABLE = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+    }
+)
+# Before a stream is opened again (seconds): between these.
+_PAUSE = (0.05, 0.3)
+
+
+class Inbox:
+    """One user's device. `follow` runs until it's cancelled; holes and disorder go into the tally."""
+
+    def __init__(self, person: Person, stubs: Stubs, chance: random.Random, tally: Tally) -> None:
+        self.person = person
+        self._stubs = stubs
+        self._random = chance
+        self._tally = tally
+        self._device = Device(cursor="")
+        self._call: Any = None
+        self._leaving = False
+        self.opened = asyncio.Event()
+        # When the stream that is open now was asked for, and how streams ended.
+        self.asked_at = 0.0
+        self.ends: Counter[str] = Counter()
+        # When a notification came, by its task and kind, and when one was told to be read, by "read" and its id.
+        self.arrived: dict[tuple[str, str], float] = {}
+        # When the stream on which it came had been asked for.
+        self.asked: dict[tuple[str, str], float] = {}
+
+    @property
+    def unread(self) -> list[str]:
+        """Ids, of what it knows."""
+        known = self._device.notifications.values()
+        return [one.id for one in known if not one.HasField("read_time")]
+
+    @property
+    def sequence(self) -> int:
+        return self._device.sequence or 0
+
+    def shown(self) -> list[Notification]:
+        return self._device.shown()
+
+    async def listed(self) -> list[Notification]:
+        """What ListNotifications shows."""
+        found: list[Notification] = []
+        request = ListNotificationsRequest(page_size=1000)
+        while True:
+            answer = await self._stubs.notifications.ListNotifications(
+                request, metadata=self.person.credentials, timeout=10
+            )
+            found.extend(answer.notifications)
+            request.page_token = answer.next_page_token
+            if not request.page_token:
+                return found
+
+    def disconnect(self) -> None:
+        """Goes away without a word; it comes back by itself."""
+        if self._call is not None:
+            self._leaving = True
+            self._call.cancel()
+
+    async def follow(self) -> None:
+        while True:
+            self._leaving = False
+            self.asked_at = time.monotonic()
+            self._call = self._stubs.notifications.WatchNotifications(
+                WatchNotificationsRequest(cursor=self._device.cursor),
+                metadata=self.person.credentials,
+            )
+            try:
+                await self._read(self._call)
+            except grpc.aio.AioRpcError as error:
+                self.ends[error.code().name] += 1
+                if error.code() not in _RESUMABLE:
+                    self._tally.broken.append(
+                        f"a stream ended with {error.code().name}: {error.details()}"
+                    )
+                    return
+            except asyncio.CancelledError:
+                if not self._leaving:
+                    raise
+                self.ends["disconnected"] += 1
+            finally:
+                self._call.cancel()
+            await asyncio.sleep(self._random.uniform(*_PAUSE))
+
+    async def _read(self, call: Any) -> None:
+        last = 0
+        async for message in call:
+            self.opened.set()
+            last = self._apply(message, last)
+        self.ends["OK"] += 1
+
+    def _apply(self, message: WatchNotificationsResponse, last: int) -> int:
+        """`last` is the sequence of the change before on this stream; returns this one's."""
+        device = self._device
+        kind = message.WhichOneof("kind")
+        if kind == "reset":
+            self._tally.broken.append("a stream was reset")
+        if kind == "change":
+            change = message.change
+            self._tally.inverted += change.sequence <= last
+            missed = change.sequence - self.sequence - 1
+            if missed > 0:
+                self._tally.lost += missed
+                device.sequence = change.sequence - 1
+            self._note(change)
+            last = change.sequence
+        # Of a notification that was lost nothing can be marked as read.
+        with suppress(KeyError):
+            device.apply(message)
+        return last
+
+    def _note(self, change: NotificationChange) -> None:
+        keys = []
+        match change.WhichOneof("kind"):
+            case "created":
+                keys = [(change.created.task_id, str(change.created.kind))]
+            case "read":
+                keys = [("read", id) for id in change.read.ids]
+        for key in keys:
+            self.arrived.setdefault(key, time.monotonic())
+            self.asked.setdefault(key, self.asked_at)

@@ -1,0 +1,248 @@
+"""Somebody is removed, or logs out; the next moment something is written, and they ask another process for it."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc.aio
+from uuid_utils.compat import uuid7
+
+from services.auth.tokens import SigningKeys
+from taskflow.auth.v1.auth_service_pb2 import LogoutRequest
+from taskflow.auth.v1.user_service_pb2 import GetCurrentUserRequest
+from taskflow.auth.v1.workspace_pb2 import ROLE_MEMBER
+from taskflow.auth.v1.workspace_service_pb2 import (
+    AddMemberRequest,
+    GetWorkspaceRequest,
+    ListMembersRequest,
+    RemoveMemberRequest,
+)
+from taskflow.notification.v1.notification_service_pb2 import (
+    ListNotificationsRequest,
+    WatchNotificationsRequest,
+)
+from taskflow.task.v1.project_service_pb2 import GetProjectRequest
+from taskflow.task.v1.task_pb2 import Task
+from taskflow.task.v1.task_service_pb2 import (
+    CreateTaskRequest,
+    GetTaskRequest,
+    ListTasksRequest,
+    UpdateTaskRequest,
+    WatchTasksRequest,
+)
+from tests.faults.harness.scenario import Run, Tally
+from tests.faults.harness.world import Person, Stubs, World, a_world, stubs_at
+
+PROMISE = "Removal and logout take effect"
+LIMIT_SECONDS = {"short": 90.0, "long": 1800.0}
+
+# Promised (seconds): until a stream is closed.
+_CLOSED = 5.0
+_AT_ONCE = 16
+# Every n-th time a stream is open meanwhile.
+_STREAM_EVERY = 3
+_DEADLINE = 30.0
+
+
+@dataclass
+class Door:
+    """The processes by name: what is changed and written at the first ones, what is asked at the second."""
+
+    world: World
+    at: dict[str, Stubs]
+    keys: SigningKeys
+    run: Run
+    tally: Tally
+    closed: list[float] = field(default_factory=list)
+
+    async def one(self, number: int, person: Person, task_id: str) -> Person:
+        """Returns the person as a member with a session."""
+        logout = bool(number % 2)
+        watching = None
+        if number // 2 % _STREAM_EVERY == 0:
+            opened = asyncio.Event()
+            watching = asyncio.create_task(self._watch(number, person, opened))
+            async with asyncio.timeout(_DEADLINE):
+                await opened.wait()
+        secret = f"Secret {number} {uuid7()}"
+        if logout:
+            await self.at["auth"].auth.Logout(LogoutRequest(), **_by(person))
+        else:
+            await self.at["auth"].workspaces.RemoveMember(
+                RemoveMemberRequest(workspace_id=self.world.workspace.id, user_id=person.id),
+                **_by(self.world.workspace.owner),
+            )
+        ended = time.monotonic()
+        await self.at["task"].tasks.UpdateTask(
+            UpdateTaskRequest(task=Task(id=task_id, title=secret)),
+            **_by(self.world.workspace.owner),
+        )
+        self.tally.faults += 1
+        await self._ask(person, task_id, secret, logout)
+        if watching is not None:
+            await self._ended(watching, ended, logout, secret)
+        return await self._back(person, logout)
+
+    async def _ask(self, person: Person, task_id: str, secret: str, logout: bool) -> None:
+        for name, call in self._questions(person, task_id, logout).items():
+            self.tally.operations += 1
+            try:
+                answer = await call()
+            except grpc.aio.AioRpcError as error:
+                expected = grpc.StatusCode.UNAUTHENTICATED if logout else grpc.StatusCode.NOT_FOUND
+                self.tally.expect(
+                    error.code() is expected,
+                    f"{name} after {'logout' if logout else 'removal'}: {error.code().name}",
+                )
+                self.tally.leaked += secret in f"{error.details()}{error.trailing_metadata()}"
+                continue
+            self.tally.leaked += 1
+            self.tally.broken.append(
+                f"{name} was answered after {'logout' if logout else 'removal'}: "
+                f"{str(answer)[:100]}"
+            )
+
+    def _questions(
+        self, person: Person, task_id: str, logout: bool
+    ) -> dict[str, Callable[[], Awaitable[Any]]]:
+        """Some of those that there are, one of them about the task."""
+        workspace_id = self.world.workspace.id
+        how = _by(person)
+        tasks, people = self.at["task-2"], self.at["auth-2"]
+        inbox = self.at["notification-2"].notifications
+        first: dict[str, Callable[[], Awaitable[Any]]] = {
+            "GetTask": lambda: tasks.tasks.GetTask(GetTaskRequest(id=task_id), **how),
+            "ListTasks": lambda: tasks.tasks.ListTasks(
+                ListTasksRequest(workspace_id=workspace_id), **how
+            ),
+            "UpdateTask": lambda: tasks.tasks.UpdateTask(
+                UpdateTaskRequest(task=Task(id=task_id, title="Defaced")), **how
+            ),
+        }
+        second: dict[str, Callable[[], Awaitable[Any]]] = {
+            "GetWorkspace": lambda: people.workspaces.GetWorkspace(
+                GetWorkspaceRequest(id=workspace_id), **how
+            ),
+            "ListMembers": lambda: people.workspaces.ListMembers(
+                ListMembersRequest(workspace_id=workspace_id), **how
+            ),
+            "GetProject": lambda: tasks.projects.GetProject(
+                GetProjectRequest(id=self.world.project), **how
+            ),
+            "WatchTasks": lambda: tasks.tasks.WatchTasks(
+                WatchTasksRequest(workspace_id=workspace_id, snapshot=True), **how
+            ).read(),
+        }
+        if logout:
+            second |= {
+                "GetCurrentUser": lambda: people.users.GetCurrentUser(
+                    GetCurrentUserRequest(), **how
+                ),
+                "ListNotifications": lambda: inbox.ListNotifications(
+                    ListNotificationsRequest(), **how
+                ),
+            }
+        asked = {}
+        for questions in (first, second):
+            name = self.run.random.choice(sorted(questions))
+            asked[name] = questions[name]
+        return asked
+
+    async def _watch(self, number: int, person: Person, opened: asyncio.Event) -> tuple[Any, str]:
+        """What the person's stream at another process was ended with, and all that it showed."""
+        how: dict[str, Any] = {"metadata": person.credentials}
+        stream: Any
+        if number // 2 % (2 * _STREAM_EVERY) and number % 2:
+            stream = self.at["notification-2"].notifications.WatchNotifications(
+                WatchNotificationsRequest(), **how
+            )
+        else:
+            stream = self.at["task-2"].tasks.WatchTasks(
+                WatchTasksRequest(workspace_id=self.world.workspace.id), **how
+            )
+        shown = []
+        try:
+            async for message in stream:
+                opened.set()
+                shown.append(str(message))
+        except grpc.aio.AioRpcError as error:
+            return error.code(), "\n".join(shown)
+        finally:
+            opened.set()
+            stream.cancel()
+        return grpc.StatusCode.OK, "\n".join(shown)
+
+    async def _ended(
+        self, watching: asyncio.Task[tuple[Any, str]], since: float, logout: bool, secret: str
+    ) -> None:
+        await asyncio.wait({watching}, timeout=4 * _CLOSED)
+        seconds = time.monotonic() - since
+        self.closed.append(seconds)
+        self.tally.recovered_after(seconds)
+        if not watching.done():
+            watching.cancel()
+            self.tally.leaked += 1
+            self.tally.broken.append("a stream wasn't closed")
+            return
+        code, shown = watching.result()
+        expected = grpc.StatusCode.UNAUTHENTICATED if logout else grpc.StatusCode.PERMISSION_DENIED
+        self.tally.expect(code is expected, f"a stream was closed with {code.name}")
+        # A removal is an event among the changes; of a logout the stream hears up to 5 s later.
+        self.tally.leaked += not logout and secret in shown
+
+    async def _back(self, person: Person, logout: bool) -> Person:
+        owner = self.world.workspace.owner
+        if not logout:
+            await self.at["auth"].workspaces.AddMember(
+                AddMemberRequest(
+                    workspace_id=self.world.workspace.id, email=person.email, role=ROLE_MEMBER
+                ),
+                **_by(owner),
+            )
+            return person
+        again = Person(self.keys, self.world.settings, person.email)
+        again.id = person.id
+        await self.world.fetch(
+            "INSERT INTO auth.sessions (id, user_id, device, expires_at)"
+            " VALUES (%(session)s, %(user)s, 'fault harness', now() + interval '1 day')",
+            {"session": again.session_id, "user": again.id},
+        )
+        return again
+
+
+async def run(run: Run, tally: Tally) -> None:
+    count = run.choose(150, 10_000)
+    async with AsyncExitStack() as opened:
+        world = await opened.enter_async_context(a_world(run, people=_AT_ONCE + 1, projects=4))
+        stubs = {
+            name: await opened.enter_async_context(stubs_at(run.address(name)))
+            for name in ("auth", "task", "auth-2", "task-2", "notification-2")
+        }
+        door = Door(world, stubs, SigningKeys(world.settings), run, tally)
+        numbers = iter(range(count))
+
+        async def work(person: Person, project: str) -> None:
+            answer = await door.at["task"].tasks.CreateTask(
+                CreateTaskRequest(project_id=project, task=Task(title="Harmless")),
+                **_by(world.workspace.owner),
+            )
+            for number in numbers:
+                person = await door.one(number, person, answer.task.id)
+
+        async with asyncio.TaskGroup() as group:
+            for index, person in enumerate(world.people[1:]):
+                projects = world.workspace.projects
+                group.create_task(work(person, projects[index % len(projects)]))
+    late = sum(seconds > _CLOSED for seconds in door.closed)
+    tally.expect(not late, f"{late} of {len(door.closed)} streams were closed later than 5 s")
+    tally.figures["streams closed after (s)"] = (
+        f"median {sorted(door.closed)[len(door.closed) // 2]:.2f}, longest {max(door.closed):.2f}"
+        f" of {len(door.closed):,}"
+    )
+
+
+def _by(person: Person) -> dict[str, Any]:
+    return {"metadata": person.credentials, "timeout": _DEADLINE}
