@@ -91,15 +91,9 @@ class Feed:
                     self.caught_up.set()
 
     def _append(self, message: Msg) -> None:
-        _, workspace_id, aggregate, _ = message.subject.split(".")
+        workspace_id = message.subject.split(".")[1]
         position = _position(message, self.ring.head.epoch)
-        removed = ""
-        if aggregate == "member":
-            try:
-                removed = Event.FromString(message.data).member_removed.user_id
-            except DecodeError:
-                log.error("unreadable event", sequence=position.sequence)
-        self.ring.append(workspace_id, position, message.data, removed)
+        self.ring.append(workspace_id, position, message.data, _removed(message))
 
     async def read_back(self, reader: Reader) -> list[Entry]:
         """The next entries of a stream that isn't in the ring; moves it behind them, or into the ring.
@@ -208,10 +202,18 @@ def _short(event: str) -> str:
 
 
 def _entry(message: Msg, room: Room, epoch: str) -> Entry:
-    removed = ""
-    if message.subject.endswith(".member.removed"):
-        removed = Event.FromString(message.data).member_removed.user_id
-    return Entry(_position(message, epoch), room, message.data, removed=removed)
+    return Entry(_position(message, epoch), room, message.data, removed=_removed(message))
+
+
+def _removed(message: Msg) -> str:
+    """The user whose removal the event is; empty for other events, and for one that can't be read."""
+    if not message.subject.endswith(".member.removed"):
+        return ""
+    try:
+        return Event.FromString(message.data).member_removed.user_id
+    except DecodeError:
+        log.error("unreadable event", sequence=message.metadata.sequence.stream)
+        return ""
 
 
 def _epoch(info: StreamInfo) -> str:

@@ -12,11 +12,15 @@ import grpc
 import grpc.aio
 import pytest
 from nats.aio.msg import Msg
+from sqlalchemy import insert
+from uuid_utils.compat import uuid7
 
 from deploy.local.stack import Stack, running_stack
 from services.platform.bus import STREAM, Bus
 from services.platform.config import Settings
+from services.platform.db import Statement
 from services.platform.seal import Seal
+from services.platform.tables import outbox
 from services.task import feed
 from taskflow.task.v1.task_pb2 import TaskFilter
 from tests.conftest import free_ports, serving, settings_for
@@ -31,6 +35,8 @@ from tests.integration.task_world import (
     next_message,
     told,
 )
+
+_ADD = Statement(insert(outbox), ["event_id", "subject", "payload"])
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +128,25 @@ async def test_a_stream_that_memory_has_left_behind_reads_on_from_the_store(
         assert [told(message)[1] for message in await events(resumed, 80)] == direct
         sevens = [told(message)[1] for message in await events(filtered, 17)]
         assert sevens == [title for title in direct if "7" in title]
+
+
+async def test_an_event_that_cant_be_read_ends_no_stream(
+    world: TaskWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "_BACKLOG", 0)
+    call = await world.opened()
+    await world.create("before")
+    first = await next_event(call)
+    subject = f"taskflow.{world.workspace_id}"
+    async with world.db.transaction() as tx:
+        for event in ("member.removed", "task.updated", "job.created"):
+            await tx.run(_ADD, event_id=uuid7(), subject=f"{subject}.{event}", payload=b"\xff")
+    await world.create("after")
+    assert told(await next_event(call))[1] == "after"
+    # From memory, and from the store.
+    assert told(await next_event(world.watch(cursor=first.cursor)))[1] == "after"
+    async with another_process(world) as other:
+        assert told(await next_event(other.watch(cursor=first.cursor)))[1] == "after"
 
 
 async def test_a_slow_reader_misses_nothing_and_delays_nobody(
