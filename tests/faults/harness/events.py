@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -124,8 +124,10 @@ class Effects:
     total: int
 
 
-async def effects(settings: Settings, workspace_id: str) -> Effects:
-    wanted = tellings(await outbox(settings, workspace_id))
+async def effects(settings: Settings, workspace_id: str, without: Collection[str] = ()) -> Effects:
+    """`without` are ids of events that can't have an effect."""
+    written = await outbox(settings, workspace_id)
+    wanted = tellings(stored for stored in written if stored.id not in without)
     had = await told(settings, workspace_id)
     surplus = sum(count - (telling in wanted) for telling, count in had.items())
     return Effects(len(wanted - had.keys()), surplus, sum(had.values()))

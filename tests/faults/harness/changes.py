@@ -1,0 +1,121 @@
+"""Writers that go on changing tasks of their own, and log what they were told."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc.aio
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from taskflow.task.v1.task_pb2 import TASK_STATUS_IN_PROGRESS, TASK_STATUS_TODO, Task
+from taskflow.task.v1.task_service_pb2 import (
+    ChangeTaskStatusRequest,
+    CreateTaskRequest,
+    UpdateTaskRequest,
+)
+from tests.faults.harness.oplog import OperationLog
+from tests.faults.harness.scenario import Run
+from tests.faults.harness.world import World
+
+_WRITERS = 4
+_TASKS_EACH = 6
+# Seconds; so long a writer waits for an answer.
+_PATIENCE = 15.0
+
+
+class Changes:
+    """The owner changes tasks that are assigned to the second of the people; `acknowledged` counts.
+
+    One change in `telling_every` is of the status, of which the assignee is told; the others are of the priority, of
+    which nobody is. `pause` (seconds) is between a writer's calls and can be changed meanwhile.
+    """
+
+    def __init__(
+        self, run: Run, world: World, log: OperationLog, *, telling_every: int, pause: float
+    ) -> None:
+        self._run = run
+        self._world = world
+        self._log = log
+        self._telling_every = telling_every
+        self._tasks: list[Task] = []
+        self.acknowledged = 0
+        self.pause = pause
+
+    @property
+    def spare(self) -> Task:
+        """A task that no writer changes."""
+        return self._tasks[-1]
+
+    @asynccontextmanager
+    async def going_on(self) -> AsyncIterator[None]:
+        """Makes the tasks; the writers work while the block runs."""
+        for _ in range(_WRITERS * _TASKS_EACH + 1):
+            self._tasks.append(await self._create())
+        writing = [
+            asyncio.create_task(self._write(self._tasks[n * _TASKS_EACH : (n + 1) * _TASKS_EACH]))
+            for n in range(_WRITERS)
+        ]
+        try:
+            yield
+        finally:
+            for task in writing:
+                task.cancel()
+            await asyncio.gather(*writing, return_exceptions=True)
+
+    async def reach(self, acknowledged: int) -> None:
+        """Waits until so many changes have been acknowledged."""
+        while self.acknowledged < acknowledged:
+            await asyncio.sleep(0.01)
+
+    async def change(self, task: Task, *, telling: bool) -> None:
+        """Changes a task, and takes in what it is then."""
+        entry = self._log.begin("status" if telling else "priority", task=task.id)
+        try:
+            answer = await (self._status(task) if telling else self._priority(task))
+        except grpc.aio.AioRpcError as error:
+            entry.raised(error)
+            return
+        task.CopyFrom(answer.task)
+        entry.ok(revision=task.revision)
+        self.acknowledged += 1
+
+    async def _create(self) -> Task:
+        entry = self._log.begin("create")
+        answer = await self._world.stubs.tasks.CreateTask(
+            CreateTaskRequest(
+                project_id=self._world.project,
+                task=Task(title="Weigh the anchor", assignee_id=self._world.people[1].id),
+            ),
+            metadata=self._world.people[0].credentials,
+            timeout=_PATIENCE,
+        )
+        task: Task = answer.task
+        entry.ok(task=task.id, revision=task.revision)
+        return task
+
+    async def _write(self, tasks: list[Task]) -> None:
+        count = 0
+        while True:
+            count += 1
+            task = self._run.random.choice(tasks)
+            await self.change(task, telling=count % self._telling_every == 0)
+            await asyncio.sleep(self.pause)
+
+    def _status(self, task: Task) -> Any:
+        todo = task.status == TASK_STATUS_TODO
+        request = ChangeTaskStatusRequest(
+            id=task.id, status=TASK_STATUS_IN_PROGRESS if todo else TASK_STATUS_TODO
+        )
+        return self._world.stubs.tasks.ChangeTaskStatus(
+            request, metadata=self._world.people[0].credentials, timeout=_PATIENCE
+        )
+
+    def _priority(self, task: Task) -> Any:
+        request = UpdateTaskRequest(
+            task=Task(id=task.id, priority=task.priority % 4 + 1),  # type: ignore[arg-type]
+            update_mask=FieldMask(paths=["priority"]),
+        )
+        return self._world.stubs.tasks.UpdateTask(
+            request, metadata=self._world.people[0].credentials, timeout=_PATIENCE
+        )
