@@ -32,7 +32,7 @@ class Batcher(Generic[Item, Answer]):
         self._workers: set[asyncio.Task[None]] = set()
 
     async def __call__(self, item: Item) -> Answer:
-        """Who is cancelled meanwhile doesn't stop the run, which is others' as well."""
+        """Who is cancelled meanwhile doesn't stop the run, which is others' as well; before it begins, isn't in it."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, answer))
         if self._idle:
@@ -45,11 +45,19 @@ class Batcher(Generic[Item, Answer]):
 
     async def _work(self) -> None:
         try:
-            while self._waiting:
-                count = min(self._size, len(self._waiting))
-                await self._together([self._waiting.popleft() for _ in range(count)])
+            while batch := self._next():
+                await self._together(batch)
         finally:
             self._idle += 1
+
+    def _next(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
+        """Those that wait longest. After an outage most of what waits is waited for by nobody any more."""
+        batch: list[tuple[Item, asyncio.Future[Answer]]] = []
+        while self._waiting and len(batch) < self._size:
+            waiting = self._waiting.popleft()
+            if not waiting[1].cancelled():
+                batch.append(waiting)
+        return batch
 
     async def _together(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
         answers: Sequence[Answer | Exception]

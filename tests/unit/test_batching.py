@@ -93,3 +93,18 @@ async def test_a_run_is_no_part_of_the_call_that_began_it() -> None:
     _who.set("somebody")
     await batcher(1)
     assert runs.callers == ["nobody"]
+
+
+async def test_who_is_gone_before_the_run_begins_is_not_in_it() -> None:
+    runs = Runs(held=True)
+    batcher = Batcher(runs, size=2, runs=1)
+    first = asyncio.create_task(batcher(1))
+    await asyncio.sleep(0.01)
+    waiting = [asyncio.create_task(batcher(n)) for n in range(2, 9)]
+    await asyncio.sleep(0)
+    for call in waiting[:-1]:
+        call.cancel()
+    await asyncio.sleep(0)
+    runs.go.set()
+    assert await asyncio.gather(first, waiting[-1]) == [1, 64]
+    assert runs.seen == [[1], [8]]
