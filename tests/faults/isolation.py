@@ -1,0 +1,248 @@
+"""Every RPC × every id field with an id that the caller may not know of: what is told, and what changed by it."""
+
+import random
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+from uuid import uuid4
+
+import grpc.aio
+from google.rpc import error_details_pb2, status_pb2
+from sqlalchemy import text
+
+from services.platform.access import Access
+from services.platform.db import Statement
+from tests.faults.rpcs import Place, Rpc, every_rpc, is_id, kind_of, places
+from tests.faults.seeds import valid
+from tests.faults.world import World
+
+# What an id that the caller may not know of leads to, where it isn't NOT_FOUND.
+_NO_MEMBER = "FAILED_PRECONDITION ASSIGNEE_NOT_MEMBER"
+_NO_PARENT = "FAILED_PRECONDITION PARENT_INVALID"
+_PASSED_OVER = "OK"
+_ELSEWHERE = {
+    "task.assignee_id": _NO_MEMBER,
+    "assignee_id": _NO_MEMBER,
+    "task.parent_id": _NO_PARENT,
+    # Filters that nothing matches, and lists of which only one's own counts.
+    "filter.project_ids": _PASSED_OVER,
+    "filter.assignee_ids": _PASSED_OVER,
+    "filter.creator_ids": _PASSED_OVER,
+    "BatchGetUsers.ids": _PASSED_OVER,
+    "MarkRead.ids": _PASSED_OVER,
+    "ListJobs.task_id": _PASSED_OVER,
+    "ListSuggestions.task_id": _PASSED_OVER,
+    # Output only.
+    "CreateProject.project.id": _PASSED_OVER,
+    "CreateTask.task.id": _PASSED_OVER,
+    "UpdateCurrentUser.user.id": _PASSED_OVER,
+    "project.workspace_id": _PASSED_OVER,
+    "project.creator_id": _PASSED_OVER,
+    "task.workspace_id": _PASSED_OVER,
+    "task.project_id": _PASSED_OVER,
+    "task.creator_id": _PASSED_OVER,
+    # For operators, who aren't told apart by workspaces.
+    "ReplayDeadLetter.id": "PERMISSION_DENIED NOT_FOR_CALLER",
+}
+# Of requests that ids alone don't make: what is said besides stays the same for both ids.
+_SEED = 7
+
+
+@dataclass(frozen=True)
+class Told:
+    """All that a caller learns: the code with its reason, the details, and the answer if there is one."""
+
+    code: str
+    text: str
+    answer: str
+
+
+def id_places() -> list[tuple[Rpc, Place]]:
+    """All places where an id can be sent, of calls that users make."""
+    callers = {Access.OPEN, Access.SERVICE}
+    return [
+        (rpc, place)
+        for rpc in every_rpc()
+        if rpc.ours and rpc.access not in callers
+        for place in places(rpc)
+        if is_id(place.field)
+    ]
+
+
+def seal_places() -> list[tuple[Rpc, Place]]:
+    """All places where a page token or a cursor can be sent."""
+    callers = {Access.OPEN, Access.SERVICE, Access.OPERATOR}
+    return [
+        (rpc, place)
+        for rpc in every_rpc()
+        if rpc.ours and rpc.access not in callers
+        for place in places(rpc)
+        if place.field.name in ("page_token", "cursor")
+    ]
+
+
+async def try_foreign_ids(victim: World, stranger: World, rpc: Rpc, place: Place) -> list[str]:
+    """Sentences: what a stranger was told, or changed, with the victim's ids. None when they're as good as unknown."""
+    kind = kind_of(rpc, place.field, frozenset(victim.ids))
+    before = await state(victim)
+    wanted = _ELSEWHERE.get(f"{rpc.name}.{place.path}") or _ELSEWHERE.get(
+        place.path, "NOT_FOUND RESOURCE_NOT_FOUND"
+    )
+    found = []
+    for foreign in victim.ids[kind][:2]:
+        told = await _asked(stranger, rpc, place, foreign)
+        if told.code != wanted:
+            found.append(f"a foreign id is answered {told.code}, not {wanted}")
+        unknown = await _asked(stranger, rpc, place, str(uuid4()))
+        if told != unknown:
+            found.append(f"a foreign id is answered {told}, an unknown one {unknown}")
+        secrets = (victim.mark, *(name for names in victim.ids.values() for name in names))
+        if any(secret in told.text + told.answer for secret in secrets):
+            found.append(f"something foreign was told: {told}")
+    if await state(victim) != before:
+        found.append("something foreign was changed")
+    return [f"{rpc.name}.{place.path}: {sentence}" for sentence in found]
+
+
+async def try_foreign_key(victim: World, stranger: World) -> list[str]:
+    """As `try_foreign_ids`, of a task's key."""
+    (rpc,) = (rpc for rpc in every_rpc() if rpc.name == "GetTask")
+    before = await state(victim)
+    told = []
+    for workspace_id in (victim.workspace_id, str(uuid4())):
+        request = rpc.request(id="P0-1", workspace_id=workspace_id)
+        told.append(await _call(stranger, rpc, request, workspace_id))
+    right = told[0] == told[1] and told[0].code == "NOT_FOUND RESOURCE_NOT_FOUND"
+    found = [] if right else [f"a foreign key is answered {told[0]}, an unknown one {told[1]}"]
+    if await state(victim) != before:
+        found.append("something foreign was changed by a key")
+    return found
+
+
+async def try_foreign_seals(victim: World, stranger: World, rpc: Rpc, place: Place) -> list[str]:
+    """As `try_foreign_ids`, of page tokens and cursors: they're as good as forged ones."""
+    codes = ("INVALID_ARGUMENT INVALID_PAGE_TOKEN", "INVALID_ARGUMENT INVALID_CURSOR")
+    found = []
+    for seal in filter(None, victim.seals):
+        told = await _asked(stranger, rpc, place, seal)
+        forged = await _asked(stranger, rpc, place, seal[::-1])
+        if told != forged or told.code not in codes:
+            found.append(f"{rpc.name}.{place.path}: a foreign seal is answered {told}")
+    return found
+
+
+async def _asked(world: World, rpc: Rpc, place: Place, value: str) -> Told:
+    """A request of the world's own that is right but for the one value."""
+    request = _request(world, rpc)
+    parent = place.parent(request)
+    if place.field.is_repeated:
+        getattr(parent, place.field.name)[:] = [value]
+    else:
+        setattr(parent, place.field.name, value)
+    return await _call(world, rpc, request, value)
+
+
+def _request(world: World, rpc: Rpc) -> Any:
+    """The fewest fields: no mask, no parent or assignee that would be wrong as well, nothing that can be repeated."""
+    rng = random.Random(_SEED)
+    while True:
+        request = valid(rpc, world, rng)
+        for name in ("update_mask", "request_id", "filter", "edit", "cursor", "snapshot"):
+            if name in request.DESCRIPTOR.fields_by_name:
+                request.ClearField(name)
+        for name in ("task", "project", "workspace", "user"):
+            if name in request.DESCRIPTOR.fields_by_name:
+                _reduce(getattr(request, name))
+        return request
+
+
+def _reduce(resource: Any) -> None:
+    for field, _ in resource.ListFields():
+        if field.name not in ("id", "title", "display_name", "key"):
+            resource.ClearField(field.name)
+    if "key" in resource.DESCRIPTOR.fields_by_name:
+        resource.key = f"K{uuid4().hex[:8].upper()}"
+
+
+async def _call(world: World, rpc: Rpc, request: Any, value: str) -> Told:
+    """What came back, with the value that was asked for taken out."""
+    channel = world.channels[rpc.process]
+    more: Any = {"metadata": world.owner.credentials, "timeout": 15}
+    coders: Any = (rpc.request.SerializeToString, rpc.response.FromString)
+    try:
+        if rpc.method.server_streaming:
+            stream: Any = channel.unary_stream(rpc.path, *coders)(request, **more)
+            try:
+                answer: Any = await stream.read()
+            finally:
+                stream.cancel()
+        else:
+            unary: Any = channel.unary_unary(rpc.path, *coders)
+            answer = await unary(request, **more)
+    except grpc.aio.AioRpcError as error:
+        return _told(error, value)
+    return Told("OK", "", _constant(answer, rpc).replace(value, "?"))
+
+
+def _told(error: grpc.aio.AioRpcError, value: str) -> Told:
+    trailing: Any = error.trailing_metadata()
+    status = status_pb2.Status.FromString(dict(trailing).get("grpc-status-details-bin", b""))
+    info = error_details_pb2.ErrorInfo()
+    for detail in status.details:
+        detail.Unpack(info)
+    said = f"{error.details()} {status}".replace(value, "?")
+    return Told(f"{error.code().name} {info.reason}", said, "")
+
+
+def _constant(answer: Any, rpc: Rpc) -> str:
+    """The answer without what is new each time."""
+    if rpc.method.server_streaming:
+        # The first heartbeat tells the time.
+        return str(answer.WhichOneof("kind"))
+    for message in (answer, *(inner for _, inner in answer.ListFields() if _is_message(inner))):
+        for name in ("id", "key", "etag", "revision", "create_time", "update_time", "cursor"):
+            if name in message.DESCRIPTOR.fields_by_name:
+                message.ClearField(name)
+    return str(answer)
+
+
+def _is_message(value: Any) -> bool:
+    return hasattr(value, "DESCRIPTOR")
+
+
+_COLUMNS = Statement(
+    text(
+        "SELECT table_schema AS schema, table_name AS name, array_agg(column_name::text) AS columns"
+        " FROM information_schema.columns WHERE table_schema IN ('auth', 'task', 'notification')"
+        " GROUP BY 1, 2"
+    )
+)
+
+
+async def state(world: World) -> dict[str, str]:
+    """A digest of all rows that belong to the workspace or its people, by table; of workspaces and users their own."""
+    found = {}
+    async with world.db.read() as tx:
+        for table in await tx.all(_COLUMNS):
+            owned = [name for name in ("workspace_id", "user_id", "id") if name in table.columns]
+            if not owned:
+                continue
+            row = await tx.one(
+                _digest(table.schema, table.name, tuple(owned)),
+                ids=[world.workspace_id, world.owner.id, world.member.id],
+            )
+            assert row is not None
+            found[f"{table.schema}.{table.name}"] = row.digest
+    assert found["task.tasks"] != "0 "
+    return found
+
+
+@cache
+def _digest(schema: str, name: str, owned: tuple[str, ...]) -> Statement:
+    condition = " OR ".join(f"{column}::text = ANY(:ids)" for column in owned)
+    return Statement(
+        text(
+            "SELECT count(*) || ' ' || coalesce(md5(string_agg(t::text, ' ' ORDER BY t::text)), '')"
+            f" AS digest FROM {schema}.{name} t WHERE {condition}"
+        )
+    )

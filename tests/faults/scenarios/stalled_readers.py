@@ -1,0 +1,349 @@
+"""Half of the streams aren't read any more while much is to be told; what the other half feels of it."""
+
+import asyncio
+import re
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc.aio
+
+from deploy.local.probes import http_get
+from taskflow.notification.v1.notification_service_pb2 import WatchNotificationsRequest
+from taskflow.task.v1.task_pb2 import Task
+from taskflow.task.v1.task_service_pb2 import (
+    CreateTaskRequest,
+    UpdateTaskRequest,
+    WatchTasksRequest,
+)
+from tests.bench.memory import resident
+from tests.faults.harness.load import at_rate
+from tests.faults.harness.scenario import Run, Tally
+from tests.faults.harness.world import CHANNEL_OPTIONS, Person, Stubs, World, a_world
+from tests.integration.people import read_refusal
+
+PROMISE = "A stalled reader delays nobody"
+LIMIT_SECONDS = {"short": 150.0, "long": 900.0}
+
+# Promised: seconds, bytes, seconds.
+_P99 = 0.5
+_GROWTH = 200 * 1024 * 1024
+_CUT = 30.0
+# What a client takes in for a stream that it doesn't read, as gRPC does unless it measures the line's capacity (bytes).
+_WINDOW = 64 * 1024
+# Offered to each stalled stream: more than client and gateway take in for it together (bytes).
+_FLOOD = 320 * 1024
+_PER_CONNECTION = 100
+_OPENING = 50
+# Probes a second, and what may be missing of them at the end for so long (seconds).
+_RATE = 4.0
+_PATIENCE = 20.0
+_LONGEST_TEXT = 20_000
+# The most that a title may have, in characters of four bytes.
+_LONGEST_TITLE = "🪝" * 255
+
+_METRIC = re.compile(
+    rb'^taskflow_streams_ended_total\{code="RESOURCE_EXHAUSTED",method="(.*)"\} (.*)$', re.MULTILINE
+)
+
+Open = Callable[[Stubs, int], Any]
+
+
+@dataclass
+class Kind:
+    """WatchTasks or WatchNotifications: how the n-th stream is opened, the flood, and the small changes after it.
+
+    `probe(number)` makes a change and returns what names it; `named(message)` finds it on a stream. Each probe is
+    for `receivers(number)` of the streams that are read.
+    """
+
+    service: str
+    method: str
+    open: Open
+    flood: Callable[[], Awaitable[float]]
+    probe: Callable[[int], Awaitable[str]]
+    named: Callable[[Any], str]
+
+
+@dataclass
+class Readers:
+    """Streams that are read. What they show, by name: the seconds at which each of them had it."""
+
+    named: Callable[[Any], str]
+    arrived: dict[str, list[float]] = field(default_factory=dict)
+    ended: Counter[str] = field(default_factory=Counter)
+
+    async def follow(self, call: Any) -> None:
+        try:
+            async for message in call:
+                name = self.named(message)
+                if name:
+                    self.arrived.setdefault(name, []).append(time.monotonic())
+            self.ended["OK"] += 1
+        except grpc.aio.AioRpcError as error:
+            self.ended[error.code().name] += 1
+
+
+async def run(run: Run, tally: Tally) -> None:
+    count = run.choose(150, 500)
+    # One user whose streams are flooded, and nine others.
+    async with a_world(run, people=11) as world:
+        kinds = [_tasks(world), await _notifications(world, count)]
+        for kind in kinds:
+            run.say(f"{kind.method}: opening {count} streams that are read and {count} that aren't")
+            await _stall(run, world, kind, count, tally)
+
+
+def _tasks(world: World) -> Kind:
+    """All streams are of one workspace."""
+    owner = world.workspace.owner
+
+    async def create(title: str) -> str:
+        answer = await world.stubs.tasks.CreateTask(
+            CreateTaskRequest(project_id=world.project, task=Task(title=title)), **_by(owner)
+        )
+        task_id: str = answer.task.id
+        return task_id
+
+    tasks: dict[str, str] = {}
+
+    async def update(name: str, task: Task) -> None:
+        if name not in tasks:
+            tasks[name] = await create(name)
+        task.id = tasks[name]
+        await world.stubs.tasks.UpdateTask(UpdateTaskRequest(task=task), **_by(owner))
+
+    async def flood() -> float:
+        full = 0.0
+        for number in range(_FLOOD // _LONGEST_TEXT + 1):
+            if number * _LONGEST_TEXT > _WINDOW and not full:
+                full = time.monotonic()
+            await update("Flood", Task(description=f"{number} ".ljust(_LONGEST_TEXT, "x")))
+        return full
+
+    async def probe(number: int) -> str:
+        name = f"Probe {number}"
+        await update("Probe", Task(title=name))
+        return name
+
+    return Kind(
+        "task",
+        "/taskflow.task.v1.TaskService/WatchTasks",
+        lambda stubs, _: stubs.tasks.WatchTasks(
+            WatchTasksRequest(workspace_id=world.workspace.id), metadata=owner.credentials
+        ),
+        flood,
+        probe,
+        lambda message: _if_probe(message.change.task.title),
+    )
+
+
+async def _notifications(world: World, count: int) -> Kind:
+    """The streams that aren't read are all of the first person; those that are read, of all ten in turn."""
+    owner, *people = world.people
+
+    async def tell(person: Person, title: str) -> None:
+        task = Task(title=title, assignee_id=person.id)
+        await world.stubs.tasks.CreateTask(
+            CreateTaskRequest(project_id=world.project, task=task), **_by(owner)
+        )
+
+    async def flood() -> float:
+        size = len(_LONGEST_TITLE.encode())
+        full = 0.0
+        for number in range(0, _FLOOD // size + 1, _OPENING):
+            if number * size > _WINDOW and not full:
+                full = time.monotonic()
+            await asyncio.gather(*(tell(people[0], _LONGEST_TITLE) for _ in range(_OPENING)))
+        return full
+
+    async def probe(number: int) -> str:
+        name = f"Probe {number}"
+        await tell(people[number % len(people)], name)
+        return name
+
+    return Kind(
+        "notification",
+        "/taskflow.notification.v1.NotificationService/WatchNotifications",
+        lambda stubs, number: stubs.notifications.WatchNotifications(
+            WatchNotificationsRequest(),
+            metadata=people[0 if number < 0 else number % len(people)].credentials,
+        ),
+        flood,
+        probe,
+        lambda message: _if_probe(message.change.created.task_title),
+    )
+
+
+def _if_probe(title: str) -> str:
+    return title if title.startswith("Probe ") else ""
+
+
+async def _stall(run: Run, world: World, kind: Kind, count: int, tally: Tally) -> None:
+    readers = Readers(kind.named)
+    programs = [kind.service, f"{kind.service}-2", "envoy"]
+    async with AsyncExitStack() as exit_stack:
+        healthy = await exit_stack.enter_async_context(_opened(run, kind, range(count)))
+        stalled = await exit_stack.enter_async_context(_opened(run, kind, range(-count, 0)))
+        await exit_stack.enter_async_context(_followed(readers, healthy))
+        before = {name: resident(run.stack.pid(name)) for name in programs}
+        most = dict(before)
+        already = await _cut(run, kind)
+        run.say(f"{kind.method}: {count} streams aren't read")
+        full = await kind.flood()
+        tally.faults += count
+        written: dict[str, float] = {}
+
+        async def probe(number: int) -> None:
+            name = await kind.probe(number)
+            written[name] = time.monotonic()
+
+        cut = 0
+        last_cut = full
+        async with at_rate(_RATE, probe) as load:
+            give_up = time.monotonic() + _CUT + 10
+            while cut < count and time.monotonic() < give_up:
+                await asyncio.sleep(0.25)
+                now = await _cut(run, kind) - already
+                if now > cut:
+                    cut, last_cut = now, time.monotonic()
+                for name in programs:
+                    most[name] = max(most[name], resident(run.stack.pid(name)))
+            await asyncio.sleep(2)
+        tally.operations += load.begun
+        missing = await _missing(kind, readers, written, count)
+        ends = await _ends(stalled)
+    _judge(kind, count, cut, last_cut - full, readers, written, missing, ends, tally)
+    growth = {name: most[name] - before[name] for name in programs}
+    for name, size in growth.items():
+        tally.expect(size < _GROWTH, f"{name} grew by {size / 2**20:.0f} MiB")
+    tally.figures[f"{kind.service}: growth (MiB)"] = ", ".join(
+        f"{name} {size / 2**20:.0f}" for name, size in growth.items()
+    )
+
+
+@asynccontextmanager
+async def _opened(run: Run, kind: Kind, numbers: Sequence[int]) -> AsyncIterator[list[Any]]:
+    """Streams that have had their first message, over connections that nobody else has."""
+    options = [*CHANNEL_OPTIONS, ("grpc.http2.bdp_probe", 0)]
+    async with AsyncExitStack() as exit_stack:
+        stubs = [
+            Stubs(
+                await exit_stack.enter_async_context(
+                    grpc.aio.insecure_channel(run.gateway, options=options)
+                )
+            )
+            for _ in range(-(-len(numbers) // _PER_CONNECTION))
+        ]
+        calls: list[Any] = []
+        for first in range(0, len(numbers), _OPENING):
+            part = [
+                kind.open(stubs[number % len(stubs)], number)
+                for number in numbers[first : first + _OPENING]
+            ]
+            async with asyncio.timeout(60):
+                await asyncio.gather(*(anext(aiter(call)) for call in part))
+            calls += part
+        try:
+            yield calls
+        finally:
+            for call in calls:
+                call.cancel()
+
+
+@asynccontextmanager
+async def _followed(readers: Readers, calls: Sequence[Any]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(readers.follow(call)) for call in calls]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _cut(run: Run, kind: Kind) -> int:
+    """How many streams both processes have ended because they weren't read."""
+    settings = run.stack.settings
+    first: int = getattr(settings, f"{kind.service}_http_port")
+    total = 0.0
+    for port in (first, first + 10):
+        _, body = await http_get(settings.host, port, "/metrics")
+        total += sum(
+            float(value)
+            for method, value in _METRIC.findall(body)
+            if method == kind.method.encode()
+        )
+    return int(total)
+
+
+async def _missing(kind: Kind, readers: Readers, written: dict[str, float], count: int) -> int:
+    """Messages that streams that are read haven't had, after they were waited for."""
+    per_probe = count if kind.service == "task" else count // 10
+    give_up = time.monotonic() + _PATIENCE
+    while True:
+        missing = sum(max(0, per_probe - len(readers.arrived.get(name, ()))) for name in written)
+        if not missing or time.monotonic() > give_up:
+            return missing
+        await asyncio.sleep(0.2)
+
+
+async def _ends(calls: Sequence[Any]) -> Counter[str]:
+    """How streams ended, once what had been sent before is read."""
+    ends: Counter[str] = Counter()
+
+    async def read(call: Any) -> None:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                async for _ in call:
+                    pass
+            ends["OK"] += 1
+        except TimeoutError:
+            ends["still open"] += 1
+        except grpc.aio.AioRpcError as error:
+            refusal = read_refusal(error)
+            ends[f"{refusal.code.name} {refusal.reason}".strip()] += 1
+
+    await asyncio.gather(*map(read, calls))
+    return ends
+
+
+def _judge(
+    kind: Kind,
+    count: int,
+    cut: int,
+    seconds: float,
+    readers: Readers,
+    written: dict[str, float],
+    missing: int,
+    ends: Counter[str],
+    tally: Tally,
+) -> None:
+    tally.lost += missing
+    tally.expect(cut == count, f"{kind.method}: {cut} of {count} streams were cut")
+    tally.expect(seconds <= _CUT, f"{kind.method}: the last stream was cut after {seconds:.1f} s")
+    tally.expect(not readers.ended, f"streams that were read ended: {dict(readers.ended)}")
+    told = ends["RESOURCE_EXHAUSTED READER_TOO_SLOW"]
+    tally.expect(told == count, f"{kind.method}: stalled streams ended with {dict(ends)}")
+    tally.recovered_after(seconds)
+    delays = sorted(_delays(readers, written))
+    p99 = delays[int(0.99 * (len(delays) - 1))]
+    tally.expect(p99 < _P99, f"{kind.method}: p99 of the others is {1e3 * p99:.0f} ms")
+    tally.figures[f"{kind.service}: delay of the others (ms)"] = (
+        f"median {1e3 * delays[len(delays) // 2]:.0f}, p99 {1e3 * p99:.0f}, "
+        f"longest {1e3 * delays[-1]:.0f} of {len(delays):,}"
+    )
+    tally.figures[f"{kind.service}: cut"] = f"{cut} of {count}, the last after {seconds:.1f} s"
+
+
+def _delays(readers: Readers, written: dict[str, float]) -> Iterator[float]:
+    for name, at in written.items():
+        for arrived in readers.arrived.get(name, ()):
+            yield max(0.0, arrived - at)
+
+
+def _by(person: Person) -> dict[str, Any]:
+    return {"metadata": person.credentials, "timeout": 30}
