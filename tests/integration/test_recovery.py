@@ -4,13 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
+from alembic.config import Config
 from google.protobuf.struct_pb2 import Struct
 from sqlalchemy import text
 
+from deploy.backup.make import make
+from deploy.backup.restore import restore
 from deploy.local.stack import running_stack
+from services import migrations
 from services.app import recover
 from services.platform.bus import STREAM, Bus
 from services.platform.config import Settings
@@ -21,6 +27,7 @@ from taskflow.task.v1.internal_service_pb2 import ClaimJobRequest, PlanReminderR
 from taskflow.task.v1.job_service_pb2 import ListJobsRequest
 from tests.conftest import serving, settings_for
 from tests.integration.notification_world import World, a_world, eventually, next_change
+from tests.integration.people import database
 from tests.integration.people import events as outbox_events
 from tests.integration.task_world import TaskWorld, a_task_world, due_at, next_event
 
@@ -188,3 +195,25 @@ async def test_recovering_twice_tells_nobody_twice(settings: Settings, inbox: Wo
     # The last event has been consumed, and so have the others, which come before it.
     after = await inbox.told(ben, 4)
     assert after[1:] == before
+
+
+async def test_a_backup_of_an_older_schema_is_brought_up_to_date(tmp_path: Path) -> None:
+    older = settings_for(tmp_path / "older")
+    async with running_stack(older, only={"postgres"}) as stack:
+        config = Config()
+        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+        config.attributes["url"] = stack.settings.postgres.replace("://", "+psycopg://", 1)
+        await asyncio.to_thread(command.upgrade, config, "0004")
+        # Settings that are read now know the password.
+        manifest = await make(Settings(**older.model_dump()), tmp_path / "backup", print)
+    assert manifest.schema == "0004"
+    newer = settings_for(tmp_path / "newer")
+    await restore(newer, tmp_path / "backup", print)
+    async with (
+        running_stack(newer, only={"postgres"}) as stack,
+        database(stack.settings) as db,
+        db.read() as tx,
+    ):
+        row = await tx.one(Statement(text("SELECT version_num FROM alembic_version")))
+    assert row is not None
+    assert row.version_num == migrations.HEAD
