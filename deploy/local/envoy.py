@@ -35,9 +35,6 @@ _ROUTES = {
 }
 # A name stands for so many replicas at least.
 _NAMED_REPLICAS = 2
-# Calls under way for each usual one of a process: when something that they need stands still, the process says so
-# before there are so many.
-_PER_USUAL_CALL = 2
 # Memory that Envoy may hold, half of what its container has. It takes some 40 MiB without a client.
 _HEAP_BYTES = 512 * 2**20
 # google.rpc.Code
@@ -102,7 +99,7 @@ def _calls_at_once(
     """For each service, all its processes together."""
     replicas = _NAMED_REPLICAS if named else 1
     return {
-        name: _PER_USUAL_CALL * settings.usual_calls * replicas * len(of_service)
+        name: settings.usual_calls * replicas * len(of_service)
         for name, of_service in addresses.items()
     }
 

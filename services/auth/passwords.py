@@ -4,9 +4,10 @@ import asyncio
 import os
 import sys
 import threading
+import time
 import unicodedata
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from argon2 import PasswordHasher
@@ -18,8 +19,11 @@ from taskflow.error.v1 import error_reason_pb2 as reasons
 # The first choice of the OWASP cheat sheet for password storage: 19 MiB, 2 passes. About 25 ms.
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 _THREADS = 2
-# Together about a second of work; who comes then is told to try again instead of waiting.
-_WAITING = 64
+# Who comes while somebody has been waiting for this long (seconds) is told to try again instead of waiting, too: the
+# threads are slower when others need the processors.
+_LONGEST_WAIT = 1.0
+# Together about half a second of work.
+_WAITING = 32
 
 _T = TypeVar("_T")
 
@@ -33,9 +37,18 @@ class Passwords:
             _THREADS, thread_name_prefix="argon2", initializer=_give_way
         )
         self._counting = threading.Lock()
-        self._waiting = 0
+        # Who waits, the first one first, since when (time.monotonic()).
+        self._waiting: dict[object, float] = {}
         # Verified for those who don't exist, so that they take as long.
         self._nobody = hasher.hash(os.urandom(16))
+
+    def expect_room(self) -> None:
+        """For the beginning of a call that is going to hash: one that would be refused then needn't cost anything."""
+        with self._counting:
+            first = next(iter(self._waiting.values()), None)
+            full = len(self._waiting) >= _WAITING
+        if full or (first is not None and time.monotonic() - first > _LONGEST_WAIT):
+            raise DomainError(reasons.ERROR_REASON_OVERLOADED)
 
     async def hash(self, password: str) -> str:
         return await self._run(lambda: self._hasher.hash(_canonical(password)))
@@ -56,18 +69,23 @@ class Passwords:
             return False
 
     async def _run(self, work: Callable[[], _T]) -> _T:
+        self.expect_room()
+        place = object()
         with self._counting:
-            if self._waiting >= _WAITING:
-                raise DomainError(reasons.ERROR_REASON_OVERLOADED)
-            self._waiting += 1
-        job = self._threads.submit(work)
-        # Not when the caller goes away: what a thread has begun goes on.
-        job.add_done_callback(self._done)
-        return await asyncio.wrap_future(job)
+            self._waiting[place] = time.monotonic()
 
-    def _done(self, _: "Future[_T]") -> None:
-        with self._counting:
-            self._waiting -= 1
+        def leave(_: object = None) -> None:
+            with self._counting:
+                self._waiting.pop(place, None)
+
+        def begin() -> _T:
+            leave()
+            return work()
+
+        job = self._threads.submit(begin)
+        # Also of who went away before it was their turn. What a thread has begun goes on.
+        job.add_done_callback(leave)
+        return await asyncio.wrap_future(job)
 
 
 def _canonical(password: str) -> str:

@@ -59,6 +59,7 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
     async def Login(
         self, request: auth_service_pb2.LoginRequest, context: Context
     ) -> auth_service_pb2.LoginResponse:
+        self._passwords.expect_room()
         email_key = logic.email_key(request.email)
         origin = self._throttle.origin(email_key, client_address(context))
         async with self._db.read() as tx:

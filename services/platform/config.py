@@ -118,9 +118,9 @@ class Settings(BaseSettings):
     statement_timeout: Seconds = 10
     """Seconds after which PostgreSQL ends a statement."""
     usual_calls: Annotated[int, Field(ge=1)] = 100
-    """Unary calls that a process works on at once; when there were more for half a second, new ones are refused."""
+    """Unary calls that a process works on at once: the gateway refuses more, and the process after half a second."""
     max_calls: Annotated[int, Field(ge=1)] = 1000
-    """Likewise in a burst of less than half a second."""
+    """Unary calls that a process works on at once in a burst of less than half a second."""
     max_streams: Annotated[int, Field(ge=1)] = 20_000
     """Streams that a process keeps open; those beyond are refused."""
     max_request_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024

@@ -24,6 +24,7 @@ class Crowd:
 
     def __init__(self, settings: Settings) -> None:
         self._usual = settings.usual_calls
+        self._few = settings.usual_calls // 2
         self._most = settings.max_calls
         self._calls = 0
         # Since when there have been more than usual.
@@ -34,7 +35,7 @@ class Crowd:
 
     def enter(self, now: float) -> DomainError | None:
         """None when the call may go on; it has to `leave` then."""
-        if self._calls >= self._usual and (refusal := self._refusal(now)):
+        if self._calls >= self._few and (refusal := self._refusal(now)):
             return refusal
         if not self._calls:
             self._progress = now
@@ -46,15 +47,17 @@ class Crowd:
         if answered:
             self._progress = now
         # Not as soon as there's room for one: it's taken by the next, and the burst would begin anew.
-        if self._since is not None and self._calls <= self._usual // 2:
+        if self._since is not None and self._calls <= self._few:
             self._disperse()
 
     def _refusal(self, now: float) -> DomainError | None:
-        if self._since is None:
-            self._since = now
-        if now - self._progress > _MOMENT:
+        if self._calls and now - self._progress > _MOMENT:
             # It's not that there are too many: something that all of them need doesn't answer.
             return DomainError(reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE)
+        if self._calls < self._usual:
+            return None
+        if self._since is None:
+            self._since = now
         if now - self._since < _MOMENT and self._calls < self._most:
             return None
         if not self._refused:

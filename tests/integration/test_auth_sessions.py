@@ -1,6 +1,7 @@
 """Promises about sessions: refresh rotation, reuse detection, logout, throttled guessing."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -13,6 +14,7 @@ from sqlalchemy import text
 from services.auth import passwords, retention
 from services.platform.config import Settings
 from services.platform.db import Database, Statement
+from services.platform.errors import DomainError
 from services.platform.retention import run_once
 from taskflow.auth.v1 import auth_service_pb2
 from tests.conftest import free_ports, serving
@@ -387,3 +389,25 @@ async def test_more_logins_than_can_wait_are_refused_at_once(
     assert all(refusal.retry_after for refusal in refused)
     assert all(isinstance(answer, Person | grpc.aio.AioRpcError) for answer in answers)
     assert (await team.login(user.email)).id == user.id, "and then it's over"
+
+
+async def test_who_would_wait_too_long_for_a_slow_machine_is_refused_and_nobody_waits_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Slow(PasswordHasher):
+        def hash(self, password: str | bytes, *, salt: bytes | None = None) -> str:
+            time.sleep(0.15)
+            return "hash"
+
+    monkeypatch.setattr(passwords, "_LONGEST_WAIT", 0.2)
+    busy = passwords.Passwords(Slow())
+    waiting = [asyncio.create_task(busy.hash(f"{number}")) for number in range(12)]
+    await asyncio.sleep(0.25)
+    with pytest.raises(DomainError):
+        busy.expect_room()
+    # Those who went away take no place.
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    busy.expect_room()
+    assert await busy.hash("one more") == "hash"

@@ -23,8 +23,8 @@ from tests.conftest import settings_for
 _GET = "/taskflow.task.v1.TaskService/GetTask"
 _WATCH = "/taskflow.task.v1.TaskService/WatchTasks"
 _USUAL = 5
-# Of two processes, twice the usual calls of each.
-_AT_ONCE = 20
+# Of two processes.
+_AT_ONCE = 2 * _USUAL
 
 
 class _Upstream(grpc.GenericRpcHandler):
