@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,12 @@ def _short(code: str) -> str:
 
 
 async def hold(
-    world: World, stack: Stack, seed: int, count: int, only: Iterable[int] = ()
+    world: World,
+    stack: Stack,
+    seed: int,
+    count: int,
+    only: Iterable[int] = (),
+    say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Sends `count` cases, or those named in `only`, to the services that run as processes of the stack."""
     report = Report(seed)
@@ -108,30 +113,36 @@ async def hold(
             await _send(world, range(number, number + 1), report)
         return report
     pids = [stack.pid(name) for name in MEASURED]
+    logs = {log: log.stat().st_size for log in _logs(stack)}
     before: list[int] = []
     for start in range(0, count, _CHUNK):
         await _send(world, range(start, min(start + _CHUNK, count)), report)
         await world.renew()
         await _alive(world)
+        say(f"{report.cases:,} cases")
         # The first chunk fills pools and caches.
         now = [_resident(pid) for pid in pids]
         before = before or now
         report.growth = max(after - then for after, then in zip(now, before, strict=True))
     if ended := [name for name, pid in zip(MEASURED, pids, strict=True) if stack.pid(name) != pid]:
         report.wrong.append(f"ended and was started again: {', '.join(ended)}")
-    report.wrong += _logged(world, stack)
+    report.wrong += _logged(world, logs)
     return report
 
 
-def _logged(world: World, stack: Stack) -> Iterator[str]:
-    """What logs hold that nobody may read there, and what went wrong without anyone being told."""
-    for name in MEASURED:
-        text = (stack.settings.data_dir / "logs" / f"{name}.log").read_text()
+def _logs(stack: Stack) -> list[Path]:
+    return [stack.settings.data_dir / "logs" / f"{name}.log" for name in MEASURED]
+
+
+def _logged(world: World, logs: dict[Path, int]) -> Iterator[str]:
+    """What logs hold from these bytes on that nobody may read there, and what went wrong without anyone being told."""
+    for log, begin in logs.items():
+        text = log.read_bytes()[begin:].decode()
         for secret in (*world.secrets, world.mark):
             if secret in text:
-                yield f"{name} logged a secret or a text, {secret[:4]}…"
+                yield f"{log.stem} logged a secret or a text, {secret[:4]}…"
         for line in re.findall(r"^.*\[error.*(?:\n .*)*", text, re.M)[:5]:
-            yield f"{name} logged {line[:500]}"
+            yield f"{log.stem} logged {line[:500]}"
 
 
 async def _send(world: World, numbers: range, report: Report) -> None:

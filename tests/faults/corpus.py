@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import grpc
 from google.protobuf.descriptor import FieldDescriptor
@@ -11,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from services.platform.access import Access
 from services.platform.identity import SERVICE_HEADER
+from services.platform.seal import Seal
 from tests.faults import texts, wire
 from tests.faults.rpcs import Place, Rpc, every_rpc, message_of, places
 from tests.faults.seeds import valid, violations
@@ -142,6 +144,32 @@ def _another_seal(rng: random.Random, world: World) -> str:
             *(seal[:at] + rng.choice("AZaz09-_=+/ ") + seal[at + 1 :], f" {seal}", f"{seal}=="),
         )
     )
+
+
+def _expired(rpc: Rpc, world: World, rng: random.Random) -> dict[str, Any]:
+    """Tokens and cursors of ours, for this very request, whose time is over."""
+    if rpc.name in world.pages:
+        return {"raw": rng.choice(world.pages[rpc.name]), "wanted": frozenset({"OK"})}
+    request = valid(rpc, world, rng)
+    field = next((name for name in ("cursor", "page_token") if hasattr(request, name)), None)
+    if field is None:
+        return {"raw": request.SerializeToString()}
+    wanted = {"OK"} if field == "cursor" else {"INVALID_ARGUMENT"}
+    setattr(request, field, _left_behind(rpc, request, world, rng))
+    return {"raw": request.SerializeToString(), "wanted": frozenset(wanted)}
+
+
+def _left_behind(rpc: Rpc, request: Any, world: World, rng: random.Random) -> str:
+    """A cursor of a stream, or of a database, that is gone; or a place that was deleted or never reached."""
+    if "cursor" not in rpc.method.input_type.fields_by_name:
+        return rng.choice(world.past_seals)
+    epoch = rng.choice(("", "0.000000", "1700000000.123456", str(uuid4()), "x" * 300))
+    place = [epoch, rng.choice((0, 1, 2**40, 2**63 - 1))]
+    seal = Seal(world.settings)
+    if rpc.name == "WatchTasks":
+        tag = rng.choice(("", "0" * 16))
+        return seal.close([*place, tag], purpose="watch-tasks", context=request.workspace_id)
+    return seal.close(place, purpose="watch-notifications", context=world.owner.id)
 
 
 def _spoil_struct(struct: Any, rng: random.Random) -> None:
@@ -320,6 +348,7 @@ KINDS: dict[str, Make] = {
     "foreign tokens": _values(
         1, lambda place: place.field.name in ("page_token", "cursor", "refresh_token")
     ),
+    "expired tokens": _expired,
     "several bad values": _values(4),
     "all values bad": _values(None),
     "too large": _oversized,

@@ -73,6 +73,9 @@ class World:
     workspace_id: str = ""
     ids: dict[str, list[str]] = field(default_factory=dict)
     seals: list[str] = field(default_factory=list)
+    # Those of the world before the last renewal, and whole requests for a next page there, by RPC.
+    past_seals: list[str] = field(default_factory=list)
+    pages: dict[str, list[bytes]] = field(default_factory=dict)
     # What must never be told: found in a refusal, it's a leak.
     secrets: list[str] = field(default_factory=list)
 
@@ -106,7 +109,9 @@ class World:
         self.ids["suggestion"] = await self._suggestions()
         self.ids["dead_letter"] = await self._dead_letters()
         self.ids["notification"] = await self._notifications()
+        self.past_seals = self.seals
         self.seals = await self._seals()
+        self.past_seals = self.past_seals or self.seals
 
     async def _project(self, key: str) -> str:
         answer = await ProjectServiceStub(self.channels["task"]).CreateProject(
@@ -191,12 +196,14 @@ class World:
     async def _seals(self) -> list[str]:
         tasks, notices = (self.channels[name] for name in ("task", "notification"))
         mine: Any = {"metadata": self.owner.credentials}
-        listed = await TaskServiceStub(tasks).ListTasks(
-            ListTasksRequest(workspace_id=self.workspace_id, page_size=1), **mine
-        )
-        told = await NotificationServiceStub(notices).ListNotifications(
-            ListNotificationsRequest(page_size=1), **mine
-        )
+        tasks_asked = ListTasksRequest(workspace_id=self.workspace_id, page_size=1)
+        listed = await TaskServiceStub(tasks).ListTasks(tasks_asked, **mine)
+        notices_asked = ListNotificationsRequest(page_size=1)
+        told = await NotificationServiceStub(notices).ListNotifications(notices_asked, **mine)
+        for asked, answer in ((tasks_asked, listed), (notices_asked, told)):
+            asked.page_token = answer.next_page_token
+            name = asked.DESCRIPTOR.name.removesuffix("Request")
+            self.pages.setdefault(name, []).append(asked.SerializeToString())
         watches = (
             TaskServiceStub(tasks).WatchTasks(
                 WatchTasksRequest(workspace_id=self.workspace_id), **mine

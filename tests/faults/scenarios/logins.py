@@ -1,0 +1,133 @@
+"""200 logins a second, far more than passwords can be checked, while others read and write tasks."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+from services.auth.passwords import Passwords
+from taskflow.auth.v1.auth_service_pb2 import LoginRequest
+from taskflow.task.v1.task_pb2 import Task
+from taskflow.task.v1.task_service_pb2 import CreateTaskRequest
+from tests.bench.processes import started
+from tests.faults.harness.scenario import Run, Tally
+from tests.faults.harness.world import World, a_world
+
+PROMISE = "200 logins a second don't move reads and writes by more than 2 ×"
+LIMIT_SECONDS = {"short": 90.0, "long": 600.0}
+
+_LOGINS = 200.0
+# Reads and writes a second, and of which kind. A few: it's about how long they take, not how many there can be.
+_CALLS = 100.0
+_MIX = {"get": 5, "list": 2, "create": 1, "update": 2}
+_PASSWORD = "correct horse battery staple"
+_TASKS = 50
+_PEOPLE = 100
+_PATIENCE = 10.0
+_MOST = 2.0
+
+
+async def run(run: Run, tally: Tally) -> None:
+    # In turn, so that what else goes on falls on both.
+    rounds, seconds = run.choose(2, 10), run.choose(2.5, 15.0)
+    async with a_world(run, people=_PEOPLE) as world:
+        await _give_passwords(world)
+        calls = await _calls(run, world)
+        logins = {
+            "address": run.gateway,
+            "mix": {"login": 1},
+            "emails": [person.email for person in world.people],
+            "password": _PASSWORD,
+            "rate": _LOGINS,
+        }
+        alone, among, tried = [], [], []
+        for number in range(rounds):
+            [found] = await _phase(seconds, number, calls)
+            alone.append(found)
+            [found, found_logins] = await _phase(seconds, number, calls, logins)
+            among.append(found)
+            tried.append(found_logins)
+            run.say(f"round {number + 1} of {rounds}")
+        login = await world.stubs.auth.Login(
+            LoginRequest(email=world.people[0].email, password=_PASSWORD), timeout=_PATIENCE
+        )
+    tally.expect(bool(login.tokens.access_token), "nobody could log in afterwards")
+    _judge(tally, alone, among, tried, rounds * seconds)
+
+
+def _judge(
+    tally: Tally,
+    alone: list[dict[str, Any]],
+    among: list[dict[str, Any]],
+    tried: list[dict[str, Any]],
+    seconds: float,
+) -> None:
+    for name, found in (("alone", alone), ("among logins", among)):
+        failed = {code: count for code, count in _codes(found).items() if code != "OK"}
+        tally.expect(not failed, f"calls {name} ended with {failed}")
+    codes = _codes(tried)
+    tally.operations = codes.total() + _codes(alone).total() + _codes(among).total()
+    tally.faults = codes.total()
+    others = {code: n for code, n in codes.items() if code not in ("OK", "RESOURCE_EXHAUSTED")}
+    tally.expect(not others, f"logins ended with {others}")
+    tally.expect(codes["OK"] > 0, "nobody could log in")
+    wordless = sum(found["wordless"] for found in tried)
+    tally.expect(not wordless, f"{wordless} logins were refused without a time to come back")
+    before, meanwhile = _p99(alone), _p99(among)
+    ratio = meanwhile / before
+    tally.expect(ratio <= _MOST, f"p99 of reads and writes was {ratio:.1f} × of that alone")
+    tally.figures["p99 of reads and writes"] = (
+        f"{before:.0f} ms alone, {meanwhile:.0f} ms among logins, {ratio:.2f} ×"
+    )
+    tally.figures["logins"] = (
+        f"{codes['OK'] / seconds:.0f} a second done, "
+        f"{codes['RESOURCE_EXHAUSTED'] / seconds:.0f} refused in {_p99(tried, 'RESOURCE_EXHAUSTED'):.0f} ms (p99)"
+    )
+
+
+def _codes(found: list[dict[str, Any]]) -> Counter[str]:
+    codes: Counter[str] = Counter()
+    for result in found:
+        codes.update(result["codes"])
+    return codes
+
+
+def _p99(found: list[dict[str, Any]], code: str = "OK") -> float:
+    """Milliseconds."""
+    every = sorted(took for result in found for took in result["milliseconds"].get(code, []))
+    return every[int(0.99 * len(every))] if every else 0.0
+
+
+async def _phase(seconds: float, seed: int, *specs: dict[str, Any]) -> list[dict[str, Any]]:
+    full = [{"deadline": _PATIENCE, "seconds": seconds, "seed": seed, **spec} for spec in specs]
+    async with started("tests.faults.load", *full) as clients:
+        for client in clients:
+            client.go()
+        return await asyncio.gather(*(client.result() for client in clients))
+
+
+async def _give_passwords(world: World) -> None:
+    """The same one to all, as hashing takes its time."""
+    hashed = await Passwords().hash(_PASSWORD)
+    await world.fetch(
+        "UPDATE auth.users SET password_hash = %(hashed)s WHERE id = ANY(%(ids)s)",
+        {"hashed": hashed, "ids": [person.id for person in world.people]},
+    )
+
+
+async def _calls(run: Run, world: World) -> dict[str, Any]:
+    answers = [
+        await world.stubs.tasks.CreateTask(
+            CreateTaskRequest(project_id=world.project, task=Task(title=f"Check valve {number}")),
+            metadata=world.people[0].credentials,
+        )
+        for number in range(_TASKS)
+    ]
+    return {
+        "address": run.gateway,
+        "mix": _MIX,
+        "rate": _CALLS,
+        "tokens": [person.credentials[0][1].removeprefix("Bearer ") for person in world.people],
+        "workspace": world.workspace.id,
+        "project": world.project,
+        "tasks": [answer.task.id for answer in answers],
+    }

@@ -1,0 +1,136 @@
+"""Three times as many calls as can be served, in an open loop; who calls and who serves share no processor."""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from deploy.local.process import family
+from deploy.local.stack import Stack
+from taskflow.task.v1.task_pb2 import Task
+from taskflow.task.v1.task_service_pb2 import CreateTaskRequest
+from tests.bench.processes import started
+from tests.faults.harness.scenario import NotPossible, Run, Tally
+from tests.faults.harness.world import World, a_world
+
+PROMISE = "Overload is refused, not collapsed under"
+LIMIT_SECONDS = {"short": 90.0, "long": 300.0}
+
+_TIMES = 3
+_LEAST_GOODPUT = 0.8
+# Milliseconds.
+_LONGEST_REFUSAL = 100.0
+# Lists of 50 tasks above all: a call that costs clearly more than a refusal, as it has to be made by one processor.
+_MIX = {"list": 6, "get": 2, "update": 2}
+_TASKS = 200
+# Calls at once by which the most that can be served is found; far below what is refused.
+_AT_ONCE = 48
+_CLIENTS = 3
+# Seconds that a client waits.
+_PATIENCE = 2.0
+
+
+async def run(run: Run, tally: Tally) -> None:
+    async with a_world(run, people=20) as world:
+        spec = await _spec(run, world)
+        with _apart(run.stack):
+            await _phase(spec, 1.0, in_flight=_AT_ONCE // _CLIENTS)
+            seconds = run.choose(3.0, 15.0)
+            before = _goodput(await _phase(spec, seconds, in_flight=_AT_ONCE // _CLIENTS), seconds)
+            run.say(f"{before:,.0f} calls/s can be served")
+            under = run.choose(4.0, 60.0)
+            found = await _phase(spec, under, rate=_TIMES * before / _CLIENTS)
+            after = _goodput(await _phase(spec, seconds, in_flight=_AT_ONCE // _CLIENTS), seconds)
+        _judge(tally, found, max(before, after), under)
+
+
+def _judge(tally: Tally, found: list[dict[str, Any]], peak: float, seconds: float) -> None:
+    codes: Counter[str] = Counter()
+    for result in found:
+        codes.update(result["codes"])
+    refusals = sorted(
+        ms for one in found for ms in one["milliseconds"].get("RESOURCE_EXHAUSTED", [])
+    )
+    goodput = codes["OK"] / seconds
+    tally.operations = codes.total()
+    tally.faults = codes.total() - codes["OK"]
+    others = {
+        code: count for code, count in codes.items() if code not in ("OK", "RESOURCE_EXHAUSTED")
+    }
+    tally.expect(not others, f"calls ended with {others}")
+    tally.expect(bool(refusals), "nothing was refused: it was no overload")
+    wordless = sum(one["wordless"] for one in found)
+    tally.expect(not wordless, f"{wordless} refusals without a reason or a time to come back")
+    late = refusals[int(0.99 * len(refusals))] if refusals else 0.0
+    tally.expect(late < _LONGEST_REFUSAL, f"refusals took {late:.0f} ms (p99)")
+    tally.expect(goodput >= _LEAST_GOODPUT * peak, f"goodput was {goodput / peak:.0%} of the peak")
+    tally.figures["peak"] = f"{peak:,.0f} calls/s"
+    tally.figures["goodput at 3 × the peak"] = f"{goodput:,.0f} calls/s, {goodput / peak:.0%}"
+    tally.figures["calls by code"] = ", ".join(f"{code} {n:,}" for code, n in codes.most_common())
+    tally.figures["refusals"] = f"p99 {late:.0f} ms, slowest {max(refusals, default=0):.0f} ms"
+
+
+def _goodput(found: list[dict[str, Any]], seconds: float) -> float:
+    return float(sum(result["codes"].get("OK", 0) for result in found)) / seconds
+
+
+async def _phase(spec: dict[str, Any], seconds: float, **more: float) -> list[dict[str, Any]]:
+    specs = [{**spec, **more, "seconds": seconds, "seed": seed} for seed in range(_CLIENTS)]
+    async with started("tests.faults.load", *specs) as clients:
+        for client in clients:
+            client.go()
+        return await asyncio.gather(*(client.result() for client in clients))
+
+
+async def _spec(run: Run, world: World) -> dict[str, Any]:
+    answers = [
+        await world.stubs.tasks.CreateTask(
+            CreateTaskRequest(project_id=world.project, task=Task(title=f"Check valve {number}")),
+            metadata=world.people[0].credentials,
+        )
+        for number in range(_TASKS)
+    ]
+    return {
+        "address": run.gateway,
+        "mix": _MIX,
+        "tokens": [person.credentials[0][1].removeprefix("Bearer ") for person in world.people],
+        "workspace": world.workspace.id,
+        "tasks": [answer.task.id for answer in answers],
+        "deadline": _PATIENCE,
+    }
+
+
+@contextmanager
+def _apart(stack: Stack) -> Iterator[None]:
+    """The stack on one half of the processors, and what is started meanwhile on the other: else the load itself would
+    take from those whose goodput is measured, and the more so the more there is of it."""
+    every = sorted(os.sched_getaffinity(0))
+    if len(every) < 2:
+        raise NotPossible("there is one processor, which the load would take from those who serve")
+    half = len(every) // 2
+    _pin(stack, every[half:])
+    os.sched_setaffinity(0, every[:half])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, every)
+        _pin(stack, every)
+
+
+def _pin(stack: Stack, processors: list[int]) -> None:
+    for process in stack.processes:
+        for pid in family(process.pid) if process.pid is not None else ():
+            for thread in _threads(pid):
+                try:
+                    os.sched_setaffinity(thread, processors)
+                except ProcessLookupError:
+                    continue
+
+
+def _threads(pid: int) -> list[int]:
+    try:
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    except FileNotFoundError:
+        return []
