@@ -6,7 +6,6 @@ in is answered in time. Calls that wait for a busy interpreter aren't seen here,
 of its own (deploy/envoy).
 """
 
-
 import structlog
 
 from services.platform.config import Settings
