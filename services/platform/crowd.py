@@ -16,6 +16,8 @@ log = structlog.get_logger()
 
 # A burst lasts no longer than this (seconds).
 _MOMENT = 0.5
+# What gathered while nothing was answered is worked off within this time (seconds).
+_AFTERMATH = 5.0
 
 
 class Crowd:
@@ -30,6 +32,8 @@ class Crowd:
         self._since: float | None = None
         # When a call was answered last, or began while there was no other.
         self._progress = 0.0
+        # When it was noticed last that nothing is answered.
+        self._outage = float("-inf")
         self._refused = 0
 
     def enter(self, now: float) -> DomainError | None:
@@ -52,6 +56,7 @@ class Crowd:
     def _refusal(self, now: float) -> DomainError | None:
         if self._calls and now - self._progress > _MOMENT:
             # It's not that there are too many: something that all of them need doesn't answer.
+            self._outage = now
             return DomainError(reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE)
         if self._calls < self._usual:
             return None
@@ -59,6 +64,8 @@ class Crowd:
             self._since = now
         if now - self._since < _MOMENT and self._calls < self._most:
             return None
+        if now - self._outage < _AFTERMATH:
+            return DomainError(reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE)
         if not self._refused:
             log.warning("overloaded", calls=self._calls)
         self._refused += 1

@@ -71,6 +71,22 @@ def test_while_nothing_is_answered_a_call_is_told_of_an_outage_and_not_of_overlo
     assert calls.come(1) == [""]
 
 
+def test_what_gathered_in_an_outage_is_not_called_overload_while_it_is_worked_off() -> None:
+    calls = Calls()
+    calls.come(_USUAL + 5)
+    calls.now += 0.6
+    assert calls.come(1) == ["DEPENDENCY_UNAVAILABLE"]
+    calls.end(1)
+    # It goes on, and they are still more than usual.
+    assert calls.come(1) == ["DEPENDENCY_UNAVAILABLE"]
+    # Where for each one that is answered another one comes, it's overload in the end.
+    for _ in range(60):
+        calls.now += 0.1
+        calls.end(1)
+        calls.come(1)
+    assert calls.come(1) == ["OVERLOADED"]
+
+
 def test_a_few_slow_calls_are_no_outage() -> None:
     calls = Calls()
     calls.come(_USUAL // 2 - 1)
