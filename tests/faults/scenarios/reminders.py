@@ -1,0 +1,395 @@
+"""Deadlines move, and tasks are finished and deleted, within two seconds of their reminders, while workers die."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, NamedTuple
+
+import grpc.aio
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.type import datetime_pb2
+from uuid_utils.compat import uuid7
+
+from taskflow.event.v1.event_pb2 import Event
+from taskflow.task.v1.task_pb2 import (
+    TASK_STATUS_CANCELED,
+    TASK_STATUS_DONE,
+    TASK_STATUS_TODO,
+    Due,
+    Task,
+)
+from taskflow.task.v1.task_service_pb2 import (
+    AssignTaskRequest,
+    ChangeTaskStatusRequest,
+    DeleteTaskRequest,
+    UpdateTaskRequest,
+)
+from tests.faults.harness import events
+from tests.faults.harness.oplog import OperationLog
+from tests.faults.harness.scenario import Run, Tally
+from tests.faults.harness.world import World, a_world
+
+PROMISE = "A reminder fires once, on time, and never for a moved, finished or deleted task"
+LIMIT_SECONDS = {"short": 150.0, "long": 2400.0}
+
+_WORKERS: Final = ("worker", "worker-2")
+# Seconds around a reminder's instant within which its task is edited.
+_AROUND: Final = 2.0
+# Seconds that a reminder may be late, and within which one has to come that an outage delayed, after its end.
+_LATE: Final = 10.0
+_LATE_AFTER_OUTAGE: Final = 60.0
+# Seconds between a deadline's being set and the deadline.
+_LEAD: Final = (5.0, 9.0)
+
+Edit = Literal[
+    "nothing", "moved", "moved far", "finished", "canceled", "deleted", "assigned", "reopened"
+]
+_EDITS: Final[Sequence[Edit]] = (
+    "nothing",
+    "moved",
+    "moved far",
+    "finished",
+    "canceled",
+    "deleted",
+    "assigned",
+    "reopened",
+)
+
+
+class Outage(NamedTuple):
+    """Of a worker or two, in seconds of the wall clock."""
+
+    begun: float
+    ended: float
+
+
+class Sent(NamedTuple):
+    """A reminder; times are seconds of the wall clock."""
+
+    due: float
+    offset: int
+    at: float
+
+
+@dataclass
+class Span:
+    """A time in which a task was open and had this deadline, in seconds of the wall clock."""
+
+    due: float
+    begun: float
+    ended: float
+    reminders: list[Sent] = field(default_factory=list)
+
+    @property
+    def expected(self) -> float:
+        """When the reminder at the deadline should come."""
+        return max(self.due, self.begun)
+
+
+@dataclass
+class Life:
+    """What happened to a task, by its events."""
+
+    spans: list[Span] = field(default_factory=list)
+    # Reminders that nothing called for, in words.
+    wrong: list[str] = field(default_factory=list)
+
+
+async def run(run: Run, tally: Tally) -> None:
+    count, rate = run.choose((120, 8.0), (3000, 8.0))
+    outages: list[Outage] = []
+    async with a_world(run, people=4) as world:
+        tasks = await _tasks(world, count)
+        with OperationLog(run.folder / "operations") as log:
+            begin = time.time() + _LEAD[1] + 1
+            killing = asyncio.create_task(_kill_workers(run, outages, tally, count / rate))
+            async with asyncio.TaskGroup() as edits:
+                for number, task_id in enumerate(tasks):
+                    life = _live(run, world, log, task_id, begin + number / rate)
+                    edits.create_task(life)
+            await killing
+            run.say("waiting for what is still to come")
+            await _complete(world, outages)
+            tally.operations = sum(1 for _ in log)
+        await _check(run, world, outages, tally)
+
+
+# Editing
+
+
+async def _tasks(world: World, count: int) -> list[str]:
+    """Written past the services: nobody makes suggestions for them, and Temporal has time for reminders."""
+    ids = [str(uuid7()) for _ in range(count)]
+    owner, *others = world.people
+    await world.fetch(
+        """
+        INSERT INTO task.tasks (id, workspace_id, project_id, project_key, number, title, description, status,
+          priority, assignee_id, creator_id, labels, created_at, updated_at)
+        SELECT id, %(workspace)s, %(project)s, 'P0', n, 'Tide gate ' || n, '', 1, 0,
+          (%(people)s::uuid[])[1 + n %% cardinality(%(people)s::uuid[])], %(owner)s, '{}', now(), now()
+        FROM unnest(%(ids)s::uuid[]) WITH ORDINALITY AS t (id, n)
+        """,
+        {
+            "workspace": world.workspace.id,
+            "project": world.project,
+            "people": [person.id for person in others],
+            "owner": owner.id,
+            "ids": ids,
+        },
+    )
+    return ids
+
+
+async def _live(run: Run, world: World, log: OperationLog, task_id: str, due: float) -> None:
+    """Sets a deadline some seconds ahead, and edits the task around it."""
+    edit = run.random.choice(_EDITS)
+    ahead = run.random.uniform(*_LEAD)
+    around = run.random.uniform(-_AROUND, _AROUND)
+    later = run.random.uniform(3, 9)
+    call = _Calls(world, log, task_id, run.random.randrange(1, 4))
+    await _sleep_until(due - ahead)
+    await call.due(due)
+    await _sleep_until(due + around)
+    match edit:
+        case "moved":
+            await call.due(time.time() + later)
+        case "moved far":
+            await call.due(time.time() + 86_400)
+        case "finished":
+            await call.status(TASK_STATUS_DONE)
+        case "canceled":
+            await call.status(TASK_STATUS_CANCELED)
+        case "deleted":
+            await call.delete()
+        case "assigned":
+            await call.assign()
+        case "reopened":
+            await call.status(TASK_STATUS_DONE)
+            await asyncio.sleep(later / 6)
+            await call.status(TASK_STATUS_TODO)
+
+
+async def _sleep_until(at: float) -> None:
+    await asyncio.sleep(max(0.0, at - time.time()))
+
+
+class _Calls:
+    """The edits of one task."""
+
+    def __init__(self, world: World, log: OperationLog, task_id: str, colleague: int) -> None:
+        self._world = world
+        self._log = log
+        self._id = task_id
+        self._colleague = world.people[colleague].id
+
+    async def due(self, at: float) -> None:
+        local = datetime.fromtimestamp(at, UTC)
+        said = datetime_pb2.DateTime(
+            year=local.year,
+            month=local.month,
+            day=local.day,
+            hours=local.hour,
+            minutes=local.minute,
+            seconds=local.second,
+            nanos=local.microsecond * 1000,
+            time_zone=datetime_pb2.TimeZone(id="UTC"),
+        )
+        await self._call(
+            "due",
+            self._world.stubs.tasks.UpdateTask,
+            UpdateTaskRequest(
+                task=Task(id=self._id, due=Due(date_time=said)),
+                update_mask=FieldMask(paths=["due"]),
+            ),
+        )
+
+    async def status(self, status: Any) -> None:
+        request = ChangeTaskStatusRequest(id=self._id, status=status)
+        await self._call("status", self._world.stubs.tasks.ChangeTaskStatus, request)
+
+    async def delete(self) -> None:
+        request = DeleteTaskRequest(id=self._id)
+        await self._call("delete", self._world.stubs.tasks.DeleteTask, request)
+
+    async def assign(self) -> None:
+        request = AssignTaskRequest(id=self._id, assignee_id=self._colleague)
+        await self._call("assign", self._world.stubs.tasks.AssignTask, request)
+
+    async def _call(self, op: str, method: Any, request: Any) -> None:
+        entry = self._log.begin(op, task=self._id)
+        try:
+            answer = await method(
+                request, metadata=self._world.people[0].credentials, timeout=20, wait_for_ready=True
+            )
+        except grpc.aio.AioRpcError as error:
+            entry.raised(error)
+        else:
+            entry.ok(revision=answer.task.revision)
+
+
+async def _kill_workers(run: Run, outages: list[Outage], tally: Tally, seconds: float) -> None:
+    """One of them or both, every 20 s; the first ones after a time without."""
+    instants = run.choose(
+        [_LEAD[1] + 0.4 * seconds, _LEAD[1] + 0.8 * seconds],
+        [_LEAD[1] + 0.1 * seconds + 20.0 * n for n in range(int(0.9 * seconds / 20))],
+    )
+    started = time.time()
+    for instant in instants:
+        await _sleep_until(started + instant + run.random.uniform(-0.5, 0.5))
+        victims = run.random.choice([_WORKERS[:1], _WORKERS[1:], _WORKERS])
+        begun = time.time()
+        for name in victims:
+            await run.stack.hold(name)
+            tally.faults += 1
+        run.say(f"killed {' and '.join(victims)}")
+        for name in victims:
+            run.stack.release(name)
+        for name in victims:
+            await run.stack.wait_ready(name, 60)
+        outages.append(Outage(begun, time.time()))
+
+
+# Checking
+
+
+def _latest(expected: float, outages: Sequence[Outage]) -> float:
+    """When a reminder has to have come at the latest."""
+    concerned = [
+        outage.ended + _LATE_AFTER_OUTAGE
+        for outage in outages
+        if outage.begun <= expected + _LATE and expected <= outage.ended + _LATE_AFTER_OUTAGE
+    ]
+    return max([expected + _LATE, *concerned])
+
+
+async def _complete(world: World, outages: Sequence[Outage]) -> None:
+    """Waits until nothing is to come any more, or it's too late for it."""
+    while True:
+        lives = await _lives(world)
+        now = time.time()
+        open_spans = [
+            span
+            for life in lives.values()
+            for span in life.spans
+            if span.ended == float("inf") and span.due < now + 3600 and not _sent_at(life, span.due)
+        ]
+        if all(now > _latest(span.expected, outages) for span in open_spans):
+            break
+        await asyncio.sleep(1)
+    await events.settled(world.settings, 60)
+
+
+async def _lives(world: World) -> dict[str, Life]:
+    histories: dict[str, list[Event]] = {}
+    for stored in await events.outbox(world.settings, world.workspace.id):
+        event = stored.event
+        if event.type.startswith("task."):
+            histories.setdefault(event.aggregate_id, []).append(event)
+    return {task_id: _life(history) for task_id, history in histories.items()}
+
+
+def _life(history: Sequence[Event]) -> Life:
+    """Follows a task's events, whose order is that of its changes."""
+    life = Life()
+    state: Task | None = None
+    span: Span | None = None
+    for event in history:
+        at = _seconds(event.occur_time)
+        if event.WhichOneof("facts") == "task_reminder_due":
+            reminder = event.task_reminder_due
+            sent = Sent(_seconds(reminder.task.due_time), reminder.offset_seconds, at)
+            life.wrong += _faults(event, state, span, sent)
+            if span is not None:
+                span.reminders.append(sent)
+            continue
+        state = getattr(event, event.WhichOneof("facts") or "task_updated").task
+        due = _seconds(state.due_time) if _counts(state) else None
+        if span is not None and span.due != due:
+            span.ended = at
+            span = None
+        if span is None and due is not None:
+            span = Span(due, at, float("inf"))
+            life.spans.append(span)
+    return life
+
+
+def _counts(task: Task) -> bool:
+    return (
+        task.HasField("due_time")
+        and not task.HasField("finish_time")
+        and not task.HasField("delete_time")
+    )
+
+
+def _faults(event: Event, state: Task | None, span: Span | None, sent: Sent) -> Iterator[str]:
+    """What is wrong with a reminder, when the task stood like this."""
+    task = event.task_reminder_due.task
+    if span is None or state is None:
+        yield f"task {task.id} was reminded of while it was finished, deleted or had no deadline"
+    elif sent.due != span.due:
+        yield f"task {task.id} was reminded of for a deadline that it had no more"
+    elif event.revision != state.revision or task.assignee_id != state.assignee_id:
+        yield f"a reminder shows task {task.id} as it was at revision {event.revision}"
+    elif sent.at < sent.due - sent.offset:
+        yield f"task {task.id} was reminded of {sent.due - sent.offset - sent.at:.3f} s too soon"
+
+
+def _seconds(at: Timestamp) -> float:
+    return at.seconds + at.nanos / 1e9
+
+
+def _sent_at(life: Life, due: float) -> list[float]:
+    """When the reminder at this deadline was sent, which may have been in an earlier span."""
+    return [
+        sent.at
+        for span in life.spans
+        for sent in span.reminders
+        if sent.due == due and sent.offset == 0
+    ]
+
+
+async def _check(run: Run, world: World, outages: Sequence[Outage], tally: Tally) -> None:
+    lives = await _lives(world)
+    lateness: list[float] = []
+    before_outages: list[float] = []
+    first_outage = outages[0].begun if outages else float("inf")
+    for task_id, life in lives.items():
+        for sentence in life.wrong:
+            tally.expect(False, sentence)
+        sent = Counter((one.due, one.offset) for span in life.spans for one in span.reminders)
+        tally.doubled += sum(count - 1 for count in sent.values())
+        for span in life.spans:
+            at = [one.at for one in span.reminders if one.offset == 0]
+            latest = _latest(span.expected, outages)
+            if not at:
+                if span.ended > latest and latest < time.time() and not _sent_at(life, span.due):
+                    tally.lost += 1
+                continue
+            late = at[0] - span.expected
+            lateness.append(late)
+            if at[0] < first_outage:
+                before_outages.append(late)
+            tally.expect(at[0] <= latest, f"task {task_id} was reminded of {late:.1f} s late")
+    had = await events.effects(world.settings, world.workspace.id)
+    tally.lost += had.missing
+    tally.doubled += had.surplus
+    tally.recovered_after(max(lateness, default=0.0))
+    tally.figures["reminders at the deadline"] = f"{len(lateness):,} of {len(lives):,} tasks"
+    tally.figures["late, before the first outage"] = _spread(before_outages)
+    tally.figures["late, all"] = _spread(lateness)
+    tally.figures["notifications"] = f"{had.total:,}"
+    acknowledged = sum(len(life.spans) for life in lives.values())
+    tally.figures["deadlines"] = f"{acknowledged:,}"
+
+
+def _spread(seconds: list[float]) -> str:
+    if not seconds:
+        return "none"
+    ordered = sorted(seconds)
+    p50, p99 = (ordered[int(len(ordered) * part)] for part in (0.5, 0.99))
+    beyond = sum(one > _LATE for one in ordered)
+    return f"p50 {p50:.2f} s, p99 {p99:.2f} s, max {ordered[-1]:.2f} s; {beyond} by more than {_LATE:g} s"
