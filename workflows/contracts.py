@@ -19,8 +19,9 @@ WORK_QUEUE: Final = "taskflow-work"
 # a restart of the worker stays a matter of milliseconds.
 HISTORY_LIMIT: Final = 500
 
-# Calls of our own services: they give up by themselves after 10 s, see `front_door`.
-CALL_TIMEOUT: Final = timedelta(seconds=30)
+# Calls of our own services: they give up by themselves after 10 s, see `front_door`. Those of a worker that was killed
+# are made again by another one after this time.
+CALL_TIMEOUT: Final = timedelta(seconds=15)
 # Between attempts. A service that was away is found again within this.
 CALL_BACKOFF_FIRST: Final = timedelta(milliseconds=500)
 CALL_BACKOFF_MOST: Final = timedelta(seconds=15)

@@ -34,6 +34,8 @@ DEFINITIONS: Final[Sequence[type]] = (EnrichTask, DeadlineReminder, ProcessJob, 
 _CACHED_WORKFLOWS: Final = 100
 # More at once would only wait for each other: definitions run under one interpreter lock.
 _WORKFLOW_TASKS: Final = 16
+# How long something to do for a run waits for the worker that keeps it in memory (seconds): that may have been killed.
+_CACHE_PATIENCE: Final = 3.0
 # Instead of a hash over all loaded code, which takes a second and 20 MB at every start. We don't deploy by build ids.
 _BUILD_ID: Final = "taskflow"
 # Seconds: before another connection or worker is tried, how long activities may go on at the end, and how long the end
@@ -96,6 +98,7 @@ def build_workers(client: Client, activities: Activities, concurrency: int) -> l
         interceptors=[Edge()],
         build_id=_BUILD_ID,
         max_cached_workflows=_CACHED_WORKFLOWS,
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=_CACHE_PATIENCE),
         # Temporal's library needs two.
         max_concurrent_workflow_tasks=max(2, min(_WORKFLOW_TASKS, concurrency)),
         max_concurrent_activities=concurrency,
