@@ -49,8 +49,6 @@ _KEPT: Final = 60
 # A call that takes longer has failed (seconds).
 _PATIENCE: Final = 10.0
 _PASSWORD: Final = "correct horse battery"
-# So many subsets between two measurements with everything up.
-_SUBSETS_IN_A_ROW: Final = 4
 # Of all calls with something down.
 _PROMISED_OK: Final = 0.999
 _PROMISED_RATIO: Final = 2.0
@@ -212,10 +210,11 @@ async def _combinations(
     tally: Tally,
 ) -> None:
     """Every subset, each differing from the one before by one dependency, and between them everything up."""
-    seconds_down, seconds_up = run.choose((0.8, 2.0), (30.0, 30.0))
+    seconds_down, seconds_up = run.choose((0.5, 1.5), (30.0, 30.0))
+    in_a_row = run.choose(8, 4)
     down: set[str] = set()
     for number in range(1, 2 ** len(dependencies)):
-        if (number - 1) % _SUBSETS_IN_A_ROW == 0:
+        if (number - 1) % in_a_row == 0:
             await _become(run, set(), down, dependencies, measured, tally)
             await events.settled(world.settings, run.choose(5.0, 60.0))
             await _measure(run, _ALL_UP, measured, seconds_up)

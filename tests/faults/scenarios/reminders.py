@@ -100,7 +100,7 @@ class Life:
 
 
 async def run(run: Run, tally: Tally) -> None:
-    count, rate = run.choose((120, 8.0), (3000, 8.0))
+    count, rate = run.choose((80, 8.0), (2000, 5.0))
     outages: list[Outage] = []
     async with a_world(run, people=4) as world:
         tasks = await _tasks(world, count)
