@@ -4,8 +4,10 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     DateTime,
     ForeignKey,
+    FromClause,
     Identity,
     Index,
     Integer,
@@ -18,6 +20,7 @@ from sqlalchemy import (
     UniqueConstraint,
     Uuid,
     func,
+    literal_column,
     text,
 )
 
@@ -43,7 +46,8 @@ users = Table(
     UniqueConstraint("email_key", name="users_email_key"),
 )
 
-# A session is one family of refresh tokens, of which the one of the current generation works.
+# A session is one family of refresh tokens, of which the one of the current generation works. No index has the user
+# alone: calls name session and user, and Postgres would take either, while a program that logs in often has thousands.
 sessions = Table(
     "sessions",
     metadata,
@@ -56,7 +60,6 @@ sessions = Table(
     Column("last_used_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Column("revoked_at", DateTime(timezone=True)),
-    Index("sessions_user", "user_id"),
     Index("sessions_expiry", "expires_at"),
 )
 
@@ -84,7 +87,9 @@ members = Table(
     Column("revision", BigInteger, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     PrimaryKeyConstraint("workspace_id", "user_id"),
-    Index("members_user", "user_id", "workspace_id"),
+    # All of somebody's workspaces. Only for statements that say so (any_role): where the workspace is
+    # known as well, Postgres takes either index, and somebody can be in hundreds.
+    Index("members_user", "user_id", "workspace_id", postgresql_where=text("role > 0")),
     Index("members_joined", "workspace_id", "created_at", "user_id"),
     # taskflow.auth.v1.ROLE_OWNER
     Index("members_owners", "workspace_id", postgresql_where=text("role = 4")),
@@ -101,3 +106,8 @@ login_attempts = Table(
     Index("login_attempts_key", "key", "attempted_at"),
     Index("login_attempts_age", "attempted_at"),
 )
+
+
+def any_role(of: FromClause) -> ColumnElement[bool]:
+    """Holds for every member, and has Postgres find somebody's workspaces by their index."""
+    return of.c.role > literal_column("0")

@@ -13,12 +13,13 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    literal_column,
     select,
     tuple_,
     update,
 )
 
-from services.auth.models import members, users, workspaces
+from services.auth.models import any_role, members, users, workspaces
 from services.platform.db import Statement
 from services.platform.directory import live_session
 from taskflow.auth.v1 import workspace_pb2
@@ -51,7 +52,9 @@ _one = visible().where(members.c.workspace_id == bindparam("workspace_id", type_
 WORKSPACE = Statement(_one)
 LOCK_WORKSPACE = Statement(_one.with_for_update(key_share=True, of=workspaces))
 # Ids are made in the order of time: by id is oldest first.
-_page = visible().order_by(members.c.workspace_id).limit(bindparam("count"))
+_page = (
+    visible().where(any_role(members)).order_by(members.c.workspace_id).limit(bindparam("count"))
+)
 FIRST_WORKSPACES = Statement(_page)
 NEXT_WORKSPACES = Statement(_page.where(members.c.workspace_id > bindparam("after", type_=Uuid)))
 UPDATE_WORKSPACE = Statement(
@@ -110,7 +113,8 @@ OWNERS = Statement(
     .select_from(members)
     .where(
         members.c.workspace_id == bindparam("workspace_id", type_=Uuid),
-        members.c.role == workspace_pb2.ROLE_OWNER,
+        # Not as a parameter, without which the index of owners isn't one for this statement.
+        members.c.role == literal_column(str(int(workspace_pb2.ROLE_OWNER))),
     )
 )
 ADD_MEMBER = Statement(

@@ -128,15 +128,22 @@ def platform(settings: Settings) -> list[Kind]:
             consumed_events,
             consumed_events.c.consumed_at,
             2 * kept,
-            not_(exists().where(outbox.c.event_id == consumed_events.c.event_id)),
-            not_(
-                exists().where(
-                    dead_letters.c.consumer == consumed_events.c.consumer,
-                    dead_letters.c.event_id == cast(consumed_events.c.event_id, Text),
-                )
+            _absent(outbox, outbox.c.event_id == consumed_events.c.event_id),
+            _absent(
+                dead_letters,
+                dead_letters.c.consumer == consumed_events.c.consumer,
+                dead_letters.c.event_id == cast(consumed_events.c.event_id, Text),
             ),
         ),
     ]
+
+
+def _absent(table: Table, *of_row: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether the table has no such row, which is looked for by its index.
+
+    Without an offset Postgres may join the two tables whole: it takes most rows to be there, of which hardly any is.
+    """
+    return not_(exists(select(1).select_from(table).where(*of_row).offset(0)))
 
 
 async def run(settings: Settings, db: Database, kinds: Sequence[Kind]) -> None:

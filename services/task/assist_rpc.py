@@ -12,6 +12,7 @@ from services.task import (
     jobs,
     logic,
     messages,
+    newest,
     payload,
     reminders,
     suggestions,
@@ -62,7 +63,7 @@ class SuggestionServicer(suggestion_service_pb2_grpc.SuggestionServiceServicer):
             suggestions=[suggestions.message(row) for row in rows[:size]]
         )
         if len(rows) > size:
-            last = [str(rows[size - 1].id)]
+            last = newest.position(rows[size - 1])
             response.next_page_token = pages.token(self._seal, caller.user_id, request, last)
         return response
 
@@ -147,7 +148,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
             )
         response = job_service.ListJobsResponse(jobs=[jobs.message(row) for row in rows[:size]])
         if len(rows) > size:
-            last = [str(rows[size - 1].id)]
+            last = newest.position(rows[size - 1])
             response.next_page_token = pages.token(self._seal, caller.user_id, request, last)
         return response
 

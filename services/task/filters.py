@@ -4,7 +4,7 @@ Statements are built by shape (which conditions, which order) and kept; values a
 best index depends on the values, so Postgres plans them with the values at hand.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -23,11 +23,13 @@ from sqlalchemy import (
     SmallInteger,
     Text,
     Uuid,
+    and_,
     any_,
     bindparam,
     func,
     or_,
     select,
+    true,
     tuple_,
     union_all,
 )
@@ -246,15 +248,26 @@ def statement(shape: Shape) -> Statement:
         conditions.append(tasks.c.deleted_at.is_(None))
     conditions += [_condition(name, False) for name in sorted(shape.single)]
     conditions += [_condition(name, True) for name in sorted(shape.several)]
-    every = select(tasks).where(*conditions, *_from_position(shape))
-    if not shape.statuses:
-        return Statement(_page(every, shape, tasks), prepare=False)
-    # A page of each, merged: each has its index in every order. Whoever looks for the open ones in the order of another
-    # index passes all that are done, which are the most, and the oldest.
-    statuses = (bindparam(f"status_{n}", type_=SmallInteger) for n in range(shape.statuses))
-    parts = (_page(every.where(tasks.c.status == status), shape, tasks) for status in statuses)
+    if shape.dated is not None:
+        conditions.append(tasks.c.due_at.is_not(None) if shape.dated else tasks.c.due_at.is_(None))
+    every = select(tasks).where(*conditions)
+    # A page of each part, merged.
+    parts = [
+        _page(every.where(status, place), shape, tasks)
+        for status in _statuses(shape)
+        for place in _places(shape)
+    ]
+    if len(parts) == 1:
+        return Statement(parts[0], prepare=False)
     found = union_all(*parts).subquery()
     return Statement(_page(select(found), shape, found), prepare=False)
+
+
+def _statuses(shape: Shape) -> list[ColumnElement[bool]]:
+    """One by one, as each has its index in every order. Whoever looks for the open ones in the order of another index
+    passes all that are done, which are the most, and the oldest."""
+    names = [f"status_{n}" for n in range(shape.statuses)]
+    return [tasks.c.status == bindparam(name, type_=SmallInteger) for name in names] or [true()]
 
 
 def _page(every: Select[Any], shape: Shape, found: FromClause) -> Select[Any]:
@@ -312,18 +325,28 @@ _KEYS: dict[str, tuple[Column[Any], ...]] = {
 }
 
 
-def _from_position(shape: Shape) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
+def _places(shape: Shape) -> list[ColumnElement[bool]]:
+    """What comes after the position."""
+    if not shape.after:
+        return [true()]
     keys = _KEYS[shape.order.column]
-    if shape.dated is not None:
-        conditions.append(tasks.c.due_at.is_not(None) if shape.dated else tasks.c.due_at.is_(None))
     if shape.dated is False:
         keys = (tasks.c.id,)
-    if shape.after:
-        here = tuple_(*keys)
-        there = tuple_(*(bindparam(f"after_{key.name}", type_=key.type) for key in keys))
-        conditions.append(here < there if shape.order.descending else here > there)
-    return conditions
+    if shape.order.column != "priority":
+        return [_beyond(shape, keys)]
+    # Of the rest of this priority and the others apart Postgres knows how many they are; of both it judges by the
+    # others alone, of which there can be none.
+    priority, *rest = keys
+    return [
+        and_(priority == bindparam("after_priority", type_=SmallInteger), _beyond(shape, rest)),
+        _beyond(shape, [priority]),
+    ]
+
+
+def _beyond(shape: Shape, keys: Sequence[Column[Any]]) -> ColumnElement[bool]:
+    here = tuple_(*keys)
+    there = tuple_(*(bindparam(f"after_{key.name}", type_=key.type) for key in keys))
+    return here < there if shape.order.descending else here > there
 
 
 def _order_by(shape: Shape, found: FromClause) -> list[ColumnElement[Any]]:

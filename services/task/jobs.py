@@ -28,10 +28,9 @@ from services.platform.db import Row, Statement, Transaction
 from services.platform.errors import DomainError, not_found
 from services.platform.identity import Caller
 from services.platform.outbox import add_event
-from services.task import payload
+from services.task import newest, payload
 from services.task.allowance import Allowance, TaskText
 from services.task.models import jobs, tasks
-from services.task.newest import newest
 from taskflow.error.v1 import error_reason_pb2 as reasons
 from taskflow.event.v1.event_pb2 import Event, JobChanged, SuggestionsRequested
 from taskflow.task.v1 import job_pb2
@@ -215,12 +214,12 @@ async def page(
 ) -> list[Row]:
     """Newest first. `before` is the position of the last one on the page before."""
     return await tx.all(
-        newest(jobs, bool(task_id), bool(states), before is not None),
+        newest.page(jobs, bool(task_id), bool(states), before is not None),
         workspace_id=workspace_id,
         size=size,
         **({"task_id": UUID(task_id)} if task_id else {}),
         **({"states": sorted(set(states))} if states else {}),
-        **({"before": UUID(before[0])} if before else {}),
+        **newest.before(before),
     )
 
 

@@ -3,7 +3,7 @@
 Every list of tasks is scoped to a workspace or to projects of one, so each order has an index that begins with either;
 ids are UUIDv7 and `created_at` is the time in them, so that the order of ids is the order of creation. Lists go by
 (created_at, id) all the same: the primary key would do for an order by the id alone, and reading other workspaces'
-tasks on the way can look cheap to the planner. Statuses have every order: most tasks are done, and whoever looks for
+rows on the way can look cheap to the planner. Statuses have every order: most tasks are done, and whoever looks for
 the others in the order of all of them passes those.
 """
 
@@ -48,10 +48,11 @@ projects = Table(
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("updated_at", DateTime(timezone=True), nullable=False),
     UniqueConstraint("workspace_id", "key", name="projects_key"),
-    Index("projects_created", "workspace_id", "id"),
+    Index("projects_created", "workspace_id", "created_at", "id"),
     Index(
         "projects_unarchived",
         "workspace_id",
+        "created_at",
         "id",
         postgresql_where=text("archived_at IS NULL"),
     ),
@@ -152,8 +153,8 @@ suggestions = Table(
     Column("created_at", DateTime(timezone=True), nullable=False),
     # Storing again what was made for the same text changes nothing.
     UniqueConstraint("task_id", "kind", "base_text_revision", name="suggestions_base"),
-    Index("suggestions_created", "workspace_id", "id"),
-    Index("suggestions_state", "workspace_id", "state", "id"),
+    Index("suggestions_created", "workspace_id", "created_at", "id"),
+    Index("suggestions_state", "workspace_id", "state", "created_at", "id"),
     Index("suggestions_task", "task_id", "id"),
 )
 
@@ -176,8 +177,8 @@ jobs = Table(
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("started_at", DateTime(timezone=True)),
     Column("finished_at", DateTime(timezone=True)),
-    Index("jobs_created", "workspace_id", "id"),
-    Index("jobs_state", "workspace_id", "state", "id"),
+    Index("jobs_created", "workspace_id", "created_at", "id"),
+    Index("jobs_state", "workspace_id", "state", "created_at", "id"),
     Index("jobs_task", "task_id", "id"),
     Index(
         "jobs_enrichment",

@@ -1,10 +1,20 @@
-"""Pages of what hangs on tasks and has a state, newest first: suggestions and jobs."""
+"""Pages of what hangs on tasks and has a state, newest first: suggestions and jobs.
 
+By (created_at, id), as all lists: the primary key would do for an order by the id alone, and Postgres takes it wherever
+a workspace's rows seem to be many among all.
+"""
+
+from datetime import datetime
 from functools import lru_cache
+from typing import Any
+from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
+    DateTime,
+    FromClause,
     Integer,
+    Select,
     SmallInteger,
     Table,
     Uuid,
@@ -14,20 +24,25 @@ from sqlalchemy import (
     func,
     select,
     true,
+    tuple_,
 )
 
-from services.platform.db import Statement
+from services.platform.db import Row, Statement
 
 _states = bindparam("states", type_=ARRAY(SmallInteger))
 _size = bindparam("size", type_=Integer)
 
 
 @lru_cache
-def newest(table: Table, of_task: bool, in_states: bool, after: bool) -> Statement:
-    """Binds :workspace_id and :size, and as it's asked for :task_id, :states and :before, an id."""
+def page(table: Table, of_task: bool, in_states: bool, after: bool) -> Statement:
+    """Binds :workspace_id and :size, and as it's asked for :task_id, :states, and :before_time with :before_id."""
     query = select(table).where(table.c.workspace_id == bindparam("workspace_id", type_=Uuid))
     if after:
-        query = query.where(table.c.id < bindparam("before", type_=Uuid))
+        there = tuple_(
+            bindparam("before_time", type_=DateTime(timezone=True)),
+            bindparam("before_id", type_=Uuid),
+        )
+        query = query.where(tuple_(table.c.created_at, table.c.id) < there)
     if of_task:
         query = query.where(table.c.task_id == bindparam("task_id", type_=Uuid))
     if in_states and of_task:
@@ -39,12 +54,23 @@ def newest(table: Table, of_task: bool, in_states: bool, after: bool) -> Stateme
             .table_valued(column("state", SmallInteger), name="wanted")
             .render_derived()
         )
-        of_state = query.where(table.c.state == wanted.c.state)
-        found = of_state.order_by(table.c.id.desc()).limit(_size).lateral("found")
-        return Statement(
-            select(found)
-            .select_from(wanted.join(found, true()))
-            .order_by(found.c.id.desc())
-            .limit(_size)
-        )
-    return Statement(query.order_by(table.c.id.desc()).limit(_size))
+        found = _page(query.where(table.c.state == wanted.c.state), table).lateral("found")
+        return Statement(_page(select(found).select_from(wanted.join(found, true())), found))
+    return Statement(_page(query, table))
+
+
+def _page(query: Select[Any], found: FromClause) -> Select[Any]:
+    return query.order_by(found.c.created_at.desc(), found.c.id.desc()).limit(_size)
+
+
+def position(row: Row) -> list[str]:
+    """The row's place, as JSON can hold it."""
+    return [row.created_at.isoformat(), str(row.id)]
+
+
+def before(position: list[Any] | None) -> dict[str, Any]:
+    """The parameters for a place; none for the first page."""
+    if position is None:
+        return {}
+    created_at, row_id = position
+    return {"before_time": datetime.fromisoformat(created_at), "before_id": UUID(row_id)}

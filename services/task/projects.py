@@ -69,8 +69,17 @@ async def page(
         queries.list_projects(archived, after is not None),
         workspace_id=workspace_id,
         limit=size,
-        **({"after_id": UUID(after[0])} if after else {}),
+        **(_after(*after) if after else {}),
     )
+
+
+def position(row: Row) -> list[str]:
+    """The project's place, as JSON can hold it."""
+    return [row.created_at.isoformat(), str(row.id)]
+
+
+def _after(created_at: str, project_id: str) -> dict[str, Any]:
+    return {"after_time": datetime.fromisoformat(created_at), "after_id": UUID(project_id)}
 
 
 async def change(

@@ -24,6 +24,7 @@ from sqlalchemy import (
     or_,
     select,
     true,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as insert_or
@@ -81,13 +82,17 @@ CHANGE_PROJECT = Statement(
 
 @lru_cache
 def list_projects(archived: bool, after: bool) -> Statement:
-    """Binds :workspace_id, :limit, and :after_id with `after`."""
+    """Binds :workspace_id, :limit, and with `after` :after_time and :after_id."""
     query = select(projects).where(projects.c.workspace_id == _workspace_id)
     if not archived:
         query = query.where(projects.c.archived_at.is_(None))
     if after:
-        query = query.where(projects.c.id > bindparam("after_id", type_=Uuid))
-    return Statement(query.order_by(projects.c.id).limit(_limit))
+        there = tuple_(
+            bindparam("after_time", type_=DateTime(timezone=True)),
+            bindparam("after_id", type_=Uuid),
+        )
+        query = query.where(tuple_(projects.c.created_at, projects.c.id) > there)
+    return Statement(query.order_by(projects.c.created_at, projects.c.id).limit(_limit))
 
 
 # Reading one task.

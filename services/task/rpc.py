@@ -85,7 +85,7 @@ class ProjectServicer(project_service_pb2_grpc.ProjectServiceServicer):
             projects=[messages.project(row) for row in rows[:size]]
         )
         if len(rows) > size:
-            last = [str(rows[size - 1].id)]
+            last = projects.position(rows[size - 1])
             answer.next_page_token = pages.token(self._seal, caller.user_id, request, last)
         return answer
 

@@ -25,10 +25,9 @@ from services.platform.errors import DomainError, invalid
 from services.platform.identity import Caller
 from services.platform.outbox import add_event
 from services.platform.text import stored
-from services.task import jobs
+from services.task import jobs, newest
 from services.task.allowance import Allowance
 from services.task.models import projects, suggestions, tasks
-from services.task.newest import newest
 from taskflow.error.v1 import error_reason_pb2 as reasons
 from taskflow.event.v1.event_pb2 import Event, SuggestionChanged
 from taskflow.task.v1 import suggestion_pb2
@@ -193,12 +192,12 @@ async def page(
 ) -> list[Row]:
     """Newest first. `before` is the position of the last one on the page before."""
     return await tx.all(
-        newest(suggestions, bool(task_id), bool(states), before is not None),
+        newest.page(suggestions, bool(task_id), bool(states), before is not None),
         workspace_id=workspace_id,
         size=size,
         **({"task_id": UUID(task_id)} if task_id else {}),
         **({"states": sorted(set(states))} if states else {}),
-        **({"before": UUID(before[0])} if before else {}),
+        **newest.before(before),
     )
 
 

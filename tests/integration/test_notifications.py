@@ -1,18 +1,11 @@
 """Promises of NotificationService's unary calls: whose, in which order, and what reading does."""
 
 from collections.abc import AsyncIterator
-from copy import copy
-from datetime import UTC, datetime
-from typing import Any
-from uuid import UUID
 
 import grpc
 import pytest
-from sqlalchemy import text
 
-from services.notification import dead_letters, queries
 from services.platform.config import Settings
-from services.platform.db import Statement
 from taskflow.auth.v1.auth_service_pb2 import LogoutRequest
 from taskflow.notification.v1.notification_pb2 import Notification
 from taskflow.notification.v1.notification_service_pb2 import (
@@ -154,38 +147,6 @@ async def test_a_sequence_that_lies_ahead_does_not_read_what_comes_later(
     await world.assign(ben)
     newest, _ = await world.told(ben, 2)
     assert not newest.HasField("read_time")
-
-
-@pytest.mark.parametrize(
-    ("statement", "index"),
-    [
-        (queries.OLDER, "notifications_user"),
-        (queries.OLDER_UNREAD, "notifications_unread"),
-        (queries.UNREAD_COUNT, "notifications_unread"),
-        (queries.MARK_UP_TO, "notifications_unread"),
-        (queries.CHANGES_AFTER, "changes_pkey"),
-        (dead_letters._LIST, "dead_letters_parked"),
-    ],
-)
-async def test_lists_and_counts_have_an_index(
-    world: World, statement: Statement, index: str
-) -> None:
-    names = ("caller_id", "session_id", "user_id", "id_before")
-    parameters: dict[str, Any] = dict.fromkeys(names, UUID(int=1)) | {
-        **dict.fromkeys(("before", "after", "up_to", "count"), 50),
-        "include_replayed": True,
-    }
-    now = datetime.now(UTC)
-    parameters |= {"now": now, "parked_before": now}
-    explain = copy(statement)
-    explain.sql = b"EXPLAIN " + statement.sql
-    async with world.db.transaction() as tx:
-        # The tables are small; the question is whether an index serves the statement.
-        await tx.run(Statement(text("SET LOCAL enable_seqscan = off")))
-        await tx.run(Statement(text("SET LOCAL enable_bitmapscan = off")))
-        plan = "\n".join(row[0] for row in await tx.all(explain, **parameters))
-    assert f"using {index}" in plan
-    assert "Sort" not in plan
 
 
 async def test_malformed_requests_are_refused_by_name_of_the_field(

@@ -1,10 +1,11 @@
-"""Promises about plans: every filter and every order of ListTasks finds an index, in a workspace of any size."""
+"""Promises about plans at a million tasks: every list, filter and order finds an index, and what is called often reads
+little, as Postgres plans it with the values at hand and, for prepared statements, without."""
 
-import json
-from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from itertools import product
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID, uuid4
 
 import psycopg
@@ -12,140 +13,111 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from psycopg.rows import namedtuple_row
 
+from services.auth import queries as auth
+from services.auth import retention as auth_retention
+from services.auth import throttle, workspace_queries
+from services.notification import dead_letters
+from services.notification import queries as notification
+from services.notification import retention as notification_retention
+from services.platform import directory, idempotency, relay, retention
 from services.platform.config import Settings
-from services.platform.db import Statement
-from services.task import filters
+from services.platform.db import Row, Statement, Transaction
+from services.platform.given import as_given
+from services.task import (
+    allowance,
+    creation_queries,
+    enrichment,
+    filters,
+    jobs,
+    newest,
+    queries,
+    reminders,
+    snapshot,
+    suggestions,
+)
+from services.task import retention as task_retention
 from services.task.filters import Order, Shape
-from services.task.queries import LOCK_DATED_ELSEWHERE, LOCK_OPEN_OF_ASSIGNEE
+from services.task.models import jobs as job_table
+from services.task.models import suggestions as suggestion_table
 from taskflow.task.v1.task_pb2 import TaskFilter
+from tests.integration.large_world import (
+    LARGE,
+    MAIL_READER,
+    PERSON,
+    PROJECT,
+    SESSION,
+    TASKS,
+    large_world,
+    named,
+)
+from tests.integration.plans import Connection, Mode, Plan, explain
 
-Connection = psycopg.AsyncConnection[Any]
-
-_LARGE, _PROJECT, _PERSON = uuid4(), uuid4(), uuid4()
-_ROWS = 200_000
-# Of these, for a page of 50.
+# Of a million, for a page of 50.
 _LITTLE = 1000
-
-# Three quarters of the tasks are in one workspace, the others in 500 small ones; likewise with projects and people.
-_FILL = """
-CREATE TEMPORARY TABLE made ON COMMIT DROP AS
-SELECT n, uuidv7() AS id,
-  CASE WHEN n %% 4 <> 0 THEN %(large)s::uuid ELSE md5('w' || n %% 500)::uuid END AS workspace_id,
-  CASE WHEN n %% 200 = 1 THEN %(project)s::uuid ELSE md5('p' || n %% 4 || n %% 500)::uuid END AS project_id,
-  CASE WHEN n %% 500 = 2 THEN %(person)s::uuid ELSE md5('u' || n %% 300)::uuid END AS person_id,
-  timestamptz '2026-01-01' + n * interval '1 minute' AS at
-FROM generate_series(1, %(rows)s) AS n;
-"""
-_PROJECTS = """
-INSERT INTO task.projects (id, workspace_id, key, display_name, description, creator_id, created_at, updated_at)
-SELECT DISTINCT ON (project_id) project_id, workspace_id, 'P' || n, '', '', person_id, at, at FROM made
-"""
-_TASKS = """
-INSERT INTO task.tasks (id, workspace_id, project_id, project_key, number, title, description, status, priority,
-  assignee_id, creator_id, labels, due_date, due_zone, due_at, created_at, updated_at, finished_at, deleted_at)
-SELECT id, workspace_id, project_id, 'P', n, 'Task ' || n, 'Text', CASE WHEN n % 10 <> 0 THEN 3 ELSE 1 END, n % 5,
-  CASE WHEN n % 3 <> 0 THEN person_id END, person_id, ARRAY['label' || n % 400],
-  CASE WHEN n % 2 <> 0 THEN at::date END, CASE WHEN n % 2 <> 0 THEN 'UTC' END, CASE WHEN n % 2 <> 0 THEN at END,
-  at, at + interval '1 day', CASE WHEN n % 10 <> 0 THEN at END, CASE WHEN n % 100 = 99 THEN at END
-FROM made
-"""
-
-_MIDDLE = """
-SELECT * FROM task.tasks
-WHERE workspace_id = %(large)s AND deleted_at IS NULL
-  AND coalesce((due_at IS NOT NULL) = %(dated)s, true)
-ORDER BY created_at OFFSET 20000 LIMIT 1
-"""
+# A table with fewer rows may be read whole.
+_SMALL_TABLE = 1000
 
 
 @pytest.fixture(scope="module")
 async def connection(settings: Settings) -> AsyncIterator[Connection]:
-    """A transaction that sees many tasks, and is rolled back."""
-    async with await psycopg.AsyncConnection.connect(
-        settings.postgres, row_factory=namedtuple_row
-    ) as connection:
-        await connection.execute("SET LOCAL statement_timeout = 0")
-        await connection.execute(
-            _FILL, {"large": _LARGE, "project": _PROJECT, "person": _PERSON, "rows": _ROWS}
-        )
-        for statement in (_PROJECTS, _TASKS):
-            await connection.execute(statement.encode())
-        await connection.execute("ANALYZE task.tasks")
+    async with (
+        large_world(settings) as url,
+        await psycopg.AsyncConnection.connect(
+            url, autocommit=True, cursor_factory=psycopg.AsyncClientCursor
+        ) as connection,
+    ):
         yield connection
-        await connection.rollback()
 
 
-async def _plan(
-    connection: Connection, statement: Statement, values: dict[str, Any], options: bytes = b""
-) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+async def large_tables(connection: Connection) -> set[str]:
     cursor = await connection.execute(
-        b"EXPLAIN (FORMAT JSON" + options + b") " + statement.sql,
-        statement.parameters(values),
-        prepare=False,
+        "SELECT relname FROM pg_class WHERE reltuples > %s", (_SMALL_TABLE,)
     )
-    row = await cursor.fetchone()
-    assert row is not None
-    found = json.loads(row[0]) if isinstance(row[0], str) else row[0]
-    plan: dict[str, Any] = found[0]["Plan"]
-    return plan
+    return {name for (name,) in await cursor.fetchall()}
 
 
-def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for child in plan.get("Plans", ()):
-        yield from _nodes(child)
-
-
-def _indexes(plan: dict[str, Any]) -> set[str]:
-    return {node["Index Name"] for node in _nodes(plan) if "Index Name" in node}
-
-
-def _rows_read(plan: dict[str, Any]) -> int:
-    return sum(
-        int(node["Actual Rows"]) + int(node.get("Rows Removed by Filter", 0))
-        for node in _nodes(plan)
-        if "Scan" in node["Node Type"]
-    )
-
-
-def _kinds(plan: dict[str, Any]) -> set[str]:
-    return {node["Node Type"] for node in _nodes(plan)}
-
+# Lists of tasks.
 
 _AT = Timestamp()
-_AT.FromDatetime(datetime(2026, 5, 1, tzinfo=UTC))
+_AT.FromDatetime(datetime.now(UTC) - timedelta(seconds=30 * TASKS / 2))
+_RECENTLY = Timestamp()
+_RECENTLY.FromDatetime(datetime.now(UTC) - timedelta(days=3))
 _SOMEBODY = str(UUID(int=7))
 _FILTERS: dict[str, dict[str, Any]] = {
     "none": {},
     "deleted": {"include_deleted": True},
-    "project": {"project_ids": [str(_PROJECT)]},
-    "projects": {"project_ids": [str(_PROJECT), _SOMEBODY]},
+    "project": {"project_ids": [str(PROJECT)]},
+    "projects": {"project_ids": [str(PROJECT), _SOMEBODY]},
     "status": {"statuses": [1]},
     "common status": {"statuses": [3]},
     "absent status": {"statuses": [2]},
-    "statuses": {"statuses": [1, 2]},
+    "open": {"statuses": [1, 2]},
+    "every status": {"statuses": [1, 2, 3, 4]},
     "priority": {"priorities": [4]},
     "priorities": {"priorities": [3, 4]},
-    "assignee": {"assignee_ids": [str(_PERSON)]},
-    "assignees": {"assignee_ids": [str(_PERSON), _SOMEBODY]},
+    "assignee": {"assignee_ids": [str(PERSON)]},
+    "assignees": {"assignee_ids": [str(PERSON), _SOMEBODY]},
     "unassigned": {"assignee_ids": [""]},
-    "assignee or none": {"assignee_ids": ["", str(_PERSON)]},
-    "creator": {"creator_ids": [str(_PERSON)]},
-    "creators": {"creator_ids": [str(_PERSON), _SOMEBODY]},
+    "assignee or none": {"assignee_ids": ["", str(PERSON)]},
+    "creator": {"creator_ids": [str(PERSON)]},
+    "creators": {"creator_ids": [str(PERSON), _SOMEBODY]},
     "label": {"labels": ["label7"]},
     "labels": {"labels": ["label7", "label8"]},
     "due before": {"due_before": _AT},
     "due after": {"due_after": _AT},
     "updated after": {"updated_after": _AT},
     "text": {"text": "task 777"},
-    "text in project": {"text": "task", "project_ids": [str(_PROJECT)]},
+    "text in project": {"text": "task", "project_ids": [str(PROJECT)]},
+    "overdue": {"statuses": [1, 2], "due_before": _RECENTLY},
     "mine that are open and due": {
-        "assignee_ids": [str(_PERSON)],
+        "assignee_ids": [str(PERSON)],
         "statuses": [1, 2],
-        "due_before": _AT,
+        "due_before": _RECENTLY,
     },
+    "open ones of a project": {"project_ids": [str(PROJECT)], "statuses": [1, 2]},
     "urgent bugs of a project": {
-        "project_ids": [str(_PROJECT)],
+        "project_ids": [str(PROJECT)],
         "labels": ["label1"],
         "priorities": [4],
     },
@@ -155,68 +127,407 @@ _ORDERS = [
     for column in ("created_at", "updated_at", "due_at", "priority")
     for descending in (False, True)
 ]
+# What has an index of its own: these in each order, the others in that of their creation.
+_ORDERED = [
+    *product(
+        ("none", "deleted", "project", "status", "absent status", "open", "every status"), _ORDERS
+    ),
+    *product(("assignee", "creator", "unassigned", "priority"), _ORDERS[:2]),
+    *product(("updated after",), _ORDERS[2:4]),
+    *product(("due before", "due after", "overdue"), _ORDERS[4:6]),
+]
+# In other orders all that are somebody's are read, or some thousands that aren't. In blocks of 8 KB:
+_SOMEBODYS = ("assignee", "assignees", "creator", "creators", "mine that are open and due")
+_SOME = 5000
 
 
-async def _shapes(
-    connection: Connection, wanted: TaskFilter, order: Order
-) -> list[tuple[Shape, dict[str, Any]]]:
-    """The first page and one after a task in the middle, of each part."""
-    shape = filters.shape(wanted, order)
-    found = []
+async def _page_plans(connection: Connection, wanted: TaskFilter, order: Order) -> list[Plan]:
+    """Of the first page, and of one after a task in the middle; of both parts of an order by deadline."""
+    plans = []
+    values = filters.values(wanted) | {"workspace_id": LARGE, "limit": 51}
     for dated in (True, False) if order.column == "due_at" else (None,):
-        cursor = await connection.execute(_MIDDLE, {"large": _LARGE, "dated": dated})
-        row = await cursor.fetchone()
-        place = filters.after(filters.position(shape, row))
-        found += [(_with(shape, dated, False), {}), (_with(shape, dated, True), place)]
-    return found
+        shape = replace(filters.shape(wanted, order), dated=dated)
+        plans.append(await _listed(connection, shape, values))
+        if middle := await _middle(connection, wanted, dated):
+            place = filters.after(shape, filters.position(shape, middle))
+            plans.append(await _listed(connection, replace(shape, after=True), values | place))
+    return plans
 
 
-def _with(shape: Shape, dated: bool | None, after: bool) -> Shape:
-    return Shape(shape.order, shape.single, shape.several, shape.include_deleted, dated, after)
+async def _middle(connection: Connection, wanted: TaskFilter, dated: bool | None) -> Any:
+    """A task of the list in the middle of its workspace's time, or what comes nearest."""
+    at = _AT.ToDatetime(tzinfo=UTC)
+    values = filters.values(wanted) | {
+        "workspace_id": LARGE,
+        "limit": 1,
+        "after_created_at": at,
+        "after_id": UUID(int=int(at.timestamp() * 1000) << 80),
+    }
+    for descending in (False, True):
+        order = Order("created_at", descending)
+        shape = replace(filters.shape(wanted, order), dated=dated, after=True)
+        statement = filters.statement(shape)
+        cursor = connection.cursor(row_factory=namedtuple_row)
+        await cursor.execute(statement.sql, statement.parameters(values))
+        if row := await cursor.fetchone():
+            return row
+    return None
 
 
-@pytest.mark.parametrize(
-    ("name", "order"), list(product(_FILTERS, _ORDERS)), ids=lambda value: str(value)
-)
-async def test_every_filter_finds_an_index_in_every_order(
+async def _listed(connection: Connection, shape: Shape, values: dict[str, Any]) -> Plan:
+    return await explain(connection, filters.statement(shape), values, "force_custom_plan")
+
+
+@pytest.mark.parametrize(("name", "order"), list(product(_FILTERS, _ORDERS)), ids=str)
+async def test_every_filter_of_tasks_finds_an_index_in_every_order(
+    connection: Connection, large_tables: set[str], name: str, order: Order
+) -> None:
+    for plan in await _page_plans(connection, _wanted(name), order):
+        assert plan.indexes, plan
+        assert not plan.read_whole & large_tables, plan
+        assert not plan.walked, plan
+
+
+@pytest.mark.parametrize(("name", "order"), _ORDERED, ids=str)
+async def test_a_page_of_tasks_in_the_order_of_an_index_reads_little_more_than_its_rows(
     connection: Connection, name: str, order: Order
 ) -> None:
-    wanted = filters.normal(TaskFilter(**_FILTERS[name]))
-    for shape, place in await _shapes(connection, wanted, order):
-        values = filters.values(wanted) | place | {"workspace_id": _LARGE, "limit": 51}
-        plan = await _plan(connection, filters.statement(shape), values)
-        assert "Seq Scan" not in _kinds(plan), shape
-        assert _indexes(plan), shape
+    for plan in await _page_plans(connection, _wanted(name), order):
+        assert max(plan.rows, plan.blocks) <= _LITTLE, plan
 
 
-@pytest.mark.parametrize("order", _ORDERS, ids=str)
-@pytest.mark.parametrize("name", ["none", "deleted", "project"])
-async def test_a_page_of_a_workspace_or_project_reads_little_more_than_its_rows(
+@pytest.mark.parametrize(("name", "order"), list(product(_SOMEBODYS, _ORDERS)), ids=str)
+async def test_a_page_of_somebodys_tasks_reads_some_thousands_at_most(
     connection: Connection, name: str, order: Order
 ) -> None:
-    wanted = filters.normal(TaskFilter(**_FILTERS[name]))
-    for shape, place in await _shapes(connection, wanted, order):
-        values = filters.values(wanted) | place | {"workspace_id": _LARGE, "limit": 51}
-        plan = await _plan(connection, filters.statement(shape), values, b", ANALYZE")
-        assert _rows_read(plan) <= _LITTLE, shape
+    for plan in await _page_plans(connection, _wanted(name), order):
+        assert plan.blocks <= _SOME, plan
 
 
-@pytest.mark.parametrize("name", ["assignee", "creator", "status", "absent status", "priority"])
-async def test_a_page_of_one_value_reads_little_more_than_its_rows(
-    connection: Connection, name: str
+def _wanted(name: str) -> TaskFilter:
+    return filters.normal(TaskFilter(**_FILTERS[name]))
+
+
+# Everything else, which is prepared.
+
+
+@dataclass(frozen=True)
+class _Ids:
+    """Of rows in the middle of their tables, in the large workspace."""
+
+    task: UUID
+    suggestion: UUID
+    job: UUID
+    notification: UUID
+
+
+# Good enough to name the cases.
+_NOTHING = _Ids(*[UUID(int=0)] * 4)
+
+
+@pytest.fixture(scope="module")
+async def ids(connection: Connection) -> _Ids:
+    found = []
+    for table in ("task.tasks", "task.suggestions", "task.jobs"):
+        cursor = await connection.execute(
+            f"SELECT id FROM {table} WHERE workspace_id = %s ORDER BY id OFFSET 100000 LIMIT 1".encode(),
+            (LARGE,),
+        )
+        found += await cursor.fetchall()
+    cursor = await connection.execute(
+        "SELECT id FROM notification.notifications WHERE user_id = %s AND sequence = 50", (PERSON,)
+    )
+    found += await cursor.fetchall()
+    return _Ids(*(row[0] for row in found))
+
+
+_Cases = dict[str, tuple[Statement, dict[str, Any]]]
+_CALLER = {"caller_id": PERSON, "session_id": SESSION}
+_IN_LARGE = {"workspace_id": LARGE}
+_SOMETIME = datetime.now(UTC) - timedelta(days=30)
+_NOW = datetime.now(UTC)
+
+
+def _lists(ids: _Ids) -> _Cases:
+    """Pages of every list of the API but that of tasks, and what streams read."""
+    page = {"limit": 51, "size": 51, "count": 51}
+    of_person = page | _CALLER
+    in_large = page | _IN_LARGE
+    cases: _Cases = {
+        "workspaces": (workspace_queries.FIRST_WORKSPACES, of_person),
+        "workspaces, deep": (
+            workspace_queries.NEXT_WORKSPACES,
+            of_person | {"after": named("workspace 250")},
+        ),
+        "members": (workspace_queries.FIRST_MEMBERS, in_large),
+        "members, deep": (
+            workspace_queries.NEXT_MEMBERS,
+            in_large | {"after_time": _SOMETIME, "after_user": PERSON},
+        ),
+        "people": (auth.PEOPLE_AROUND, _CALLER | {"user_ids": _people(64)}),
+        "notifications": (notification.OLDER, of_person | {"before": 2**63 - 1}),
+        "notifications, deep": (notification.OLDER, of_person | {"before": 10_000}),
+        "unread notifications": (notification.OLDER_UNREAD, of_person | {"before": 2**63 - 1}),
+        "unread notifications, deep": (notification.OLDER_UNREAD, of_person | {"before": 60}),
+        "unread count": (notification.UNREAD_COUNT, _CALLER),
+        "a resumed stream": (
+            notification.CHANGES_AFTER,
+            {"user_id": PERSON, "after": 10_000, "count": 200},
+        ),
+        "heads of streams": (notification.HEADS, {"user_ids": _people(200)}),
+    }
+    for archived, after in product((False, True), repeat=2):
+        cases[f"projects, archived={archived}, after={after}"] = (
+            queries.list_projects(archived, after),
+            in_large | {"after_time": _SOMETIME, "after_id": PROJECT},
+        )
+    for table, before_id in ((suggestion_table, ids.suggestion), (job_table, ids.job)):
+        for of_task, states, after in product((False, True), ([], [1], [1, 4], [3]), (False, True)):
+            cases[f"{table.name}, of_task={of_task}, states={states}, after={after}"] = (
+                newest.page(table, of_task, bool(states), after),
+                in_large
+                | {"task_id": named("task 75000"), "states": states}
+                | {"before_time": _SOMETIME, "before_id": before_id},
+            )
+    return cases
+
+
+def _people(count: int) -> list[UUID]:
+    return [named(f"user {n}") for n in range(count)]
+
+
+def _calls(ids: _Ids) -> _Cases:
+    """What calls and consumers read and write by its key; what there can be many of, 64 at once."""
+    of_caller = _CALLER | {"workspace_id": LARGE, "project_id": PROJECT, "task_id": ids.task}
+    key = {"caller": str(PERSON), "method": creation_queries.METHOD, "request_id": uuid4()}
+    users = _people(64)
+    told = [
+        {"n": n, "event_id": uuid4(), "workspace_id": LARGE, "user_id": user}
+        for n, user in enumerate(users)
+    ]
+    cases: _Cases = {
+        "role": (directory._ROLE, of_caller),
+        "session": (directory._SESSION, of_caller),
+        "operator": (directory._OPERATOR, of_caller),
+        "members among": (directory._MEMBERS_AMONG, of_caller | {"user_ids": users}),
+        "memberships": (
+            directory._MEMBERSHIPS,
+            {"workspace_ids": [LARGE] * len(users), "user_ids": users},
+        ),
+        "people": (directory._PEOPLE, {"user_ids": users}),
+        "live sessions": (
+            directory._LIVE_SESSIONS,
+            {"session_ids": [named(f"session {n}") for n in range(64)]},
+        ),
+        "current user": (auth.CURRENT_USER, of_caller),
+        "user by e-mail": (auth.USER_BY_EMAIL, {"email_key": "7@example.com"}),
+        "session to refresh": (auth.LOCK_SESSION, of_caller),
+        "member": (workspace_queries.MEMBER, {"workspace_id": LARGE, "user_id": PERSON}),
+        "owners": (workspace_queries.OWNERS, _IN_LARGE),
+        "wrong passwords": (throttle._LIMITING, {"key": bytes(32), "more_than": 9}),
+        "claim of a request": (idempotency._CLAIM, key | {"request_hash": b""}),
+        "first answer": (idempotency._FIND, key),
+        "project": (queries.LOCK_PROJECT, of_caller),
+        "task by key": (queries.GET_TASK_BY_KEY, of_caller | {"key": "P7", "number": 7}),
+        "task to change": (queries.LOCK_TASK, of_caller),
+        "task changed": (
+            queries.change_task(frozenset({"status", "updated_at"})),
+            {"task_id": ids.task, "new_status": 2, "new_updated_at": _NOW},
+        ),
+        "assignee": (queries.LOCK_MEMBER_FOR_TASK, of_caller | {"assignee_id": PERSON}),
+        "ancestors": (queries.ANCESTORS, of_caller | {"parent_id": ids.task}),
+        "task for a stream": (snapshot._TASK, of_caller),
+        "task for suggestions": (suggestions._LOCK_TASK_FOR_REQUEST, of_caller),
+        "suggestion": (suggestions._FIND, _CALLER | {"id": ids.suggestion}),
+        "suggestions outdated": (suggestions._OUTDATE, of_caller),
+        "enrichment settled": (jobs._SETTLE_ENRICHMENT, of_caller),
+        "task for the AI": (enrichment._INPUT, of_caller),
+        "similar tasks": (enrichment._RECENT_TASKS, of_caller),
+        "allowance": (allowance._NEXT, {"key": LARGE, "most": 10_000}),
+        "allowance kept": (allowance._KEPT, {"task_id": ids.task, "text_revision": 1}),
+        "task to remind of": (reminders._LOCK, of_caller),
+        "ledger": (reminders._LEDGER, {"task_id": ids.task, "due_at": _NOW}),
+        "head": (notification.HEAD, of_caller),
+        "feed": (notification.LOCK_FEED, of_caller),
+        "marked": (notification.MARK, {"user_id": PERSON, "ids": [ids.notification], "now": _NOW}),
+        "all marked": (
+            notification.MARK_UP_TO,
+            {"user_id": PERSON, "up_to": 20_000, "now": _NOW},
+        ),
+        "mail": (
+            notification.FILL_EMAIL_BATCH,
+            {"user_id": MAIL_READER, "batch_id": uuid4(), "count": 200},
+        ),
+        "mail's items": (notification.EMAIL_ITEMS, {"batch_id": named("mail 5")}),
+    }
+    for count in (1, 64):
+        asked = {"given": as_given(_asked(ids)[:count])}
+        cases |= {
+            f"{count} tasks": (queries.GET_TASKS, asked),
+            f"{count} places found": (creation_queries.FIND_PLACES, asked),
+            f"{count} places taken": (creation_queries.TAKE_PLACES, asked),
+            f"{count} tasks added": (
+                creation_queries.ADD_TASKS,
+                {"given": as_given(_new_tasks()[:count])},
+            ),
+            f"{count} notifications claimed": (
+                notification.CLAIM,
+                {"consumer": "notification", "given": as_given(told[:count])},
+            ),
+        }
+    return cases
+
+
+def _asked(ids: _Ids) -> list[dict[str, Any]]:
+    """What 64 calls in different projects are about."""
+    return [
+        {
+            "n": n,
+            "task_id": ids.task,
+            "project_id": named(f"project {2001 + n}"),
+            "caller_id": PERSON,
+            "session_id": SESSION,
+            "needs": 2,
+            "assignee_id": named(f"user {2 * n}"),
+            "parent_id": ids.task if n % 2 else None,
+            "request_id": uuid4(),
+        }
+        for n in range(64)
+    ]
+
+
+def _new_tasks() -> list[dict[str, Any]]:
+    return [
+        {
+            "n": n,
+            "id": uuid4(),
+            "workspace_id": LARGE,
+            "project_id": named(f"project {2001 + n}"),
+            "project_key": "P",
+            "number": 10_000_000 + n,
+            "creator_id": PERSON,
+            "assignee_id": named(f"user {2 * n}"),
+            "outbox_event_id": uuid4(),
+            "request_id": uuid4(),
+        }
+        | _ALIKE
+        for n in range(64)
+    ]
+
+
+_ALIKE = {
+    "title": "Task",
+    "description": "",
+    "status": 1,
+    "priority": 0,
+    "labels": ["new"],
+    "revision": 1,
+    "text_revision": 1,
+    "created_at": _NOW,
+    "updated_at": _NOW,
+    "outbox_subject": "",
+    "outbox_payload": b"",
+    "request_hash": b"",
+    "response": b"",
+}
+
+
+def _background(ids: _Ids) -> _Cases:
+    """What goes over whole tables, in batches: the relay, sweeps, retention, and operators' lists."""
+    last = {"parked_before": datetime.max.replace(tzinfo=UTC), "id_before": ids.task, "count": 51}
+    deep = last | {"parked_before": _SOMETIME}
+    batch = {"age": timedelta(days=7), "rows": 500}
+    hanging = {"ids": [named(f"task {n}") for n in range(50)], "rows": 500}
+    cases: _Cases = {
+        "dead letters": (dead_letters.LIST, last),
+        "dead letters, deep": (dead_letters.LIST, deep),
+        "dead letters that wait": (dead_letters.LIST_WAITING, last),
+        "dead letters that wait, deep": (dead_letters.LIST_WAITING, deep),
+        "unpublished": (relay._UNPUBLISHED, {}),
+        "published": (
+            relay._MARK,
+            {"ids": list(range(299_001, 299_251)), "sequences": list(range(250))}
+            | {"created": "", "before": 0, "sequence": 250},
+        ),
+        "tasks below": (queries.LOCK_BELOW, {"parent_ids": hanging["ids"], "limit": 500}),
+        "somebody's dates": (
+            queries.LOCK_DATED_ELSEWHERE,
+            {"user_id": PERSON, "zone": "Asia/Tokyo", "limit": 200},
+        ),
+        "deleted tasks": (task_retention._LOCK, batch),
+        "read notifications": (notification.LOCK_READ, batch),
+    }
+    for number, statement in enumerate(task_retention._HANGING):
+        cases[f"what hangs on deleted tasks, {number}"] = (statement, hanging)
+    return cases
+
+
+def _runs(cases: _Cases) -> list[tuple[str, Mode]]:
+    """In the ways in which each may be planned."""
+    return [
+        (name, mode)
+        for name, mode in product(cases, get_args(Mode))
+        if mode == "force_custom_plan" or cases[name][0].prepare is not False
+    ]
+
+
+@pytest.mark.parametrize(("name", "mode"), _runs(_lists(_NOTHING)))
+async def test_a_page_of_anything_reads_little_more_than_its_rows(
+    connection: Connection, large_tables: set[str], ids: _Ids, name: str, mode: Mode
 ) -> None:
-    wanted = filters.normal(TaskFilter(**_FILTERS[name]))
-    shape = filters.shape(wanted, Order("created_at", True))
-    values = filters.values(wanted) | {"workspace_id": _LARGE, "limit": 51}
-    plan = await _plan(connection, filters.statement(shape), values, b", ANALYZE")
-    assert _rows_read(plan) <= _LITTLE
+    plan = await explain(connection, *_lists(ids)[name], mode)
+    assert plan.rows <= _LITTLE, plan
+    assert plan.blocks <= _LITTLE, plan
+    assert not (plan.read_whole | plan.walked) & large_tables, plan
 
 
-async def test_somebodys_tasks_are_found_by_index_when_they_move_or_leave(
-    connection: Connection,
+@pytest.mark.parametrize(("name", "mode"), _runs(_calls(_NOTHING)))
+async def test_what_calls_go_by_is_found_by_its_key(
+    connection: Connection, large_tables: set[str], ids: _Ids, name: str, mode: Mode
 ) -> None:
-    values = {"user_id": _PERSON, "workspace_id": _LARGE, "zone": "Asia/Tokyo", "limit": 200}
-    moving = await _plan(connection, LOCK_DATED_ELSEWHERE, values)
-    assert {"tasks_assignee_dates", "tasks_creator_dates"} <= _indexes(moving)
-    leaving = await _plan(connection, LOCK_OPEN_OF_ASSIGNEE, values)
-    assert "tasks_assignee" in _indexes(leaving)
+    plan = await explain(connection, *_calls(ids)[name], mode)
+    assert plan.rows <= _LITTLE, plan
+    assert not (plan.read_whole | plan.walked) & large_tables, plan
+
+
+@pytest.mark.parametrize(("name", "mode"), _runs(_background(_NOTHING)))
+async def test_batches_read_little_more_than_their_rows(
+    connection: Connection, large_tables: set[str], ids: _Ids, name: str, mode: Mode
+) -> None:
+    plan = await explain(connection, *_background(ids)[name], mode)
+    assert plan.rows <= _LITTLE, plan
+    assert not plan.read_whole & large_tables, plan
+
+
+class _Explaining(Transaction):
+    """Takes statements as a transaction does, and keeps their plans; nothing is found by any of them."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._to = connection
+        self.plans: list[Plan] = []
+
+    async def all(self, statement: Statement, **parameters: Any) -> list[Row]:
+        for mode in get_args(Mode):
+            self.plans.append(await explain(self._to, statement, parameters, mode))
+        return []
+
+    async def run(self, statement: Statement, **parameters: Any) -> int:
+        return len(await self.all(statement, **parameters))
+
+
+async def test_what_has_had_its_time_is_found_by_its_age(
+    connection: Connection, large_tables: set[str], settings: Settings
+) -> None:
+    for kind in (
+        *auth_retention.kinds(),
+        *task_retention.kinds(settings),
+        *notification_retention.kinds(settings),
+        *retention.platform(settings),
+    ):
+        explaining = _Explaining(connection)
+        await kind.delete(explaining, 500)
+        assert explaining.plans, kind
+        for plan in explaining.plans:
+            # Two thousand: a row deleted is looked at twice, and in what refers to it.
+            assert plan.rows <= 2 * _LITTLE, (kind, plan)
+            assert not plan.read_whole & large_tables, (kind, plan)

@@ -13,17 +13,24 @@ def upgrade() -> None:
     _index("task", "tasks", "tasks_status_due", "workspace_id", "status", "due_at", "id")
     by_priority = ("priority", "created_at", "id")
     _index("task", "tasks", "tasks_status_priority", "workspace_id", "status", *by_priority)
-    # Ordered by ids alone, a list of one priority was one in the order of the primary key.
-    for name, scope in (
-        ("tasks_priority", "workspace_id"),
-        ("tasks_project_priority", "project_id"),
-    ):
-        op.drop_index(name, "tasks", schema="task")
-        _index("task", "tasks", name, scope, *by_priority)
+    # Where the order was that of the ids alone, a page could be one in the order of the primary key.
+    _again("tasks_priority", "tasks", "workspace_id", *by_priority)
+    _again("tasks_project_priority", "tasks", "project_id", *by_priority)
+    by_creation = ("created_at", "id")
+    _again("projects_created", "projects", "workspace_id", *by_creation)
+    for table in ("suggestions", "jobs"):
+        _again(f"{table}_created", table, "workspace_id", *by_creation)
+        _again(f"{table}_state", table, "workspace_id", "state", *by_creation)
     _index(
-        *("task", "projects", "projects_unarchived", "workspace_id", "id"),
+        *("task", "projects", "projects_unarchived", "workspace_id", *by_creation),
         where="archived_at IS NULL",
     )
+    # For a call's session the primary key did as well, and this one had all sessions of its user.
+    op.drop_index("sessions_user", "sessions", schema="auth")
+    # Likewise, of all workspaces: only for those who ask for all.
+    op.drop_index("members_user", "members", schema="auth")
+    by_user = ("user_id", "workspace_id")
+    _index("auth", "members", "members_user", *by_user, where="role > 0")
     _index("auth", "members", "members_owners", "workspace_id", where="role = 4")
     _index(
         *("notification", "notifications", "notifications_unmailed", "user_id", "sequence"),
@@ -33,6 +40,11 @@ def upgrade() -> None:
         *("platform", "dead_letters", "dead_letters_waiting", "parked_at", "id"),
         where="replayed_at IS NULL",
     )
+
+
+def _again(name: str, table: str, *columns: str) -> None:
+    op.drop_index(name, table, schema="task")
+    _index("task", table, name, *columns)
 
 
 def _index(schema: str, table: str, name: str, *columns: str, where: str | None = None) -> None:
