@@ -138,7 +138,7 @@ async def test_the_error_holds_nothing_of_the_events_texts(
     await world.emit(event)
     letter = await office.parked(event.id)
     assert letter.event_type == "task.created"
-    assert "DataError" in letter.error
+    assert "UntranslatableCharacter" in letter.error
     assert "secret" not in letter.error
     assert "diagnosis" not in letter.error
 
