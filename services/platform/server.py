@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -34,8 +33,10 @@ log = structlog.get_logger()
 # How often dependencies are asked whether they answer, and how long that may take (seconds).
 _CHECK_INTERVAL = 1.0
 _CHECK_TIMEOUT = 3.0
-# The part of the drain notice in which no call may have come, before the server stops: a health check's interval.
-_QUIET = 0.25
+# Of the drain notice, and in how many of them no call may have come before the server stops: together as long as the
+# gateway's interval of health checks.
+_STEPS = 20
+_QUIET_STEPS = 5
 # The same as the gateway's.
 _STREAMS_PER_CONNECTION = 1000
 
@@ -192,19 +193,18 @@ class Server:
     async def _leave_rotation(self) -> None:
         """Goes on serving until the gateway sends nothing more, which its next health check brings about.
 
-        A stopping grpc.aio server ends with CANCELLED what arrives before its clients have heard of that, and nobody
-        can tell by it that the call hadn't begun. So it has to be quiet before; on a busy machine that can take longer
-        than the notice.
+        A stopping grpc.aio server ends what still arrives with CANCELLED. The gateway sends that again, and whoever
+        comes past it has lost a call. So it has to be quiet before; on a busy machine that can take longer than the
+        notice. It's looked at in steps, as after a standstill there may be calls that haven't been seen yet.
         """
-        notice = self._settings.drain_notice
-        await asyncio.sleep(notice)
-        patience = time.monotonic() + notice
-        quiet = notice * _QUIET
-        while (rest := self.gate.last_arrival + quiet - time.monotonic()) > 0:
-            if time.monotonic() > patience:
-                log.warning("calls still arrive")
+        quiet = 0
+        for step in range(2 * _STEPS):
+            if step >= _STEPS and quiet >= _QUIET_STEPS:
                 return
-            await asyncio.sleep(rest)
+            before = self.gate.last_arrival
+            await asyncio.sleep(self._settings.drain_notice / _STEPS)
+            quiet = quiet + 1 if self.gate.last_arrival == before else 0
+        log.warning("calls still arrive")
 
 
 def stop_signal() -> asyncio.Event:
