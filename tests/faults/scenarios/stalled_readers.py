@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,8 +56,8 @@ Open = Callable[[Stubs, int], Any]
 class Kind:
     """WatchTasks or WatchNotifications: how the n-th stream is opened, the flood, and the small changes after it.
 
-    `probe(number)` makes a change and returns what names it; `named(message)` finds it on a stream. Each probe is
-    for `receivers(number)` of the streams that are read.
+    `flood` returns when more had been offered than clients take in unread. `probe(number)` makes a change and returns
+    what names it; `named(message)` finds it on a stream.
     """
 
     service: str
@@ -195,10 +195,12 @@ async def _stall(run: Run, world: World, kind: Kind, count: int, tally: Tally) -
         run.say(f"{kind.method}: {count} streams aren't read")
         full = await kind.flood()
         tally.faults += count
+        # The flood takes its time with those who read, too; what's measured comes after it.
+        await _had(kind, readers, [await kind.probe(0)], count)
         written: dict[str, float] = {}
 
         async def probe(number: int) -> None:
-            name = await kind.probe(number)
+            name = await kind.probe(number + 1)
             written[name] = time.monotonic()
 
         cut = 0
@@ -214,7 +216,7 @@ async def _stall(run: Run, world: World, kind: Kind, count: int, tally: Tally) -
                     most[name] = max(most[name], resident(run.stack.pid(name)))
             await asyncio.sleep(2)
         tally.operations += load.begun
-        missing = await _missing(kind, readers, written, count)
+        missing = await _had(kind, readers, written, count)
         ends = await _ends(stalled)
     _judge(kind, count, cut, last_cut - full, readers, written, missing, ends, tally)
     growth = {name: most[name] - before[name] for name in programs}
@@ -280,15 +282,15 @@ async def _cut(run: Run, kind: Kind) -> int:
     return int(total)
 
 
-async def _missing(kind: Kind, readers: Readers, written: dict[str, float], count: int) -> int:
-    """Messages that streams that are read haven't had, after they were waited for."""
-    per_probe = count if kind.service == "task" else count // 10
+async def _had(kind: Kind, readers: Readers, names: Collection[str], count: int) -> int:
+    """How many messages streams that are read haven't had, after they were waited for."""
+    each = count if kind.service == "task" else count // 10
     give_up = time.monotonic() + _PATIENCE
     while True:
-        missing = sum(max(0, per_probe - len(readers.arrived.get(name, ()))) for name in written)
+        missing = sum(max(0, each - len(readers.arrived.get(name, ()))) for name in names)
         if not missing or time.monotonic() > give_up:
             return missing
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.1)
 
 
 async def _ends(calls: Sequence[Any]) -> Counter[str]:
