@@ -29,10 +29,11 @@ from taskflow.task.v1.task_service_pb2 import (
     UpdateTaskRequest,
 )
 from tests.conftest import free_ports
-from tests.fakes.model_server import ModelServer, Reply, model_server, priority
+from tests.fakes.model_server import model_server
 from tests.faults.harness import events
 from tests.faults.harness.injectors import signal_all
 from tests.faults.harness.oplog import OperationLog
+from tests.faults.harness.proxy import Proxy
 from tests.faults.harness.scenario import Run, Tally
 from tests.faults.harness.world import World, a_world
 
@@ -70,8 +71,8 @@ class Measured:
     """Calls by what was down when they were made."""
 
     label: str = _COMING_BACK
-    # Seconds that successful calls took; by label and kind of call.
-    took: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    # When successful calls began and how long they took (seconds); by label and kind of call.
+    took: dict[tuple[str, str], list[tuple[float, float]]] = field(default_factory=dict)
     # By label, with the codes.
     failed: dict[str, list[str]] = field(default_factory=dict)
 
@@ -82,15 +83,15 @@ class Measured:
     def failures(self, labels: Sequence[str]) -> int:
         return sum(len(codes) for label, codes in self.failed.items() if label in labels)
 
-    def p99(self, labels: Sequence[str], kind: str) -> float:
-        """Seconds; 0 without calls."""
-        took = sorted(
-            seconds
-            for (label, of), found in self.took.items()
-            if label in labels and of == kind
-            for seconds in found
-        )
-        return took[int(len(took) * 0.99)] if took else 0.0
+    def p99(self, labels: Sequence[str], kind: str, slice_seconds: float) -> float:
+        """Seconds: that of all calls in a slice of time, and of these the median. 0 without calls."""
+        slices: dict[int, list[float]] = {}
+        for (label, of), found in self.took.items():
+            if label in labels and of == kind:
+                for at, seconds in found:
+                    slices.setdefault(int(at / slice_seconds), []).append(seconds)
+        worst = sorted(sorted(took)[int(len(took) * 0.99)] for took in slices.values())
+        return worst[len(worst) // 2] if worst else 0.0
 
 
 async def run(run: Run, tally: Tally) -> None:
@@ -98,12 +99,13 @@ async def run(run: Run, tally: Tally) -> None:
     async with AsyncExitStack() as opened:
         world = await opened.enter_async_context(a_world(run, people=2, ai=True))
         model = await opened.enter_async_context(model_server())
-        await opened.enter_async_context(_worker(run, model))
+        model_proxy = await opened.enter_async_context(Proxy("127.0.0.1", model.port))
+        await opened.enter_async_context(_worker(run, model_proxy))
         log = opened.enter_context(OperationLog(run.folder / "operations"))
         dependencies = [
             _program(run, "nats"),
             _program(run, "temporal"),
-            _model(run, model),
+            _model(run, model_proxy),
             _program(run, "mail"),
         ]
         for dependency in dependencies:
@@ -144,28 +146,27 @@ def _program(run: Run, name: str) -> Dependency:
     return Dependency(name, fail, mend)
 
 
-def _model(run: Run, model: ModelServer) -> Dependency:
-    """Hangs up on everybody, or lets them wait."""
-
+def _model(run: Run, proxy: Proxy) -> Dependency:
     async def fail() -> None:
-        answer = Reply(hang_up=True) if run.random.random() < 0.5 else Reply(delay=60)
-        model.answer = lambda request: answer
-        model.hang_up()
+        if run.random.random() < 0.5:
+            proxy.refuse()
+        else:
+            proxy.stop_reading()
 
     async def mend() -> None:
-        model.answer = lambda request: priority()
+        proxy.pass_()
 
     return Dependency("the model", fail, mend)
 
 
 @asynccontextmanager
-async def _worker(run: Run, model: ModelServer) -> AsyncIterator[None]:
+async def _worker(run: Run, model: Proxy) -> AsyncIterator[None]:
     """A worker that asks the model, instead of those of the stack, which read the wording."""
     (port,) = free_ports(1)
     host = run.stack.settings.host
     settings = run.stack.settings.model_copy(
         update={
-            "ai_base_url": model.base_url,
+            "ai_base_url": f"http://{model.address}/v1",
             "ai_model": "fake",
             "ai_allow_private": True,
             "worker_http_port": port,
@@ -236,14 +237,16 @@ async def _become(
     measured: Measured,
     tally: Tally,
 ) -> None:
+    # What starts again costs others time on a small machine, and isn't down any more.
+    measured.label = _COMING_BACK
+    for dependency in dependencies:
+        if dependency.name in down - wanted:
+            await dependency.mend()
     measured.label = " + ".join(sorted(wanted)) or _COMING_BACK
     for dependency in dependencies:
         if dependency.name in wanted - down:
             await dependency.fail()
             tally.faults += 1
-    for dependency in dependencies:
-        if dependency.name in down - wanted:
-            await dependency.mend()
     down.clear()
     down |= wanted
 
@@ -301,7 +304,7 @@ class Caller:
             answer = None
         else:
             took = time.perf_counter() - started
-            self._measured.took.setdefault((label, kind), []).append(took)
+            self._measured.took.setdefault((label, kind), []).append((started, took))
             entry.ok(**({"task": answer.task.id} if isinstance(request, CreateTaskRequest) else {}))
         await asyncio.sleep(pause)
         return answer
@@ -378,17 +381,20 @@ def _judge(run: Run, measured: Measured, tally: Tally) -> None:
             calls > 0 and 1 - failures / calls >= _PROMISED_OK,
             f"with {name} down {failures} of {calls:,} calls failed: {', '.join(codes)}",
         )
+    # In the short profile the median of half seconds: of a few hundred calls 1 % are too few, and what a neighbour on
+    # the same machine does for a moment would decide.
+    slice_seconds = run.choose(0.5, 1e9)
     for kind in ("CRUD", "login"):
-        usual = measured.p99([_ALL_UP], kind)
-        worst = max(groups, key=lambda group: measured.p99(group, kind))
-        found = measured.p99(worst, kind)
-        name = worst[0] if len(worst) == 1 else "any combination down"
+        usual = measured.p99([_ALL_UP], kind, slice_seconds)
+        worst = max(groups, key=lambda group: measured.p99(group, kind, slice_seconds))
+        found = measured.p99(worst, kind, slice_seconds)
+        name = worst[0] if len(worst) == 1 else "any combination"
         tally.expect(
             found <= _PROMISED_RATIO * usual,
-            f"p99 of {kind} is {1000 * found:.0f} ms with {name}, {1000 * usual:.0f} ms with all up",
+            f"p99 of {kind} is {1000 * found:.0f} ms with {name} down, {1000 * usual:.0f} ms with all up",
         )
         tally.figures[f"p99 of {kind}"] = (
-            f"{1000 * usual:.1f} ms with all up, {1000 * found:.1f} ms with {name}"
+            f"{1000 * usual:.1f} ms with all up, {1000 * found:.1f} ms with {name} down"
         )
     tally.figures["calls"] = (
         f"{measured.calls([_ALL_UP]):,} with all up, {measured.calls(subsets):,} with something down, "
