@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -197,15 +197,15 @@ async def run(run: Run, tally: Tally) -> None:
             calls = Calls(run, world, Stubs(channel))
             async with at_rate(_RATE, calls.one) as load:
                 await asyncio.sleep(1)
-                for wave in _waves(run):
-                    await asyncio.gather(*(roll(run, name, tally) for name in wave))
+                for name in _rolls(run):
+                    await roll(run, name, tally)
                     await asyncio.sleep(0.5)
             tally.operations = load.begun
             for failure, count in calls.failures.most_common(5):
                 tally.broken.append(f"{count} × {failure}")
             run.say("waiting until all is shown")
             await _compare(calls, boards, inboxes, tally)
-            await _finished(world, tally)
+            await _finished(world, run.choose(_SETTLE_SECONDS, 3 * _SETTLE_SECONDS), tally)
     tally.figures["calls (ms)"] = _percentiles(calls.seconds)
     tally.figures["streams resumed"] = ", ".join(f"{n:,} × {why}" for why, n in ends.items())
     strange = sum(ends.values()) - ends["DRAINING"]
@@ -213,12 +213,11 @@ async def run(run: Run, tally: Tally) -> None:
     tally.expect(ends["DRAINING"] > 0, "no stream was ended")
 
 
-def _waves(run: Run) -> Iterable[Sequence[str]]:
-    """Programs that roll at the same time. Of one service there is always another process."""
+def _rolls(run: Run) -> list[str]:
+    """Programs in the order in which they roll: one after the other."""
     if run.profile == "short":
-        return [("auth", "task-2", "notification", run.random.choice(("relay", "worker")))]
-    names = [name for service in _REPLICATED for name in (service, f"{service}-2")]
-    return [(name,) for _ in range(2) for name in names]
+        return [run.random.choice((name, f"{name}-2")) for name in _SERVICES]
+    return 2 * [name for service in _REPLICATED for name in (service, f"{service}-2")]
 
 
 @asynccontextmanager
@@ -279,9 +278,9 @@ async def _compare(calls: Calls, boards: list[Board], inboxes: list[Inbox], tall
     tally.figures["until a change is shown (ms)"] = _percentiles(delays)
 
 
-async def _finished(world: World, tally: Tally) -> None:
-    """No job is left behind, none failed."""
-    give_up = time.monotonic() + _SETTLE_SECONDS
+async def _finished(world: World, patience: float, tally: Tally) -> None:
+    """No job is left behind, none failed. `patience` is seconds."""
+    give_up = time.monotonic() + patience
     for workspace in world.workspaces:
         while True:
             answer = await world.stubs.jobs.ListJobs(
