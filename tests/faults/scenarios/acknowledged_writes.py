@@ -30,14 +30,14 @@ _SERVICES = [
 
 
 async def run(run: Run, tally: Tally) -> None:
-    seconds = run.choose(12.0, 300.0)
+    seconds = run.choose(9.0, 300.0)
     async with AsyncExitStack() as exit_stack:
         world = await exit_stack.enter_async_context(a_world(run, people=_WRITERS + 1, projects=2))
         log = exit_stack.enter_context(OperationLog(run.folder / "operations"))
         writers = Writers(world.stubs, world.workspace, log, run.random)
         async with at_rate(_RATE, writers.act) as load:
             async with (
-                killing(run, ["postgres"], run.choose(5.0, 30.0), tally),
+                killing(run, ["postgres"], run.choose(3.5, 30.0), tally),
                 killing(run, _SERVICES, run.choose(2.0, 7.0), tally),
             ):
                 await asyncio.sleep(seconds)

@@ -129,7 +129,7 @@ async def run(run: Run, tally: Tally) -> None:
             run.say("all of Postgres paused")
             tally.faults += 1
             with paused(run.stack, "postgres"):
-                await asyncio.sleep(run.choose(5.0, 30.0))
+                await asyncio.sleep(run.choose(3.5, 30.0))
             woken = await _watched(run, calls, time.monotonic())
         tally.operations = load.begun
         for seconds in (*recoveries, woken):
@@ -163,7 +163,7 @@ async def _restart(run: Run) -> float:
 
 async def _watched(run: Run, calls: Calls, back: float) -> float:
     """How long after `back` calls go well again, looked at for longer than it may take at most."""
-    watched = run.choose(2.5, 6.0)
+    watched = run.choose(2.0, 6.0)
     await asyncio.sleep(watched)
     until = time.monotonic()
     return calls.healthy_after(back, until)
