@@ -37,6 +37,8 @@ _ROUTES = {
 _NAMED_REPLICAS = 2
 # Memory that Envoy may hold, half of what its container has. It takes some 40 MiB without a client.
 _HEAP_BYTES = 512 * 2**20
+# Of what is larger than a request may be, so much is passed on all the same, for the services to refuse it.
+_READ = 4
 # google.rpc.Code
 _DEADLINE_EXCEEDED: Final = 4
 _RESOURCE_EXHAUSTED: Final = 8
@@ -74,9 +76,10 @@ def rendered(
         operations_port=operations_port,
         certificate=certificate,
         routes=_routes(settings.reflection),
-        refusals=_refusals(),
+        refusals=_refusals(settings),
         calls_at_once=_calls_at_once(settings, addresses, discovery == "STRICT_DNS"),
         heap_bytes=_HEAP_BYTES,
+        request_bytes=_READ * settings.max_request_bytes,
         clusters=addresses,
         discovery=discovery,
         heartbeat_seconds=settings.heartbeat_interval,
@@ -104,16 +107,19 @@ def _calls_at_once(
     }
 
 
-def _refusals() -> list[dict[str, Any]]:
+def _refusals(settings: Settings) -> list[dict[str, Any]]:
     """What Envoy answers by itself: when (as its configuration has it), the message and the headers."""
     overloaded = error_details_pb2.ErrorInfo(reason="OVERLOADED", domain="taskflow")
     soon = error_details_pb2.RetryInfo()
     soon.retry_delay.FromSeconds(1)
+    too_large = error_details_pb2.ErrorInfo(reason="REQUEST_TOO_LARGE", domain="taskflow")
+    too_large.metadata["limit_bytes"] = str(settings.max_request_bytes)
     overflow = {"response_flag_filter": {"flags": ["UO"]}}
     return [
         _refusal(
             overflow, _RESOURCE_EXHAUSTED, "too many calls at once; try again", overloaded, soon
         ),
+        _refusal(_http(413), _RESOURCE_EXHAUSTED, "the request is too large", too_large),
         _refusal(_http(408), _DEADLINE_EXCEEDED, "the request didn't come in time"),
     ]
 

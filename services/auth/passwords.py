@@ -18,11 +18,12 @@ from taskflow.error.v1 import error_reason_pb2 as reasons
 
 # The first choice of the OWASP cheat sheet for password storage: 19 MiB, 2 passes. About 25 ms.
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
-_THREADS = 2
+# Half of the processors, so that the other half never has to do with it.
+_THREADS = max(1, len(os.sched_getaffinity(0)) // 2) if sys.platform == "linux" else 1
 # Who comes while somebody has been waiting for this long (seconds) is told to try again instead of waiting, too: the
 # threads are slower when others need the processors.
 _LONGEST_WAIT = 1.0
-# Together about half a second of work.
+# About a second of work for one thread.
 _WAITING = 32
 
 _T = TypeVar("_T")
@@ -96,4 +97,4 @@ def _canonical(password: str) -> str:
 def _give_way() -> None:
     """Lets other work on this machine go first. On Linux priorities are per thread; elsewhere per process."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 15)

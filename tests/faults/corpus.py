@@ -149,11 +149,14 @@ def _another_seal(rng: random.Random, world: World) -> str:
 def _expired(rpc: Rpc, world: World, rng: random.Random) -> dict[str, Any]:
     """Tokens and cursors of ours, for this very request, whose time is over."""
     if rpc.name in world.pages:
-        return {"raw": rng.choice(world.pages[rpc.name]), "wanted": frozenset({"OK"})}
+        # Of a workspace that the caller may have left since.
+        return {"raw": rng.choice(world.pages[rpc.name]), "wanted": frozenset({"OK", "NOT_FOUND"})}
     request = valid(rpc, world, rng)
     field = next((name for name in ("cursor", "page_token") if hasattr(request, name)), None)
     if field is None:
         return {"raw": request.SerializeToString()}
+    if hasattr(request, "snapshot"):
+        request.ClearField("snapshot")
     wanted = {"OK"} if field == "cursor" else {"INVALID_ARGUMENT"}
     setattr(request, field, _left_behind(rpc, request, world, rng))
     return {"raw": request.SerializeToString(), "wanted": frozenset(wanted)}

@@ -19,6 +19,7 @@ from services.platform.config import Settings
 from services.platform.errors import DomainError
 from taskflow.error.v1 import error_reason_pb2 as reasons
 from tests.conftest import settings_for
+from tests.faults import frames
 
 _GET = "/taskflow.task.v1.TaskService/GetTask"
 _WATCH = "/taskflow.task.v1.TaskService/WatchTasks"
@@ -127,6 +128,36 @@ async def _refused(get: Any) -> grpc.aio.AioRpcError:
 def _status(error: grpc.aio.AioRpcError) -> status_pb2.Status:
     trailing: Any = error.trailing_metadata()
     return status_pb2.Status.FromString(dict(trailing)["grpc-status-details-bin"])
+
+
+async def test_calls_whose_message_never_comes_keep_nobody_from_calling(
+    gateway: str, channel: grpc.aio.Channel, upstream: _Upstream
+) -> None:
+    upstream.go_on.set()
+    host, _, port = gateway.rpartition(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.write(frames.greeting())
+    for stream in range(1, 4 * _AT_ONCE, 2):
+        begin = frames.call(_GET, gateway)
+        writer.write(frames.frame(frames.HEADERS, frames.END_HEADERS, stream, begin))
+    await writer.drain()
+    get: Any = channel.unary_unary(_GET)
+    for _ in range(20):
+        assert await get(b"", timeout=10) == b""
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_request_that_is_too_large_to_pass_on_is_refused_in_the_services_words(
+    channel: grpc.aio.Channel,
+) -> None:
+    get: Any = channel.unary_unary(_GET)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await get(bytes(2 * 2**20), timeout=10)
+    limit = {"limit_bytes": str(Settings().max_request_bytes)}
+    expected = DomainError(reasons.ERROR_REASON_REQUEST_TOO_LARGE, limit)
+    assert (caught.value.code(), caught.value.details()) == (expected.code, expected.message)
+    assert _status(caught.value) == expected.status()
 
 
 @pytest.mark.parametrize(

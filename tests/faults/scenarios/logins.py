@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from statistics import median
 from typing import Any
 
 from services.auth.passwords import Passwords
@@ -17,7 +18,7 @@ LIMIT_SECONDS = {"short": 90.0, "long": 600.0}
 
 _LOGINS = 200.0
 # Reads and writes a second, and of which kind. A few: it's about how long they take, not how many there can be.
-_CALLS = 100.0
+_CALLS = 80.0
 _MIX = {"get": 5, "list": 2, "create": 1, "update": 2}
 _PASSWORD = "correct horse battery staple"
 _TASKS = 50
@@ -28,7 +29,7 @@ _MOST = 2.0
 
 async def run(run: Run, tally: Tally) -> None:
     # In turn, so that what else goes on falls on both.
-    rounds, seconds = run.choose(2, 10), run.choose(2.5, 15.0)
+    rounds, seconds = run.choose(3, 9), run.choose(2.0, 20.0)
     async with a_world(run, people=_PEOPLE) as world:
         await _give_passwords(world)
         calls = await _calls(run, world)
@@ -72,7 +73,8 @@ def _judge(
     tally.expect(codes["OK"] > 0, "nobody could log in")
     wordless = sum(found["wordless"] for found in tried)
     tally.expect(not wordless, f"{wordless} logins were refused without a time to come back")
-    before, meanwhile = _p99(alone), _p99(among)
+    # Of the rounds' medians: something else can get into the way of one.
+    before, meanwhile = (median(_p99([one]) for one in found) for found in (alone, among))
     ratio = meanwhile / before
     tally.expect(ratio <= _MOST, f"p99 of reads and writes was {ratio:.1f} × of that alone")
     tally.figures["p99 of reads and writes"] = (

@@ -1,0 +1,293 @@
+"""`python -m tests.faults.abuse`: what a hostile peer does to a port, in a process of its own.
+
+Standard input: a line of JSON for each attack with `attack`, `host`, `port`, `amount` and `seconds`. Standard output: a
+line of JSON for each, `sent`, `connections`, and how many of these were `closed` by the other side or, without that,
+`refused` by a frame that says so.
+"""
+
+import asyncio
+import contextlib
+import json
+import random
+import struct
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tests.faults import frames
+from tests.faults.frames import frame
+
+_PATH = "/taskflow.task.v1.TaskService/GetTask"
+# A TLS 1.2 ClientHello, as far as a server has to read to know what it is.
+_HELLO = bytes.fromhex("16030100c8010000c40303") + bytes(189)
+# By which it is said that a call isn't made: its status, or that it, or the connection, can't go on.
+_REFUSALS = {frames.HEADERS, frames.RST_STREAM, frames.GOAWAY}
+# Calls that are begun on one connection.
+_RESETS = 2000
+# Frames in one write.
+_BATCH = 100
+
+
+@dataclass
+class Result:
+    sent: int = 0
+    connections: int = 0
+    closed: int = 0
+    refused: int = 0
+
+
+@dataclass(frozen=True)
+class Attack:
+    host: str
+    port: int
+    # How often, or how many.
+    amount: int
+    # How long what is left open stays so.
+    seconds: float
+    result: Result
+    chance: random.Random
+
+    @property
+    def call(self) -> bytes:
+        return frames.call(_PATH, f"{self.host}:{self.port}")
+
+
+class Peer:
+    """One connection. Whatever the other side says is read, so that it isn't held up by us."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self.writer = writer
+        self.gone = asyncio.Event()
+        self.refused = False
+        self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                head = await self._reader.readexactly(frames.HEAD)
+                length, kind = frames.head(head)
+                self.refused |= kind in _REFUSALS
+                await self._reader.readexactly(length)
+        self.gone.set()
+
+    async def send(self, data: bytes) -> bool:
+        """False once the other side has closed."""
+        if self.gone.is_set():
+            return False
+        try:
+            self.writer.write(data)
+            await self.writer.drain()
+        except OSError:
+            self.gone.set()
+        return not self.gone.is_set()
+
+    async def stay(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.gone.wait(), seconds)
+
+    async def close(self) -> None:
+        self._reading.cancel()
+        self.writer.close()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
+
+
+@asynccontextmanager
+async def connected(attack: Attack, begin: bytes = b"") -> AsyncIterator[Peer]:
+    attack.result.connections += 1
+    try:
+        reader, writer = await asyncio.open_connection(attack.host, attack.port)
+    except OSError:
+        attack.result.refused += 1
+        raise
+    peer = Peer(reader, writer)
+    try:
+        await peer.send(begin)
+        yield peer
+    finally:
+        attack.result.closed += peer.gone.is_set()
+        attack.result.refused += peer.refused and not peer.gone.is_set()
+        await peer.close()
+
+
+async def rapid_resets(attack: Attack) -> None:
+    """Calls that are given up with the next frame."""
+    give_up = struct.pack(">I", frames.CANCEL)
+    header = attack.call
+
+    async def one() -> None:
+        async with connected(attack, frames.greeting()) as peer:
+            for begin in range(1, 2 * _RESETS, 2 * _BATCH):
+                batch = b"".join(
+                    frame(frames.HEADERS, frames.END_HEADERS, stream, header)
+                    + frame(frames.RST_STREAM, 0, stream, give_up)
+                    for stream in range(begin, begin + 2 * _BATCH, 2)
+                )
+                attack.result.sent += _BATCH
+                if not await peer.send(batch):
+                    return
+            await peer.stay(attack.seconds)
+
+    await asyncio.gather(*(one() for _ in range(attack.amount // _RESETS)))
+
+
+async def half_open_streams(attack: Attack) -> None:
+    """Calls whose message never comes."""
+    await _begun(attack, frames.END_HEADERS, attack.call)
+
+
+async def endless_headers(attack: Attack) -> None:
+    """Header blocks that never end."""
+    await _begun(attack, 0, attack.call, streams=1)
+
+
+async def _begun(attack: Attack, flags: int, header: bytes, streams: int = 1000) -> None:
+    async def one(count: int) -> None:
+        async with connected(attack, frames.greeting()) as peer:
+            for stream in range(1, 2 * count, 2):
+                attack.result.sent += 1
+                if not await peer.send(frame(frames.HEADERS, flags, stream, header)):
+                    return
+            await peer.stay(attack.seconds)
+
+    full, rest = divmod(attack.amount, streams)
+    await asyncio.gather(*(one(count) for count in [streams] * full + [rest] * bool(rest)))
+
+
+async def oversized_headers(attack: Attack) -> None:
+    """A mebibyte of them, again and again."""
+    junk = frames.block([("x-junk", "x" * 16_000)])
+    while attack.result.sent < attack.amount:
+        async with connected(attack, frames.greeting()) as peer:
+            await peer.send(frame(frames.HEADERS, 0, 1, attack.call))
+            for rest in reversed(range(64)):
+                attack.result.sent += 1
+                ended = 0 if rest else frames.END_HEADERS
+                if not await peer.send(frame(frames.CONTINUATION, ended, 1, junk)):
+                    break
+            await peer.stay(attack.seconds)
+
+
+async def ping_flood(attack: Attack) -> None:
+    await _flood(attack, frame(frames.PING, 0, 0, bytes(8)))
+
+
+async def settings_flood(attack: Attack) -> None:
+    await _flood(attack, frame(frames.SETTINGS, 0, 0))
+
+
+async def empty_frames(attack: Attack) -> None:
+    """Data without data, of a call that goes on for ever."""
+    begin = frame(frames.HEADERS, frames.END_HEADERS, 1, attack.call)
+    await _flood(attack, frame(frames.DATA, 0, 1), begin)
+
+
+async def window_updates(attack: Attack) -> None:
+    begin = frame(frames.HEADERS, frames.END_HEADERS, 1, attack.call)
+    await _flood(attack, frame(frames.WINDOW_UPDATE, 0, 1, struct.pack(">I", 1)), begin)
+
+
+async def _flood(attack: Attack, of: bytes, begin: bytes = b"") -> None:
+    while attack.result.sent < attack.amount:
+        async with connected(attack, frames.greeting() + begin) as peer:
+            while attack.result.sent < attack.amount:
+                attack.result.sent += _BATCH
+                if not await peer.send(of * _BATCH):
+                    break
+                await asyncio.sleep(0)
+            await peer.stay(attack.seconds)
+
+
+async def slow_headers(attack: Attack) -> None:
+    """A byte now and then, of HTTP/1 and of HTTP/2."""
+    beginnings = (
+        f"POST {_PATH} HTTP/1.1\r\nhost: x\r\nx-slow: ".encode(),
+        frames.greeting() + frame(frames.HEADERS, 0, 1, attack.call[:-20])[:-10],
+    )
+
+    async def one(begin: bytes) -> None:
+        async with connected(attack, begin) as peer:
+            for _ in range(int(5 * attack.seconds)):
+                attack.result.sent += 1
+                if not await peer.send(b"x"):
+                    return
+                await asyncio.sleep(0.2)
+
+    await asyncio.gather(*(one(beginnings[n % 2]) for n in range(attack.amount)))
+
+
+async def garbage(attack: Attack) -> None:
+    async def one(begin: bytes) -> None:
+        async with connected(attack, begin) as peer:
+            attack.result.sent += 1
+            await peer.send(attack.chance.randbytes(attack.chance.choice((100, 20_000))))
+            await peer.stay(attack.seconds)
+
+    kinds = (b"", frames.greeting())
+    await asyncio.gather(*(one(kinds[n % 2]) for n in range(attack.amount)))
+
+
+async def tls_to_a_clear_port(attack: Attack) -> None:
+    async def one() -> None:
+        async with connected(attack, _HELLO) as peer:
+            attack.result.sent += 1
+            await peer.stay(attack.seconds)
+
+    await asyncio.gather(*(one() for _ in range(attack.amount)))
+
+
+async def connections_left_open(attack: Attack) -> None:
+    """Half of them without a word, half after a greeting."""
+
+    async def one(number: int) -> None:
+        async with connected(attack, frames.greeting() if number % 2 else b"") as peer:
+            attack.result.sent += 1
+            await peer.stay(attack.seconds)
+
+    await asyncio.gather(*(one(number) for number in range(attack.amount)))
+
+
+async def unread_answers(attack: Attack) -> None:
+    """Calls with their messages, whose answers may not be sent."""
+    header, message = attack.call, bytes(5)
+    async with connected(attack, frames.greeting(window=0)) as peer:
+        for stream in range(1, 2 * attack.amount, 2):
+            attack.result.sent += 1
+            if not await peer.send(
+                frame(frames.HEADERS, frames.END_HEADERS, stream, header)
+                + frame(frames.DATA, frames.END_STREAM, stream, message)
+            ):
+                return
+        await peer.stay(attack.seconds)
+
+
+ATTACKS: dict[str, Callable[[Attack], Awaitable[None]]] = {
+    attack.__name__: attack
+    for attack in (
+        *(rapid_resets, half_open_streams, endless_headers, oversized_headers, ping_flood),
+        *(settings_flood, empty_frames, window_updates, slow_headers, garbage),
+        *(tls_to_a_clear_port, connections_left_open, unread_answers),
+    )
+}
+
+
+async def _answer(line: str) -> None:
+    spec: dict[str, Any] = json.loads(line)
+    attack = ATTACKS[spec.pop("attack")]
+    result = Result()
+    chance = random.Random(spec.pop("seed"))
+    with contextlib.suppress(OSError):
+        await attack(Attack(**spec, result=result, chance=chance))
+    print(json.dumps(asdict(result)), flush=True)
+
+
+def main() -> None:
+    for line in sys.stdin:
+        asyncio.run(_answer(line))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""HTTP/2 frames by hand (RFC 9113), for what no client library would send."""
+
+import struct
+from collections.abc import Iterable
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (
+    *(0, 1, 2, 3, 4),
+    *(6, 7, 8, 9),
+)
+END_STREAM, END_HEADERS = 1, 4
+CANCEL = 8
+# Bytes before the payload.
+HEAD = 9
+# Of SETTINGS.
+_INITIAL_WINDOW_SIZE = 4
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
+
+
+def head(raw: bytes) -> tuple[int, int]:
+    """Length of the payload and kind, from the `HEAD` bytes that a frame begins with."""
+    return int.from_bytes(raw[:3], "big"), raw[3]
+
+
+def greeting(window: int = 65_535) -> bytes:
+    """What a connection begins with; `window` is how much may be sent to us on a stream before we ask for more."""
+    return PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", _INITIAL_WINDOW_SIZE, window))
+
+
+def block(headers: Iterable[tuple[str, str]]) -> bytes:
+    """A header block, each field as a literal that nobody keeps (RFC 7541, 6.2.2)."""
+    return b"".join(b"\0" + _text(name) + _text(value) for name, value in headers)
+
+
+def call(path: str, authority: str, *more: tuple[str, str]) -> bytes:
+    """The header block of a gRPC call."""
+    return block(
+        (
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", path),
+            (":authority", authority),
+            ("te", "trailers"),
+            ("content-type", "application/grpc"),
+            *more,
+        )
+    )
+
+
+def _text(text: str) -> bytes:
+    raw = text.encode()
+    return _integer(len(raw)) + raw
+
+
+def _integer(value: int) -> bytes:
+    """With a prefix of seven bits."""
+    if value < 127:
+        return bytes([value])
+    value -= 127
+    rest = b""
+    while value >= 128:
+        rest += bytes([value % 128 + 128])
+        value //= 128
+    return b"\x7f" + rest + bytes([value])
