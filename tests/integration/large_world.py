@@ -214,7 +214,7 @@ async def large_world(settings: Settings) -> AsyncIterator[str]:
 async def _fill(settings: Settings, url: str) -> None:
     await asyncio.to_thread(
         upgrade,
-        Settings(data_dir=settings.data_dir, database_url=url),  # type: ignore[arg-type]
+        Settings(data_dir=settings.data_dir, database_url=url),
     )
     async with await _connect(url) as connection:
         indexes = await (await connection.execute(_INDEXES, (_SCHEMAS,))).fetchall()

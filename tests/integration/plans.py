@@ -71,8 +71,9 @@ def _rows(node: dict[str, Any]) -> int:
     if node["Node Type"] not in _OF_TABLES:
         return 0
     removed = ("Rows Removed by Filter", "Rows Removed by Index Recheck")
-    each = node["Actual Rows"] + sum(node.get(name, 0) for name in removed)
-    return round(each * node["Actual Loops"])
+    each: float = node["Actual Rows"] + sum(node.get(name, 0) for name in removed)
+    loops: float = node["Actual Loops"]
+    return round(each * loops)
 
 
 async def explain(

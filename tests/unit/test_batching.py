@@ -106,5 +106,5 @@ async def test_who_is_gone_before_the_run_begins_is_not_in_it() -> None:
         call.cancel()
     await asyncio.sleep(0)
     runs.go.set()
-    assert await asyncio.gather(first, waiting[-1]) == [1, 64]
+    assert [await first, await waiting[-1]] == [1, 64]
     assert runs.seen == [[1], [8]]
