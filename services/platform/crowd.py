@@ -16,6 +16,8 @@ log = structlog.get_logger()
 
 # A burst lasts no longer than this (seconds).
 _MOMENT = 0.5
+# A process that didn't run for longer (seconds) than this between two calls hasn't waited for anybody.
+_STEP = 0.05
 # What gathered while nothing was answered is worked off within this time (seconds).
 _AFTERMATH = 5.0
 
@@ -30,8 +32,9 @@ class Crowd:
         self._calls = 0
         # Since when there have been more than usual.
         self._since: float | None = None
-        # When a call was answered last, or began while there was no other.
-        self._progress = 0.0
+        # For how long (seconds) no call has been answered, as those that came meanwhile saw it, and when one came last.
+        self._still = 0.0
+        self._came = 0.0
         # When it was noticed last that nothing is answered.
         self._outage = float("-inf")
         self._refused = 0
@@ -40,21 +43,21 @@ class Crowd:
         """None when the call may go on; it has to `leave` then."""
         if self._calls >= self._few and (refusal := self._refusal(now)):
             return refusal
-        if not self._calls:
-            self._progress = now
         self._calls += 1
         return None
 
     def leave(self, now: float, *, answered: bool) -> None:
         self._calls -= 1
         if answered:
-            self._progress = now
+            self._still = 0.0
         # Not as soon as there's room for one: it's taken by the next, and the burst would begin anew.
         if self._since is not None and self._calls <= self._few:
             self._disperse()
 
     def _refusal(self, now: float) -> DomainError | None:
-        if self._calls and now - self._progress > _MOMENT:
+        self._still += min(now - self._came, _STEP)
+        self._came = now
+        if self._calls and self._still > _MOMENT:
             # It's not that there are too many: something that all of them need doesn't answer.
             self._outage = now
             return DomainError(reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE)

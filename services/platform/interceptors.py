@@ -37,6 +37,9 @@ log = structlog.get_logger()
 # Ends that are nobody's concern: what succeeded, and what the client no longer wanted.
 _UNREMARKABLE = frozenset(("OK", "CANCELLED"))
 
+# Ends of calls that say nothing of whether what calls need answers, or that it doesn't.
+_UNANSWERED = frozenset(("UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "CANCELLED"))
+
 # How long the end of a stream waits for its reader (seconds).
 _ABORT_TIMEOUT = 1.0
 
@@ -170,7 +173,7 @@ class Gate(grpc.aio.ServerInterceptor):
             finally:
                 ended = time.perf_counter()
                 elapsed = ended - started
-                self._crowd.leave(ended, answered=code == "OK")
+                self._crowd.leave(ended, answered=code not in _UNANSWERED)
                 observe(code, elapsed)
                 if self._log_all or code not in _UNREMARKABLE:
                     _log_end("call", code, elapsed)
