@@ -2,8 +2,8 @@
 
 One relay works at a time, by an advisory lock that lives as long as its connection; others stand by. Postgres ends
 that connection when a relay is paused (idle_session_timeout), so a standby takes over. What the paused one does when
-it wakes up is harmless: each message names its own id (Nats-Msg-Id) and the place that it goes behind
-(Nats-Expected-Last-Sequence), and what it marks counts only behind the position that it knows.
+it wakes up is harmless: each message names its own id (Nats-Msg-Id) and what it goes behind (Nats-Expected-Last-Msg-Id,
+Nats-Expected-Last-Sequence), and what it marks counts only behind the position that it knows.
 """
 
 import asyncio
@@ -224,32 +224,32 @@ class Relay:
         if not rows:
             return 0
         futures = []
+        previous = ""
         for behind, row in enumerate(rows, start=self._last_sequence):
+            # After one that wasn't taken none is. And nats-py keeps what is published while NATS is down, and sends it
+            # as soon as it's back: on a disk that lost its end it would take the place of what was lost there, which
+            # `refill` couldn't see any more.
             headers = {
                 "Nats-Msg-Id": str(row.event_id),
-                # After one that wasn't taken none is. And nats-py keeps what is published while NATS is down, and sends
-                # it as soon as it's back: on a disk that lost its end it would take the place of what was lost there,
-                # which `refill` couldn't see any more.
                 "Nats-Expected-Last-Sequence": str(behind),
             }
+            if previous:
+                # The place alone isn't enough: what a killed relay has sent can still come in between.
+                headers["Nats-Expected-Last-Msg-Id"] = previous
+            previous = headers["Nats-Msg-Id"]
             futures.append(await self._publisher.publish(row.subject, row.payload, headers))
+        # Up to the first that wasn't taken. If another one after it is there all the same, `refill` finds it.
         taken: dict[int, int] = {}
-        failure: BaseException | None = None
+        failure: Exception | None = None
         try:
             async with asyncio.timeout(_ACK_TIMEOUT):
-                results = await asyncio.gather(*futures, return_exceptions=True)
-            for row, result in zip(rows, results, strict=True):
-                if isinstance(result, BaseException):
-                    failure = failure or result
-                else:
-                    taken[row.id] = result
-        except TimeoutError as error:
+                for row, future in zip(rows, futures, strict=True):
+                    taken[row.id] = await future
+        except (TimeoutError, nats.errors.Error) as error:
             failure = error
-            taken = {
-                row.id: future.result()
-                for row, future in zip(rows, futures, strict=True)
-                if future.done() and not future.cancelled() and not future.exception()
-            }
+            for future in futures:
+                future.cancel()
+            await asyncio.gather(*futures, return_exceptions=True)
         marked = await self._mark(taken) if taken else 0
         if failure:
             raise failure

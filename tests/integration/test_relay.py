@@ -6,6 +6,7 @@ from uuid import UUID
 
 import pytest
 from nats.js.api import ConsumerConfig
+from nats.js.errors import APIError
 from sqlalchemy import bindparam, func, select, text, update
 from uuid_utils.compat import uuid7
 
@@ -21,6 +22,9 @@ from tests.conftest import settings_for
 
 _WAITING = Statement(
     select(func.count().label("events")).select_from(outbox).where(outbox.c.published_at.is_(None))
+)
+_OLDEST = Statement(
+    select(outbox).where(outbox.c.published_at.is_(None)).order_by(outbox.c.id).limit(2)
 )
 _POSITION = Statement(select(relay_position.c.last_sequence))
 _SET_POSITION = Statement(update(relay_position).values(last_sequence=bindparam("sequence")))
@@ -184,6 +188,30 @@ async def test_an_event_that_commits_while_the_relay_dies_keeps_its_place_in_its
     events = await _published(bus, workspace, 4)
     assert len(events) == 4
     assert [one.revision for one in events if one.aggregate_id == str(late)] == [1, 2]
+
+
+async def test_what_a_dead_relay_has_sent_may_still_arrive_in_the_midst_of_a_batch(
+    db: Database, bus: Bus, relay: Relay
+) -> None:
+    workspace = str(uuid7())
+    await _drain(relay)
+    await relay.refill()
+    aggregate = uuid7()
+    for revision in range(1, 5):
+        await _write(db, aggregate, revision, workspace)
+    async with db.read() as tx:
+        oldest = await tx.all(_OLDEST)
+    for row in oldest:
+        await bus.jetstream.publish(
+            row.subject, row.payload, headers={"Nats-Msg-Id": str(row.event_id)}
+        )
+    with pytest.raises(APIError):
+        await relay.drain_once()
+
+    await relay.refill()
+    await _drain(relay)
+    events = await _published(bus, workspace, 4)
+    assert [event.revision for event in events] == [1, 2, 3, 4]
 
 
 async def test_a_stream_that_lost_its_disk_is_filled_again(
