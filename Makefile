@@ -66,3 +66,7 @@ lock: setup ## Choose versions anew for requirements.lock, after a change of pyp
 clean: ## Remove .venv and the caches of the tools; the data in .taskflow stays
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+.PHONY: audit
+audit: setup ## Ask PyPI for known vulnerabilities of what is locked; mirrors of it can't say
+	@.venv/bin/uv tool run --from pip-audit==2.10.1 pip-audit --strict --disable-pip --require-hashes -r requirements.lock
+

@@ -1,4 +1,5 @@
-"""The security promises of docs/promises.md that have no test elsewhere, each named by its number."""
+"""Security promises 5, 8, 9 and 10, by their numbers; 1 to 4 are in test_security_accounts.py, 6 and 7 in
+test_security_model.py."""
 
 import asyncio
 import re
@@ -31,6 +32,7 @@ from tests.faults.rpcs import Rpc, every_rpc
 from tests.faults.wire import sized, tag, varint
 from tests.faults.world import World, a_world
 from tests.integration.people import Person, refusal
+from tests.unit import test_deploy_files
 
 _REPOSITORY = Path(__file__).parents[2]
 # What follows from any change.
@@ -386,3 +388,10 @@ def test_10_every_requirement_is_pinned_by_version_and_hash() -> None:
     for block in blocks:
         assert re.match(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==\S+", block), block.splitlines()[0]
         assert "--hash=sha256:" in block, block.splitlines()[0]
+
+
+def test_10_containers_run_without_root_read_only_without_capabilities_and_speak_tls_1_2() -> None:
+    test_deploy_files.test_the_image_holds_what_is_locked_and_runs_without_root()
+    test_deploy_files.test_no_container_may_more_than_it_needs()
+    test_deploy_files.test_pods_are_restricted()
+    test_deploy_files.test_the_gateway_speaks_tls_1_2_or_newer_and_keeps_reflection_closed()

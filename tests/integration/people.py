@@ -193,6 +193,16 @@ class Team:
         return list(answer.members)
 
 
+async def guess(team: Team, email: str, address: str = "198.51.100.7") -> grpc.StatusCode | None:
+    """How a login with a wrong password ends that comes from this address."""
+    request = auth_service_pb2.LoginRequest(email=email, password="wrong password")
+    try:
+        await team.auth.Login(request, metadata=(("x-forwarded-for", address),))
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return None
+
+
 @asynccontextmanager
 async def team_at(settings: Settings) -> AsyncIterator[Team]:
     async with grpc.aio.insecure_channel(settings.auth) as channel:

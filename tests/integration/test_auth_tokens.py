@@ -1,38 +1,30 @@
 """Promises about access tokens and the keys that sign them."""
 
 import asyncio
-import base64
 import hashlib
-import hmac
 import json
 import os
 import shutil
 import stat
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from uuid import UUID, uuid4
 
 import grpc
 import pytest
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from joserfc import jws, jwt
 from joserfc.jwk import ECKey
 
 from services.auth import keyfiles, tokens
-from services.platform import identity
 from services.platform.config import Settings
 from taskflow.auth.v1 import auth_service_pb2, user_service_pb2
-from tests.conftest import free_ports, serving
+from tests.faults.forgeries import claims_of, header_of, part, signed, signing_key
 from tests.integration.people import Person, Team, bearer, refusal, team_at
 
 _Code = grpc.StatusCode
-Values = dict[str, Any]
 
 
 @pytest.fixture
@@ -46,45 +38,13 @@ async def ada(team: Team) -> Person:
     return await team.person()
 
 
-def _signing_key(settings: Settings) -> ECKey:
-    (key, _), *_ = keyfiles.read(settings.keys)
-    return key
-
-
-def _part(value: object) -> str:
-    raw = value if isinstance(value, bytes) else json.dumps(value).encode()
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
-def _claims(person: Person) -> Values:
-    claims: Values = json.loads(jws.extract_compact(person.tokens.access_token.encode()).payload)
-    return claims
-
-
-def _header(person: Person) -> Values:
-    return dict(jws.extract_compact(person.tokens.access_token.encode()).headers())
-
-
-def _signed(header: Values, claims: Values, key: ECKey) -> str:
-    """A token with an ES256 signature, whatever its header says."""
-    message = f"{_part(header)}.{_part(claims)}"
-    assert key.private_key is not None
-    r, s = decode_dss_signature(key.private_key.sign(message.encode(), ec.ECDSA(hashes.SHA256())))
-    return f"{message}.{_part(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
-
-
-def _hs256(header: Values, claims: Values, secret: bytes) -> str:
-    message = f"{_part({**header, 'alg': 'HS256'})}.{_part(claims)}"
-    return f"{message}.{_part(hmac.digest(secret, message.encode(), 'sha256'))}"
-
-
 # --- what a token says
 
 
 async def test_an_access_token_names_issuer_audience_user_session_and_times(
     services: Settings, ada: Person
 ) -> None:
-    claims = _claims(ada)
+    claims = claims_of(ada)
     assert claims.pop("iss") == claims.pop("aud") == services.token_issuer
     assert claims.pop("sub") == ada.id
     assert UUID(claims.pop("sid"))
@@ -95,137 +55,22 @@ async def test_an_access_token_names_issuer_audience_user_session_and_times(
 
 async def test_signing_keys_are_public_and_verify_tokens_anywhere(team: Team, ada: Person) -> None:
     answer = await team.auth.GetSigningKeys(auth_service_pb2.GetSigningKeysRequest())
-    (listed,) = (key for key in answer.keys if key.kid == _header(ada)["kid"])
+    (listed,) = (key for key in answer.keys if key.kid == header_of(ada)["kid"])
     assert (listed.kty, listed.alg, listed.crv) == ("EC", "ES256", "P-256")
     members = {"crv": listed.crv, "kty": listed.kty, "x": listed.x, "y": listed.y}
     canonical = json.dumps(members, sort_keys=True, separators=(",", ":")).encode()
-    assert listed.kid == _part(hashlib.sha256(canonical).digest()), "RFC 7638"
+    assert listed.kid == part(hashlib.sha256(canonical).digest()), "RFC 7638"
     key = ECKey.import_key({**members})
     assert jwt.decode(ada.tokens.access_token, key, algorithms=["ES256"]).claims["sub"] == ada.id
-
-
-# --- forgeries
-
-# From the header, the claims and the key of a good token.
-Forge = Callable[[Values, Values, ECKey], str]
-
-
-def _without(name: str) -> Forge:
-    return lambda head, claims, key: _signed(
-        head, {k: v for k, v in claims.items() if k != name}, key
-    )
-
-
-_FORGERIES: dict[str, Forge] = {
-    "alg none": lambda head, claims, key: f"{_part({**head, 'alg': 'none'})}.{_part(claims)}.",
-    "alg none with the signature": lambda head, claims, key: _signed(
-        {**head, "alg": "none"}, claims, key
-    ),
-    "HS256 signed with the public PEM": lambda head, claims, key: _hs256(
-        head, claims, key.as_pem(private=False)
-    ),
-    "HS256 signed with the public DER": lambda head, claims, key: _hs256(
-        head, claims, key.as_der(private=False)
-    ),
-    "HS256 signed with x": lambda head, claims, key: _hs256(head, claims, str(key["x"]).encode()),
-    "alg missing": lambda head, claims, key: _signed({"kid": head["kid"]}, claims, key),
-    "kid missing": lambda head, claims, key: _signed({"alg": "ES256"}, claims, key),
-    "kid with a path": lambda head, claims, key: _signed(
-        {**head, "kid": "../../0-first"}, claims, key
-    ),
-    "kid with SQL": lambda head, claims, key: _signed({**head, "kid": "' OR 1=1 --"}, claims, key),
-    "kid that is no string": lambda head, claims, key: _signed(
-        {**head, "kid": [head["kid"]]}, claims, key
-    ),
-    "kid that is an object": lambda head, claims, key: _signed({**head, "kid": {}}, claims, key),
-    "unknown critical header": lambda head, claims, key: _signed(
-        {**head, "crit": ["exp"]}, claims, key
-    ),
-    "another key under our kid": lambda head, claims, key: _signed(
-        head, claims, ECKey.generate_key("P-256")
-    ),
-    "another key in jwk": lambda head, claims, key: _signed(
-        {**head, "jwk": (other := ECKey.generate_key("P-256")).as_dict(private=False)},
-        claims,
-        other,
-    ),
-    "expired": lambda head, claims, key: _signed(
-        head, {**claims, "iat": time.time() - 601, "exp": time.time() - 1}, key
-    ),
-    "exp far in the future": lambda head, claims, key: _signed(
-        head, {**claims, "exp": time.time() + 10 * 365 * 86400}, key
-    ),
-    "exp and iat far in the future": lambda head, claims, key: _signed(
-        head, {**claims, "iat": time.time() + 86400, "exp": time.time() + 86700}, key
-    ),
-    "exp infinite": lambda head, claims, key: _signed(head, {**claims, "exp": float("inf")}, key),
-    "exp not a number": lambda head, claims, key: _signed(
-        head, {**claims, "exp": float("nan")}, key
-    ),
-    "exp a word": lambda head, claims, key: _signed(head, {**claims, "exp": "never"}, key),
-    "issuer of somebody else": lambda head, claims, key: _signed(
-        head, {**claims, "iss": "https://evil.example"}, key
-    ),
-    "audience of somebody else": lambda head, claims, key: _signed(
-        head, {**claims, "aud": "other"}, key
-    ),
-    "several audiences": lambda head, claims, key: _signed(
-        head, {**claims, "aud": [claims["aud"], "other"]}, key
-    ),
-    "another type": lambda head, claims, key: _signed(head, {**claims, "typ": "refresh"}, key),
-    "sub that is no id": lambda head, claims, key: _signed(head, {**claims, "sub": "admin"}, key),
-    "sub that is no string": lambda head, claims, key: _signed(head, {**claims, "sub": 1}, key),
-    "claims that are a list": lambda head, claims, key: _signed(head, [claims], key),  # type: ignore[arg-type]
-    **{
-        f"without {name}": _without(name)
-        for name in ("iss", "aud", "sub", "sid", "typ", "iat", "exp")
-    },
-}
-
-
-@pytest.mark.parametrize("forgery", _FORGERIES)
-async def test_a_forged_token_is_invalid(
-    team: Team, services: Settings, ada: Person, forgery: str
-) -> None:
-    token = _FORGERIES[forgery](_header(ada), _claims(ada), _signing_key(services))
-    refused = await refusal(team.me(token))
-    assert (refused.code, refused.reason) == (_Code.UNAUTHENTICATED, "TOKEN_INVALID")
-
-
-async def test_the_forgeries_are_refused_for_what_is_wrong_with_them_alone(
-    team: Team, services: Settings, ada: Person
-) -> None:
-    token = _signed(_header(ada), _claims(ada), _signing_key(services))
-    assert (await team.me(token)).id == ada.id
 
 
 async def test_a_token_of_another_users_session_is_worth_nothing(
     team: Team, services: Settings, ada: Person
 ) -> None:
     bob = await team.person("bob")
-    claims = {**_claims(ada), "sub": bob.id}
-    refused = await refusal(team.me(_signed(_header(ada), claims, _signing_key(services))))
+    claims = {**claims_of(ada), "sub": bob.id}
+    refused = await refusal(team.me(signed(header_of(ada), claims, signing_key(services))))
     assert (refused.code, refused.reason) == (_Code.UNAUTHENTICATED, "SESSION_REVOKED")
-
-
-async def test_no_token_makes_the_server_ask_somebody_else(
-    team: Team, services: Settings, ada: Person
-) -> None:
-    asked = asyncio.Event()
-    listener = await asyncio.start_server(lambda *_: asked.set(), "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/keys"
-    stranger = ECKey.generate_key("P-256")
-    async with listener:
-        for header in ({"jku": url}, {"x5u": url}, {"jku": url, "kid": "theirs"}, {"kid": url}):
-            token = _signed({**_header(ada), **header}, _claims(ada), stranger)
-            assert (await refusal(team.me(token))).reason == "TOKEN_INVALID"
-        await asyncio.sleep(0.2)
-    assert not asked.is_set()
-
-
-async def test_a_refresh_token_is_no_access_token(team: Team, ada: Person) -> None:
-    refused = await refusal(team.me(ada.tokens.refresh_token))
-    assert (refused.code, refused.reason) == (_Code.UNAUTHENTICATED, "TOKEN_INVALID")
 
 
 async def test_credentials_are_sent_once_and_as_a_bearer_token(team: Team, ada: Person) -> None:
@@ -385,37 +230,3 @@ async def test_files_that_are_no_key_and_a_folder_that_vanishes_change_nothing(
     os.rename(folder, folder.with_name("elsewhere"))
     assert await _kids(keys) == before
     assert _signer(keys) == before[0]
-
-
-async def test_keys_rotate_while_people_log_in_and_work(
-    services: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tokens, "_SCAN_INTERVAL", 0.05)
-    monkeypatch.setattr(tokens, "PUBLISHED_BEFORE_USE", 0.5)
-    monkeypatch.setattr(identity, "_KEEP_INTERVAL", 0.1)
-    ports = dict(zip(("auth_port", "auth_http_port"), free_ports(2), strict=True))
-    settings = Settings(**{**services.model_dump(), **ports, "signing_key_dir": tmp_path})
-    signers: set[str] = set()
-    done = asyncio.Event()
-
-    async def work(team: Team) -> int:
-        person = await team.person()
-        calls = 0
-        while not done.is_set():
-            fresh = await team.refresh(person.tokens.refresh_token)
-            person = Person(person.user, fresh)
-            signers.add(_header(person)["kid"])
-            assert (await team.me(fresh.access_token)).id == person.id
-            calls += 2
-        return calls
-
-    async with serving("auth", settings), team_at(settings) as team:
-        async with asyncio.TaskGroup() as group:
-            workers = [group.create_task(work(team)) for _ in range(4)]
-            for _ in range(3):
-                await asyncio.sleep(0.3)
-                await asyncio.to_thread(keyfiles.create, tmp_path)
-                await asyncio.sleep(0.7)
-            done.set()
-        assert sum(worker.result() for worker in workers) > 50
-    assert len(signers) == 4

@@ -1,0 +1,38 @@
+"""The model-backed enricher at a model server of the tests, which answers what a test wants."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from tests.fakes.model_server import ModelServer, model_server
+from workflows.enrichers import Kind
+from workflows.enrichers.circuit import Circuit
+from workflows.enrichers.model import ModelEnricher, ModelSettings
+
+KEY = "sk-planted-secret"
+
+
+PRIORITY: frozenset[Kind] = frozenset({"priority"})
+
+
+@asynccontextmanager
+async def enriching(
+    timeout: float = 10.0, **settings: Any
+) -> AsyncIterator[tuple[ModelEnricher, ModelServer]]:
+    async with model_server() as server:
+        enricher = ModelEnricher(
+            ModelSettings(
+                server.base_url, "m-1", KEY, timeout=timeout, allow_private=True, **settings
+            ),
+            # The circuit has its own tests; here it must not hide the endpoint's answers.
+            Circuit(failures_to_open=1_000),
+        )
+        try:
+            yield enricher, server
+        finally:
+            await enricher.close()
+
+
+def with_reason(**fields: Any) -> str:
+    return json.dumps({"priority": {"value": "LOW", "reason": "r", "confidence": 0.5, **fields}})
