@@ -117,10 +117,10 @@ class Settings(BaseSettings):
     """Connections to PostgreSQL that a process holds at most."""
     statement_timeout: Seconds = 10
     """Seconds after which PostgreSQL ends a statement."""
-    usual_calls: Annotated[int, Field(ge=1)] = 100
-    """Unary calls that a process works on at once: the gateway refuses more, and the process after half a second."""
+    usual_calls: Annotated[int, Field(ge=4)] = 200
+    """Unary calls for each process that the gateway lets through at once; further ones would only wait."""
     max_calls: Annotated[int, Field(ge=1)] = 1000
-    """Unary calls that a process works on at once in a burst of less than half a second."""
+    """Unary calls that a process works on at once, wherever they come from; those beyond are refused."""
     max_streams: Annotated[int, Field(ge=1)] = 20_000
     """Streams that a process keeps open; those beyond are refused."""
     max_request_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024

@@ -171,9 +171,8 @@ class Gate(grpc.aio.ServerInterceptor):
                 code = failure.code.name
                 await abort(context, failure)
             finally:
-                ended = time.perf_counter()
-                elapsed = ended - started
-                self._crowd.leave(ended, answered=code not in _UNANSWERED)
+                elapsed = time.perf_counter() - started
+                self._crowd.leave(answered=code not in _UNANSWERED)
                 observe(code, elapsed)
                 if self._log_all or code not in _UNREMARKABLE:
                     _log_end("call", code, elapsed)

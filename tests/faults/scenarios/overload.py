@@ -29,7 +29,7 @@ _TASKS = 200
 _AT_ONCE = 48
 _CLIENTS = 3
 # Seconds that a client waits.
-_PATIENCE = 2.0
+_PATIENCE = 5.0
 
 
 async def run(run: Run, tally: Tally) -> None:
