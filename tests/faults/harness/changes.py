@@ -22,6 +22,8 @@ _WRITERS = 4
 _TASKS_EACH = 6
 # Seconds; so long a writer waits for an answer.
 _PATIENCE = 15.0
+# Of making a task to begin with, a second apart.
+_TRIES = 10
 
 
 class Changes:
@@ -81,15 +83,24 @@ class Changes:
         self.acknowledged += 1
 
     async def _create(self) -> Task:
-        entry = self._log.begin("create")
-        answer = await self._world.stubs.tasks.CreateTask(
-            CreateTaskRequest(
-                project_id=self._world.project,
-                task=Task(title="Weigh the anchor", assignee_id=self._world.people[1].id),
-            ),
-            metadata=self._world.people[0].credentials,
-            timeout=_PATIENCE,
+        """Tried again, as long as the stack isn't itself after the scenario before."""
+        request = CreateTaskRequest(
+            project_id=self._world.project,
+            task=Task(title="Weigh the anchor", assignee_id=self._world.people[1].id),
         )
+        for tries_left in reversed(range(_TRIES)):
+            entry = self._log.begin("create")
+            try:
+                answer = await self._world.stubs.tasks.CreateTask(
+                    request, metadata=self._world.people[0].credentials, timeout=_PATIENCE
+                )
+            except grpc.aio.AioRpcError as error:
+                entry.raised(error)
+                if not tries_left:
+                    raise
+                await asyncio.sleep(1)
+            else:
+                break
         task: Task = answer.task
         entry.ok(task=task.id, revision=task.revision)
         return task
