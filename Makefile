@@ -12,7 +12,7 @@ DIR ?=
 FROM ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults bench up backup restore lint fmt gen lock clean
+.PHONY: help setup demo test faults bench growth up backup restore lint fmt gen lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,9 @@ faults: setup ## Try to break what is promised; PROFILE=long for all of it, ONLY
 bench: setup ## Measure against the floors in docs/performance.md; ROWS=P1,P4 for some
 	@$(PY) -m tests.bench $(if $(ROWS),--rows $(ROWS))
 
+growth: setup ## Measure what things cost with 100 times the data, and draw it; ONLY=pages,… for some
+	@$(PY) -m tests.bench.growing $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
 up: setup ## Run everything on this machine until Ctrl-C
 	@exec $(PY) -m deploy.local --exit-with-parent $(ARGS)
 
@@ -63,10 +66,10 @@ lock: setup ## Choose versions anew for requirements.lock, after a change of pyp
 	@.venv/bin/uv pip compile --quiet --generate-hashes --no-header --all-extras --group dev \
 	  --no-emit-package taskflow-client --python-version 3.11 --universal pyproject.toml -o requirements.lock
 
-clean: ## Remove .venv and the caches of the tools; the data in .taskflow stays
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
-	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 .PHONY: audit
 audit: setup ## Ask PyPI for known vulnerabilities of what is locked; mirrors of it can't say
 	@.venv/bin/uv tool run --from pip-audit==2.10.1 pip-audit --strict --disable-pip --require-hashes -r requirements.lock
 
+clean: ## Remove .venv and the caches of the tools; the data in .taskflow stays
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

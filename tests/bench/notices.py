@@ -5,6 +5,7 @@ events pass relay, JetStream, the notification consumer, Postgres, core NATS and
 workflows for each of them.
 """
 
+import asyncio
 from statistics import median
 from typing import Any
 
@@ -73,43 +74,61 @@ async def growth(bench: Bench) -> tuple[list[float], list[float]]:
     return p50
 
 
-async def measured(settings: Settings, world: World, streams: int) -> dict[str, Any]:
-    """`milliseconds` of each notification, and the `bytes` of one."""
+async def measured(
+    settings: Settings,
+    world: World,
+    streams: int,
+    *,
+    rate: int = _RATE,
+    clients: int = 1,
+    settle: float = 0.0,
+) -> dict[str, Any]:
+    """`milliseconds` of each notification, and the `bytes` of one.
+
+    The streams are spread over so many client processes; `settle` are seconds between their opening and the first task.
+    """
     gateway = f"127.0.0.1:{settings.gateway_port}"
     # The author isn't told of what they do themselves.
     readers = range(1, streams + 1)
-    inbox = {
-        "kind": "inbox",
-        "address": gateway,
-        "tokens": world.tokens(settings, readers),
-        "connections": max(4, streams // 100),
-        "messages": int(_RATE * _SECONDS),
-        "patience": _SECONDS + _PATIENCE,
-    }
+    count = int(rate * _SECONDS)
+    inboxes = [
+        {
+            "kind": "inbox",
+            "address": gateway,
+            "tokens": world.tokens(settings, readers[client::clients]),
+            "connections": max(4, streams // 100 // clients),
+            "messages": sum(number % streams % clients == client for number in range(count)),
+            "patience": _SECONDS + _PATIENCE,
+        }
+        for client in range(clients)
+    ]
     author = {
         "kind": "author",
         "address": gateway,
         "token": world.tokens(settings, [0])[0],
         "assignees": [world.user(number) for number in readers],
         "projects": world.projects[:10],
-        "rate": _RATE,
+        "rate": rate,
         "seconds": _SECONDS,
     }
-    async with started("tests.bench.load", inbox, author) as (reading, writing):
+    async with started("tests.bench.load", author, *inboxes) as (writing, *reading):
+        await asyncio.sleep(settle)
         return await _joined(reading, writing)
 
 
-async def _joined(reading: Remote, writing: Remote) -> dict[str, Any]:
-    reading.go()
-    writing.go()
+async def _joined(reading: list[Remote], writing: Remote) -> dict[str, Any]:
+    for remote in (*reading, writing):
+        remote.go()
     wrote = await writing.result()
-    read = await reading.result()
-    check(wrote, read)
+    read = await asyncio.gather(*(remote.result() for remote in reading))
+    check(wrote, *read)
     created: dict[str, tuple[float, float]] = wrote["created"]
-    received: dict[str, float] = read["received"]
+    received: dict[str, float] = {}
+    for found in read:
+        received |= found["received"]
     return {
         "milliseconds": [
             (received[task_id] - answered) * 1e3 for task_id, (_, answered) in created.items()
         ],
-        "bytes": read["bytes"],
+        "bytes": read[0]["bytes"],
     }

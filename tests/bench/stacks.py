@@ -1,8 +1,10 @@
 """The servers that are measured: the launcher's own stack, or the part of it that a row is about."""
 
 import asyncio
-from collections.abc import Callable, Collection
-from contextlib import AsyncExitStack
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +29,24 @@ _PORTS = sorted(
 
 
 def ports(first: int) -> dict[str, int]:
-    """A port for each setting that is one."""
-    return {name: first + 10 * number for number, name in enumerate(_PORTS)}
+    """A port for each setting that is one. Second replicas listen 10 higher."""
+    return {name: first + 11 * number for number, name in enumerate(_PORTS)}
+
+
+@contextmanager
+def folder_for(keep: Path | None) -> Iterator[Path]:
+    """The folder `keep`, or one that is gone afterwards."""
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        yield keep.resolve()
+        return
+    folder = Path(tempfile.mkdtemp(prefix="taskflow-bench-"))
+    # Postgres may run as another user, who has to pass it.
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass
@@ -38,6 +56,7 @@ class Place:
     world: World
     folder: Path
     first_port: int
+    replicas: int = 1
 
     @property
     def filled(self) -> Path:
@@ -47,7 +66,7 @@ class Place:
     @property
     def settings(self) -> Settings:
         chosen = ports(self.first_port)
-        return Settings(data_dir=self.folder, **chosen)  # type: ignore[arg-type]
+        return Settings(data_dir=self.folder, replicas=self.replicas, **chosen)  # type: ignore[arg-type]
 
 
 class Stacks:

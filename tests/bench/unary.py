@@ -31,7 +31,7 @@ _SECONDS = 4.0
 _CALLERS = 20
 _PROJECTS = 10
 
-_PAGE = 50
+PAGE = 50
 _LIST_SECONDS = 1.5
 _DEPTHS = (0.1, 0.5, 0.9)
 
@@ -67,16 +67,7 @@ async def lists(bench: Bench) -> Result:
     settings = stacks["large"].settings
     token = bench.large.tokens(settings, [1])
     specs = {
-        name: {
-            "kind": "calls",
-            "call": "list",
-            "address": settings.task,
-            "tokens": token,
-            "requests": requests,
-            "in_flight": 1,
-            "warm_up": 0.5,
-            "seconds": _LIST_SECONDS,
-        }
+        name: listing(settings, token, requests)
         for name, requests in (await _pages(settings, bench.large)).items()
     }
     p50: dict[str, list[float]] = {name: [] for name in specs}
@@ -103,10 +94,23 @@ async def growth(bench: Bench) -> tuple[list[float], list[float]]:
     for number in range(ROUNDS):
         for found, spec in zip(rates, specs, strict=True):
             bench.say(f"round {number + 1}: creates")
-            found.append(await _rate(spec, spec["address"]))
+            found.append(await rate(spec, spec["address"]))
     for stack in stacks.values():
         await world.forget_events(stack.settings.postgres)
     return rates
+
+
+def listing(settings: Settings, tokens: list[str], requests: list[str]) -> dict[str, Any]:
+    return {
+        "kind": "calls",
+        "call": "list",
+        "address": settings.task,
+        "tokens": tokens,
+        "requests": requests,
+        "in_flight": 1,
+        "warm_up": 0.5,
+        "seconds": _LIST_SECONDS,
+    }
 
 
 def creating(settings: Settings, found: World, scale: int = 1) -> dict[str, Any]:
@@ -135,14 +139,14 @@ async def _against_echo(
     async with echoing({"address": bench.echo, **answers}):
         for number in range(ROUNDS):
             bench.say(f"round {number + 1}: the service")
-            rates.append(await _rate(spec, settings.task))
+            rates.append(await rate(spec, settings.task))
             bench.say(f"round {number + 1}: echo")
-            floors.append(await _rate(spec, bench.echo))
+            floors.append(await rate(spec, bench.echo))
     await world.forget_events(settings.postgres)
     return compared(rates, floors, "calls/s", least=least)
 
 
-async def _rate(spec: dict[str, Any], address: str) -> float:
+async def rate(spec: dict[str, Any], address: str) -> float:
     """Calls a second, from all load processes together. Each begins at another number."""
     found = await load(
         *({**spec, "address": address, "first": client * 1_000_003} for client in range(CLIENTS))
@@ -178,24 +182,29 @@ async def _pages(settings: Settings, found: World) -> dict[str, list[str]]:
     """Requests in base64, by what they are about: first pages, and pages from deep within."""
     one = TaskFilter(project_ids=[found.projects[7]])
     first = {
-        "1,000 tasks": ListTasksRequest(workspace_id=WORKSPACES[SMALL], page_size=_PAGE),
-        "1,000,000 tasks": ListTasksRequest(workspace_id=WORKSPACES[LARGE], page_size=_PAGE),
+        "1,000 tasks": ListTasksRequest(workspace_id=WORKSPACES[SMALL], page_size=PAGE),
+        "1,000,000 tasks": ListTasksRequest(workspace_id=WORKSPACES[LARGE], page_size=PAGE),
         "project of 1,000 among them": ListTasksRequest(
-            workspace_id=WORKSPACES[LARGE], filter=one, page_size=_PAGE
+            workspace_id=WORKSPACES[LARGE], filter=one, page_size=PAGE
         ),
     }
-    requests = {name: [_encoded(request)] for name, request in first.items()}
+    requests = {name: [encoded(request)] for name, request in first.items()}
     for name, project in (
         ("1,000 tasks", SMALL_PROJECT),
         ("1,000,000 tasks", None),
         ("project of 1,000 among them", found.projects[7]),
     ):
-        deep = [_encoded(await _deep(settings, first[name], project, depth)) for depth in _DEPTHS]
+        deep = await deep_pages(settings, first[name], project)
         if name == "1,000 tasks":
             requests[name] += deep
         else:
             requests[f"{name}, deep"] = deep
     return requests
+
+
+async def deep_pages(settings: Settings, first: ListTasksRequest, project: str | None) -> list[str]:
+    """In base64, the pages from deep within what `first` asks for."""
+    return [encoded(await _deep(settings, first, project, depth)) for depth in _DEPTHS]
 
 
 async def _deep(
@@ -221,5 +230,5 @@ async def _deep(
     return deep
 
 
-def _encoded(request: ListTasksRequest) -> str:
+def encoded(request: ListTasksRequest) -> str:
     return base64.b64encode(request.SerializeToString()).decode()

@@ -32,10 +32,12 @@ SMALL_PROJECT = str(name_id("project 0"))
 
 @dataclass(frozen=True)
 class World:
-    """How much there is: `tasks` in the large workspace, in projects of PROJECT_TASKS each."""
+    """How much there is: `tasks` in the large workspace, in projects of PROJECT_TASKS each; for each user `told`
+    notifications, with as many changes and published events."""
 
     tasks: int
     users: int
+    told: int = 0
 
     @property
     def projects(self) -> list[str]:
@@ -112,6 +114,34 @@ FROM (
   ) AS made
 ) AS dated
 """
+# A day old and read.
+_TOLD: tuple[LiteralString, ...] = (
+    """
+    INSERT INTO notification.feeds (user_id, last_sequence)
+    SELECT md5('user ' || n)::uuid, %(told)s FROM generate_series(0, %(users)s - 1) AS n
+    """,
+    """
+    INSERT INTO notification.notifications (id, user_id, event_id, sequence, kind, workspace_id, task_id, task_key,
+      task_title, headline, created_at, read_at)
+    SELECT uuidv7(interval '-1 day'), md5('user ' || n)::uuid, md5('event ' || sequence || ' ' || n)::uuid, sequence, 1,
+      %(workspace)s, md5('task ' || n)::uuid, 'P1-' || n, 'Check pump ' || n, 'P1-' || n || ' was assigned to you',
+      now() - interval '1 day', now()
+    FROM generate_series(0, %(users)s - 1) AS n, generate_series(1, %(told)s) AS sequence
+    """,
+    """
+    INSERT INTO notification.changes (user_id, sequence, payload)
+    SELECT user_id, sequence, convert_to(repeat('-', 150), 'UTF8') FROM notification.notifications
+    """,
+    """
+    INSERT INTO platform.consumed_events (consumer, event_id)
+    SELECT 'notification', event_id FROM notification.notifications
+    """,
+    """
+    INSERT INTO platform.outbox (event_id, subject, payload, published_at, stream_sequence)
+    SELECT event_id, 'taskflow.%%.task.created', convert_to(repeat('-', 400), 'UTF8'), now(), NULL
+    FROM notification.notifications
+    """,
+)
 # Building them after the rows are there takes a third of the time.
 _INDEXES: LiteralString = """
 SELECT format('%I.%I', schemaname, indexname), indexdef FROM pg_indexes
@@ -135,6 +165,10 @@ async def fill(url: str, world: World) -> None:
         await connection.execute(_SESSIONS, {"users": world.users})
         await _workspace(connection, SMALL, world.users, (0, 0))
         await _workspace(connection, LARGE, world.users, (1, world.tasks // PROJECT_TASKS))
+        if world.told:
+            values = {"users": world.users, "told": world.told, "workspace": WORKSPACES[LARGE]}
+            for statement in _TOLD:
+                await connection.execute(statement, values)
         for _, definition in indexes:
             await connection.execute(definition.encode())
         await connection.execute("VACUUM ANALYZE")
