@@ -128,7 +128,7 @@ class Settings(BaseSettings):
     max_call_seconds: Seconds = 30
     """Seconds after which a unary call is ended, whatever its client's deadline."""
     drain_notice: Seconds = 2
-    """Seconds between telling the gateway of a shutdown and beginning it, up to twice as many while calls still come."""
+    """Seconds between telling the gateway of a shutdown and beginning it, twice as many while calls still come."""
     drain_grace: Seconds = 5
     """Seconds that calls have to finish in then."""
 
