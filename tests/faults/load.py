@@ -2,8 +2,8 @@
 
 A line of JSON says what to do: `address`; `mix`, how often each kind of call; what these need (see `_KINDS`); `seed`;
 `seconds`; `deadline` of a call (seconds); and `rate`, calls begun in a second, or `in_flight`, calls at once. Found:
-`codes`, how many calls ended with which; `milliseconds` of each one by code; `wordless`, refusals without a reason or
-without a time to come back.
+`codes`, how many calls ended with which; `in_time`, those that succeeded within the seconds; `milliseconds` of each one
+by code; `wordless`, refusals without a reason or without a time to come back.
 """
 
 import asyncio
@@ -58,14 +58,18 @@ class _Load:
         self._kinds, self._weights = list(spec["mix"]), list(spec["mix"].values())
         self._took: defaultdict[str, list[float]] = defaultdict(list)
         self._wordless = 0
+        self._in_time = 0
+        self._end = 0.0
 
     async def run(self) -> dict[str, Any]:
+        self._end = time.monotonic() + self._spec["seconds"]
         if "rate" in self._spec:
             await self._keep_rate()
         else:
             await asyncio.gather(*(self._in_turn() for _ in range(self._spec["in_flight"])))
         return {
             "codes": {code: len(times) for code, times in self._took.items()},
+            "in_time": self._in_time,
             "milliseconds": self._took,
             "wordless": self._wordless,
         }
@@ -84,8 +88,7 @@ class _Load:
         await asyncio.gather(*under_way)
 
     async def _in_turn(self) -> None:
-        end = time.monotonic() + self._spec["seconds"]
-        while time.monotonic() < end:
+        while time.monotonic() < self._end:
             await self._one()
 
     async def _one(self) -> None:
@@ -94,6 +97,7 @@ class _Load:
         try:
             await self._calls[kind](self._chance)
             code = "OK"
+            self._in_time += time.monotonic() < self._end
         except grpc.aio.AioRpcError as error:
             code = error.code().name
             self._wordless += code == _REFUSED and not _has_words(error)

@@ -53,7 +53,7 @@ def _judge(tally: Tally, found: list[dict[str, Any]], peak: float, seconds: floa
     refusals = sorted(
         ms for one in found for ms in one["milliseconds"].get("RESOURCE_EXHAUSTED", [])
     )
-    goodput = codes["OK"] / seconds
+    goodput = _goodput(found, seconds)
     tally.operations = codes.total()
     tally.faults = codes.total() - codes["OK"]
     others = {
@@ -73,7 +73,7 @@ def _judge(tally: Tally, found: list[dict[str, Any]], peak: float, seconds: floa
 
 
 def _goodput(found: list[dict[str, Any]], seconds: float) -> float:
-    return float(sum(result["codes"].get("OK", 0) for result in found)) / seconds
+    return float(sum(result["in_time"] for result in found)) / seconds
 
 
 async def _phase(spec: dict[str, Any], seconds: float, **more: float) -> list[dict[str, Any]]:
