@@ -4,7 +4,8 @@ import asyncio
 import random
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,9 @@ _SHORT: dict[str, object] = {
     "event_retry_pause": 0.5,
 }
 _RESTORE_SECONDS = 180.0
+# How often this process looks whether it runs, and how late that may be (seconds).
+_PULSE_SECONDS = 0.1
+_LATE_SECONDS = 0.5
 
 Say = Callable[[str], None]
 
@@ -77,8 +81,32 @@ async def run_all(
             scratch.mkdir(parents=True)
             chance = random.Random(f"{seed} {scenario.name}")
             run = Run(stack, profile, chance, scratch, say)
-            await _run_one(scenario, run, tally)
+            async with _watched(tally):
+                await _run_one(scenario, run, tally)
             ended(Row(scenario, tally, time.monotonic() - started))
+
+
+@asynccontextmanager
+async def _watched(tally: Tally) -> AsyncIterator[None]:
+    """Tell when this process, and with it most likely all of them, got no processor: times are the machine's then."""
+    waits: list[float] = []
+
+    async def watch() -> None:
+        while True:
+            due = time.monotonic() + _PULSE_SECONDS
+            await asyncio.sleep(_PULSE_SECONDS)
+            if (late := time.monotonic() - due) > _LATE_SECONDS:
+                waits.append(late)
+
+    watching = asyncio.create_task(watch(), name="pulse")
+    try:
+        yield
+    finally:
+        watching.cancel()
+        if waits:
+            tally.figures["the machine was busy"] = (
+                f"this process stood still for up to {max(waits):.1f} s, {sum(waits):.0f} s in all"
+            )
 
 
 async def _run_one(scenario: Scenario, run: Run, tally: Tally) -> None:
