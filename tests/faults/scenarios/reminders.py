@@ -42,6 +42,8 @@ _AROUND: Final = 2.0
 # Seconds that a reminder may be late, and within which one has to come that an outage delayed, after its end.
 _LATE: Final = 10.0
 _LATE_AFTER_OUTAGE: Final = 60.0
+# A process that didn't run for so long (seconds) was stopped with all others.
+_STANDSTILL: Final = 3.0
 # Seconds between a deadline's being set and the deadline.
 _LEAD: Final = (5.0, 9.0)
 
@@ -61,7 +63,7 @@ _EDITS: Final[Sequence[Edit]] = (
 
 
 class Outage(NamedTuple):
-    """Of a worker or two, in seconds of the wall clock."""
+    """Of a worker or two, or of the whole machine, in seconds of the wall clock."""
 
     begun: float
     ended: float
@@ -106,6 +108,7 @@ async def run(run: Run, tally: Tally) -> None:
         tasks = await _tasks(world, count)
         with OperationLog(run.folder / "operations") as log:
             begin = time.time() + _LEAD[1] + 1
+            watching = asyncio.create_task(_watch(outages, tally))
             killing = asyncio.create_task(_kill_workers(run, outages, tally, count / rate))
             async with asyncio.TaskGroup() as edits:
                 for number, task_id in enumerate(tasks):
@@ -114,8 +117,9 @@ async def run(run: Run, tally: Tally) -> None:
             await killing
             run.say("waiting for what is still to come")
             await _complete(world, outages)
+            watching.cancel()
             tally.operations = sum(1 for _ in log)
-        await _check(run, world, outages, tally)
+        await _check(world, outages, tally)
 
 
 # Editing
@@ -253,6 +257,20 @@ async def _kill_workers(run: Run, outages: list[Outage], tally: Tally, seconds: 
         outages.append(Outage(begun, time.time()))
 
 
+async def _watch(outages: list[Outage], tally: Tally) -> None:
+    """Nothing is on time on a machine that stands still, as one does that others share."""
+    before = time.time()
+    while True:
+        await asyncio.sleep(0.5)
+        now = time.time()
+        if now - before > _STANDSTILL:
+            outages.append(Outage(before, now))
+            tally.figures["this machine stood still"] = (
+                f"for {now - before:.1f} s, at the last time"
+            )
+        before = now
+
+
 # Checking
 
 
@@ -352,11 +370,11 @@ def _sent_at(life: Life, due: float) -> list[float]:
     ]
 
 
-async def _check(run: Run, world: World, outages: Sequence[Outage], tally: Tally) -> None:
+async def _check(world: World, outages: Sequence[Outage], tally: Tally) -> None:
     lives = await _lives(world)
     lateness: list[float] = []
     before_outages: list[float] = []
-    first_outage = outages[0].begun if outages else float("inf")
+    first_outage = min((outage.begun for outage in outages), default=float("inf"))
     for task_id, life in lives.items():
         for sentence in life.wrong:
             tally.expect(False, sentence)
