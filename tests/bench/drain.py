@@ -21,7 +21,7 @@ from tests.bench.world import LARGE, WORKSPACES, name_id
 
 _BACKLOG = 50_000
 _LOOK = 0.02
-_SECONDS = 8.0
+_SECONDS = 5.0
 
 # In one transaction: the relay sees all of it at once.
 _ADD = """

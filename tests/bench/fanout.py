@@ -22,7 +22,7 @@ from tests.bench.world import SMALL, WORKSPACES
 
 _STREAMS = 1_000
 _CLIENTS = 2
-_CHANGES = 10
+_CHANGES = 8
 # Between changes, so that one has reached everybody before the next (seconds).
 _PAUSE = 0.6
 # How long the last change may take to reach everybody (seconds).

@@ -16,7 +16,7 @@ from tests.bench.stacks import WHOLE
 from tests.bench.world import World
 
 _RATE = 100
-_SECONDS = 6.0
+_SECONDS = 5.0
 STREAMS = 200
 # How long the last messages may take (seconds).
 _PATIENCE = 30.0

@@ -26,7 +26,7 @@ from tests.bench.world import LARGE, SMALL, SMALL_PROJECT, WORKSPACES, World, na
 IN_FLIGHT = 64
 CLIENTS = 2
 _WARM_UP = 1.0
-_SECONDS = 4.0
+_SECONDS = 3.5
 # Those who call, and the projects that they work in, for every 100,000 tasks.
 _CALLERS = 20
 _PROJECTS = 10
