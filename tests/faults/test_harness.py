@@ -215,7 +215,7 @@ async def test_a_proxy_delays_and_cuts_and_refuses() -> None:
             await check(stub)
         proxy.refuse()
         # The one while it connects anew, the other if it's still writing to the connection that is cut.
-        with pytest.raises(grpc.aio.AioRpcError, match="DEADLINE_EXCEEDED|UNAVAILABLE"):
+        with pytest.raises(grpc.aio.AioRpcError, match=r"DEADLINE_EXCEEDED|UNAVAILABLE"):
             await check(stub, timeout=0.5)
         proxy.pass_()
         assert await check(stub)
