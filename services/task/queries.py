@@ -32,7 +32,6 @@ from sqlalchemy.dialects.postgresql import insert as insert_or
 from services.platform import directory
 from services.platform.db import Statement
 from services.platform.directory import members
-from services.platform.given import given
 from services.task.models import projects, tasks
 
 COLUMNS: tuple[str, ...] = tuple(tasks.c.keys())
@@ -97,23 +96,14 @@ def list_projects(archived: bool, after: bool) -> Statement:
 
 # Reading one task.
 
-_wanted = given({"n": Integer(), "task_id": Uuid(), "caller_id": Uuid(), "session_id": Uuid()})
-# Each for its own caller; `n` says for which. Those that aren't there for them are left out.
-GET_TASKS = Statement(
-    select(_wanted.c.n, tasks, members.c.role)
-    .select_from(_wanted)
-    .join(tasks, tasks.c.id == _wanted.c.task_id)
-    .join(
-        members,
-        directory.membership(tasks.c.workspace_id, _wanted.c.caller_id, _wanted.c.session_id),
-    )
-)
-GET_TASK_BY_KEY = Statement(
+_visible = (
     select(tasks, members.c.role)
     .select_from(tasks)
     .join(members, directory.membership(tasks.c.workspace_id))
-    .join(projects, projects.c.id == tasks.c.project_id)
-    .where(
+)
+GET_TASK = Statement(_visible.where(tasks.c.id == _task_id))
+GET_TASK_BY_KEY = Statement(
+    _visible.join(projects, projects.c.id == tasks.c.project_id).where(
         projects.c.workspace_id == _workspace_id,
         projects.c.key == bindparam("key", type_=Text),
         tasks.c.number == bindparam("number", type_=BigInteger),

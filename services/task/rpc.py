@@ -18,11 +18,11 @@ from services.task import (
     logic,
     messages,
     projects,
+    reading,
     reminders,
     retention,
 )
 from services.task.creation import Creation
-from services.task.reading import Reading
 from services.task.watch import Board
 from taskflow.task.v1 import (
     internal_service_pb2_grpc,
@@ -127,7 +127,6 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         self._undelete_window = timedelta(seconds=platform.settings.task_retention)
         self._board = board
         self._creation = Creation(platform.db, platform.seal)
-        self._reading = Reading(platform.db)
 
     async def CreateTask(
         self, request: task_service.CreateTaskRequest, context: Any
@@ -137,7 +136,8 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     async def GetTask(
         self, request: task_service.GetTaskRequest, context: Any
     ) -> task_service.GetTaskResponse:
-        row = await self._reading.get(current_caller(), request.id, request.workspace_id)
+        async with self._db.read() as tx:
+            row = await reading.get(tx, current_caller(), request.id, request.workspace_id)
         return task_service.GetTaskResponse(task=messages.task(row))
 
     async def ListTasks(

@@ -328,6 +328,7 @@ def _calls(ids: _Ids) -> _Cases:
         "claim of a request": (idempotency._CLAIM, key | {"request_hash": b""}),
         "first answer": (idempotency._FIND, key),
         "project": (queries.LOCK_PROJECT, of_caller),
+        "task": (queries.GET_TASK, of_caller),
         "task by key": (queries.GET_TASK_BY_KEY, of_caller | {"key": "P7", "number": 7}),
         "task to change": (queries.LOCK_TASK, of_caller),
         "task changed": (
@@ -363,7 +364,6 @@ def _calls(ids: _Ids) -> _Cases:
     for count in (1, 64):
         asked = {"given": as_given(_asked(ids)[:count])}
         cases |= {
-            f"{count} tasks": (queries.GET_TASKS, asked),
             f"{count} places found": (creation_queries.FIND_PLACES, asked),
             f"{count} places taken": (creation_queries.TAKE_PLACES, asked),
             f"{count} tasks added": (
