@@ -11,10 +11,10 @@ Answer = TypeVar("Answer")
 
 
 class Batcher(Generic[Item, Answer]):
-    """Gathers what comes while runs are under way, and runs it together; what comes alone runs at once, alone.
+    """Gathers what comes while a run is under way, and runs it together; what comes alone runs at once, alone.
 
     `run` takes up to `size` items and returns an answer for each, in their order: the result, or the exception to raise
-    for that one. What it raises itself is raised for all of them. At most `runs` are under way at once.
+    for that one. What it raises itself is raised for all of them.
     """
 
     def __init__(
@@ -22,25 +22,19 @@ class Batcher(Generic[Item, Answer]):
         run: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]],
         *,
         size: int,
-        runs: int,
     ) -> None:
         self._run = run
         self._size = size
-        self._idle = runs
         self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
-        # asyncio itself holds tasks only weakly.
-        self._workers: set[asyncio.Task[None]] = set()
+        self._worker: asyncio.Task[None] | None = None
 
     async def __call__(self, item: Item) -> Answer:
         """Who is cancelled meanwhile doesn't stop the run, which is others' as well; before it begins, isn't in it."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, answer))
-        if self._idle:
-            self._idle -= 1
+        if self._worker is None:
             # Not in the caller's context: a run is no part of the call that happened to begin it.
-            worker = asyncio.get_running_loop().create_task(self._work(), context=Context())
-            self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+            self._worker = asyncio.get_running_loop().create_task(self._work(), context=Context())
         return await answer
 
     async def _work(self) -> None:
@@ -48,7 +42,7 @@ class Batcher(Generic[Item, Answer]):
             while batch := self._next():
                 await self._together(batch)
         finally:
-            self._idle += 1
+            self._worker = None
 
     def _next(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
         """Those that wait longest. After an outage most of what waits is waited for by nobody any more."""

@@ -23,9 +23,8 @@ from taskflow.event.v1.event_pb2 import TaskCreated
 from taskflow.task.v1 import task_pb2
 from taskflow.task.v1.task_service_pb2 import CreateTaskRequest, CreateTaskResponse
 
-# Of them at once, and of these on their way to the database at once: one is prepared while another waits for the disk.
+# Of them at once.
 _SIZE = 64
-_RUNS = 2
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -47,9 +46,7 @@ class Creation:
     def __init__(self, db: Database, seal: Seal) -> None:
         self._db = db
         self._seal = seal
-        self._together = Batcher[_Draft, CreateTaskResponse | None](
-            self._create, size=_SIZE, runs=_RUNS
-        )
+        self._together = Batcher[_Draft, CreateTaskResponse | None](self._create, size=_SIZE)
 
     async def create(self, caller: Caller, request: CreateTaskRequest) -> CreateTaskResponse:
         """Raises SESSION_REVOKED, NOT_FOUND, ROLE_TOO_LOW, REQUEST_ID_REUSED, PROJECT_ARCHIVED, ASSIGNEE_NOT_MEMBER,

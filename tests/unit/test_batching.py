@@ -32,14 +32,14 @@ class Runs:
 
 async def test_who_comes_alone_runs_alone_and_at_once() -> None:
     runs = Runs()
-    batcher = Batcher(runs, size=10, runs=1)
+    batcher = Batcher(runs, size=10)
     assert [await batcher(n) for n in (1, 2, 3)] == [1, 4, 9]
     assert runs.seen == [[1], [2], [3]]
 
 
 async def test_what_comes_meanwhile_runs_together_in_order() -> None:
     runs = Runs(held=True)
-    batcher = Batcher(runs, size=3, runs=1)
+    batcher = Batcher(runs, size=3)
     first = asyncio.create_task(batcher(1))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -50,18 +50,8 @@ async def test_what_comes_meanwhile_runs_together_in_order() -> None:
     assert runs.seen == [[1], [2, 3, 4], [5, 6]]
 
 
-async def test_no_more_runs_are_under_way_than_allowed() -> None:
-    runs = Runs(held=True)
-    batcher = Batcher(runs, size=1, runs=2)
-    calls = [asyncio.create_task(batcher(n)) for n in range(1, 6)]
-    await asyncio.sleep(0.01)
-    assert runs.seen == [[1], [2]]
-    runs.go.set()
-    assert await asyncio.gather(*calls) == [1, 4, 9, 16, 25]
-
-
 async def test_a_refusal_is_only_for_the_one_it_is_about() -> None:
-    batcher = Batcher(Runs(), size=10, runs=1)
+    batcher = Batcher(Runs(), size=10)
     answers = await asyncio.gather(*(batcher(n) for n in (2, 0, 3)), return_exceptions=True)
     assert answers[0] == 4
     assert isinstance(answers[1], ValueError)
@@ -69,7 +59,7 @@ async def test_a_refusal_is_only_for_the_one_it_is_about() -> None:
 
 
 async def test_a_run_that_breaks_down_fails_all_of_its_own_and_no_others() -> None:
-    batcher = Batcher(Runs(), size=2, runs=1)
+    batcher = Batcher(Runs(), size=2)
     answers = await asyncio.gather(*(batcher(n) for n in (1, -1, 2)), return_exceptions=True)
     assert [type(answer) for answer in answers] == [RuntimeError, RuntimeError, int]
     assert await batcher(5) == 25
@@ -77,7 +67,7 @@ async def test_a_run_that_breaks_down_fails_all_of_its_own_and_no_others() -> No
 
 async def test_who_is_cancelled_takes_nobody_along() -> None:
     runs = Runs(held=True)
-    batcher = Batcher(runs, size=10, runs=1)
+    batcher = Batcher(runs, size=10)
     calls = [asyncio.create_task(batcher(n)) for n in (1, 2)]
     await asyncio.sleep(0.01)
     calls[0].cancel()
@@ -89,7 +79,7 @@ async def test_who_is_cancelled_takes_nobody_along() -> None:
 
 async def test_a_run_is_no_part_of_the_call_that_began_it() -> None:
     runs = Runs()
-    batcher = Batcher(runs, size=10, runs=1)
+    batcher = Batcher(runs, size=10)
     _who.set("somebody")
     await batcher(1)
     assert runs.callers == ["nobody"]
@@ -97,7 +87,7 @@ async def test_a_run_is_no_part_of_the_call_that_began_it() -> None:
 
 async def test_who_is_gone_before_the_run_begins_is_not_in_it() -> None:
     runs = Runs(held=True)
-    batcher = Batcher(runs, size=2, runs=1)
+    batcher = Batcher(runs, size=2)
     first = asyncio.create_task(batcher(1))
     await asyncio.sleep(0.01)
     waiting = [asyncio.create_task(batcher(n)) for n in range(2, 9)]
