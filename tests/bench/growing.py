@@ -35,9 +35,9 @@ _PORT = 25_000
 # Few enough that the processors of a small machine have room at every size: it's the way of a notification that is
 # measured, and not how long others were before it.
 _RATE = 20
-# Streams that a client process holds, and how long (seconds) all are left alone when they're open.
+_SECONDS = 5.0
+# Streams that a client process holds.
 _STREAMS_EACH = 2_500
-_SETTLE = 5.0
 # Envoy begins to serve when it has seen every service.
 _BEHIND_GATEWAY = CALLS | {"notification", "envoy"}
 
@@ -118,8 +118,8 @@ async def _notifications(stacks: Stacks) -> Values:
                 size.world,
                 size.streams,
                 rate=_RATE,
+                seconds=_SECONDS,
                 clients=-(-size.streams // _STREAMS_EACH),
-                settle=_SETTLE,
             )
             found[size.name].append(percentile(told["milliseconds"], 0.5))
     return found

@@ -1,8 +1,10 @@
-"""What was measured on."""
+"""What was measured on, and when it has nothing else to do."""
 
+import asyncio
 import contextlib
 import os
 import platform
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,3 +37,20 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.machine()
+
+
+async def quiet(patience: float = 15.0) -> None:
+    """Returns when more than half of the machine had nothing to do for a second; after `patience` seconds anyway."""
+    give_up = time.monotonic() + patience
+    while time.monotonic() < give_up:
+        idle, every = _processor_time()
+        await asyncio.sleep(1)
+        idle_now, every_now = _processor_time()
+        if 2 * (idle_now - idle) > every_now - every:
+            return
+
+
+def _processor_time() -> tuple[int, int]:
+    """Ticks of all processors so far: idle ones (or waiting for a disk), and all."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return ticks[3] + ticks[4], sum(ticks)

@@ -10,13 +10,14 @@ from statistics import median
 from typing import Any
 
 from services.platform.config import Settings
+from tests.bench.machine import quiet
 from tests.bench.processes import Remote, check, load, started
 from tests.bench.rows import ROUNDS, Bench, Limit, Result, percentile
 from tests.bench.stacks import WHOLE
 from tests.bench.world import World
 
 _RATE = 100
-_SECONDS = 5.0
+_SECONDS = 2.0
 STREAMS = 200
 # How long the last messages may take (seconds).
 _PATIENCE = 30.0
@@ -80,17 +81,17 @@ async def measured(
     streams: int,
     *,
     rate: int = _RATE,
+    seconds: float = _SECONDS,
     clients: int = 1,
-    settle: float = 0.0,
 ) -> dict[str, Any]:
     """`milliseconds` of each notification, and the `bytes` of one.
 
-    The streams are spread over so many client processes; `settle` are seconds between their opening and the first task.
+    The streams are spread over so many client processes.
     """
     gateway = f"127.0.0.1:{settings.gateway_port}"
     # The author isn't told of what they do themselves.
     readers = range(1, streams + 1)
-    count = int(rate * _SECONDS)
+    count = int(rate * seconds)
     inboxes = [
         {
             "kind": "inbox",
@@ -98,7 +99,7 @@ async def measured(
             "tokens": world.tokens(settings, readers[client::clients]),
             "connections": max(4, streams // 100 // clients),
             "messages": sum(number % streams % clients == client for number in range(count)),
-            "patience": _SECONDS + _PATIENCE,
+            "patience": seconds + _PATIENCE,
         }
         for client in range(clients)
     ]
@@ -109,10 +110,11 @@ async def measured(
         "assignees": [world.user(number) for number in readers],
         "projects": world.projects[:10],
         "rate": rate,
-        "seconds": _SECONDS,
+        "seconds": seconds,
     }
     async with started("tests.bench.load", author, *inboxes) as (writing, *reading):
-        await asyncio.sleep(settle)
+        # Workflows of the round before can go on for 15 s.
+        await quiet()
         return await _joined(reading, writing)
 
 

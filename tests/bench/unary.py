@@ -25,8 +25,8 @@ from tests.bench.world import LARGE, SMALL, SMALL_PROJECT, WORKSPACES, World, na
 # Calls in flight, and over how many load processes they are spread.
 IN_FLIGHT = 64
 CLIENTS = 2
-_WARM_UP = 1.0
-_SECONDS = 3.5
+_WARM_UP = 0.5
+_SECONDS = 3.0
 # Those who call, and the projects that they work in, for every 100,000 tasks.
 _CALLERS = 20
 _PROJECTS = 10

@@ -17,6 +17,7 @@ from tests.conftest import settings_for
 from tests.faults.harness.injectors import restore
 from tests.faults.harness.registry import Scenario
 from tests.faults.harness.scenario import NotPossible, Profile, Run, Tally
+from tests.faults.harness.world import fetch
 
 # As `make up` but for folder and ports, and for what follows.
 _SETTINGS: dict[str, object] = {
@@ -141,3 +142,10 @@ async def _restore(stack: Stack, tally: Tally) -> None:
     missing = await restore(stack, _RESTORE_SECONDS)
     tally.expect(not held, f"it left {', '.join(held)} held down")
     tally.expect(not missing, f"after it {', '.join(missing)} didn't serve any more")
+    if missing:
+        return
+    # Each row answers for its own.
+    left = await fetch(
+        stack.settings, "DELETE FROM platform.dead_letters RETURNING consumer, subject"
+    )
+    tally.expect(not left, f"it left {len(left)} dead letters, such as {left[:3]}")

@@ -25,5 +25,8 @@ async def run(run: Run, tally: Tally) -> None:
     tally.figures["answered otherwise than documented"] = f"{len(report.wrong):,}"
     tally.figures["memory of a process grew by"] = f"{growth:.0f} MiB"
     tally.figures["slowest answer"] = f"{report.slowest[0]:.2f} s, {report.slowest[1]}"
-    # What was sent to be parked is nobody's trouble.
-    await fetch(settings, "DELETE FROM platform.dead_letters WHERE consumer = 'bad-input'")
+    # What was sent to be parked is nobody's trouble; what the product's own consumers couldn't process would be.
+    await fetch(
+        settings,
+        "DELETE FROM platform.dead_letters WHERE consumer NOT IN ('notification', 'dispatcher')",
+    )
