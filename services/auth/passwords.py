@@ -24,9 +24,15 @@ _THREADS = max(1, len(os.sched_getaffinity(0)) // 2) if sys.platform == "linux" 
 # threads are slower when others need the processors.
 _LONGEST_WAIT = 1.0
 # About a second of work for one thread.
-_WAITING = 32
+_WAITING = 12
+# Of its time that a thread may hash, but for what it saved up, at most this long (seconds of processor time). What
+# hashes takes caches and memory from everything else on the machine, whatever its priority.
+_SHARE = 0.2
+_SAVED = 0.04
 
 _T = TypeVar("_T")
+
+_thread = threading.local()
 
 
 class Passwords:
@@ -35,7 +41,7 @@ class Passwords:
     def __init__(self, hasher: PasswordHasher = _HASHER) -> None:
         self._hasher = hasher
         self._threads = ThreadPoolExecutor(
-            _THREADS, thread_name_prefix="argon2", initializer=_give_way
+            _THREADS, thread_name_prefix="argon2", initializer=_prepare
         )
         self._counting = threading.Lock()
         # Who waits, the first one first, since when (time.monotonic()).
@@ -80,8 +86,12 @@ class Passwords:
                 self._waiting.pop(place, None)
 
         def begin() -> _T:
+            _thread.pace.wait()
             leave()
-            return work()
+            try:
+                return work()
+            finally:
+                _thread.pace.count()
 
         job = self._threads.submit(begin)
         # Also of who went away before it was their turn. What a thread has begun goes on.
@@ -94,7 +104,29 @@ def _canonical(password: str) -> str:
     return unicodedata.normalize("NFC", password)
 
 
-def _give_way() -> None:
+class _Pace:
+    """Keeps the thread that it's made in to its share."""
+
+    def __init__(self) -> None:
+        self._saved = _SAVED
+        self._used = time.thread_time()
+        self._seen = time.monotonic()
+
+    def wait(self) -> None:
+        now = time.monotonic()
+        self._saved = min(_SAVED, self._saved + (now - self._seen) * _SHARE)
+        self._seen = now
+        if self._saved < 0:
+            time.sleep(-self._saved / _SHARE)
+
+    def count(self) -> None:
+        used = time.thread_time()
+        self._saved -= used - self._used
+        self._used = used
+
+
+def _prepare() -> None:
     """Lets other work on this machine go first. On Linux priorities are per thread; elsewhere per process."""
+    _thread.pace = _Pace()
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 15)

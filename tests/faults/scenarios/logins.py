@@ -29,7 +29,7 @@ _MOST = 2.0
 
 async def run(run: Run, tally: Tally) -> None:
     # In turn, so that what else goes on falls on both.
-    rounds, seconds = run.choose(3, 9), run.choose(2.0, 20.0)
+    rounds, seconds = run.choose(5, 9), run.choose(2.0, 20.0)
     async with a_world(run, people=_PEOPLE) as world:
         await _give_passwords(world)
         calls = await _calls(run, world)
