@@ -18,8 +18,9 @@ from taskflow.error.v1 import error_reason_pb2 as reasons
 
 # The first choice of the OWASP cheat sheet for password storage: 19 MiB, 2 passes. About 25 ms.
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
-# Half of the processors, so that the other half never has to do with it.
-_THREADS = max(1, len(os.sched_getaffinity(0)) // 2) if sys.platform == "linux" else 1
+# Half of the processors hash, the same ones in all processes of a machine; the other half never has to do with it.
+_ALL = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else [0]
+_HALF = _ALL[len(_ALL) // 2 :]
 # Who comes while somebody has been waiting for this long (seconds) is told to try again instead of waiting, too: the
 # threads are slower when others need the processors.
 _LONGEST_WAIT = 1.0
@@ -27,7 +28,7 @@ _LONGEST_WAIT = 1.0
 _WAITING = 12
 # Of its time that a thread may hash, but for what it saved up, at most this long (seconds of processor time). What
 # hashes takes caches and memory from everything else on the machine, whatever its priority.
-_SHARE = 0.2
+_SHARE = float(os.environ.get("TF_SHARE", "0.2"))
 _SAVED = 0.04
 
 _T = TypeVar("_T")
@@ -41,7 +42,7 @@ class Passwords:
     def __init__(self, hasher: PasswordHasher = _HASHER) -> None:
         self._hasher = hasher
         self._threads = ThreadPoolExecutor(
-            _THREADS, thread_name_prefix="argon2", initializer=_prepare
+            len(_HALF), thread_name_prefix="argon2", initializer=_prepare
         )
         self._counting = threading.Lock()
         # Who waits, the first one first, since when (time.monotonic()).
@@ -126,7 +127,8 @@ class _Pace:
 
 
 def _prepare() -> None:
-    """Lets other work on this machine go first. On Linux priorities are per thread; elsewhere per process."""
+    """Lets other work on this machine go first. On Linux both are per thread; elsewhere per process."""
     _thread.pace = _Pace()
     if sys.platform == "linux":
+        os.sched_setaffinity(threading.get_native_id(), _HALF)
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 15)

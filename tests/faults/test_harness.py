@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc.aio
@@ -14,11 +15,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
+from tests.faults.harness import runner
 from tests.faults.harness.checker import Kept, compare, longest_gap
 from tests.faults.harness.load import at_rate
 from tests.faults.harness.oplog import Operation, OperationLog
 from tests.faults.harness.proxy import Proxy
-from tests.faults.harness.scenario import Tally
+from tests.faults.harness.registry import Scenario
+from tests.faults.harness.scenario import Profile, Run, Tally
 from tests.faults.harness.world import CHANNEL_OPTIONS
 
 T = "task"
@@ -243,3 +246,36 @@ async def test_a_server_soon_feels_a_client_whose_proxy_stopped_reading() -> Non
             assert sent < 8 * 1024**2
             served.close()
             writer.close()
+
+
+@pytest.mark.parametrize(
+    ("profile", "tries", "verdict", "runs"),
+    [
+        ("short", [Tally(slow=["late"]), Tally()], "held", 2),
+        ("short", [Tally(slow=["late"]), Tally(slow=["late"])], "BROKEN", 2),
+        ("short", [Tally(slow=["late"], lost=1)], "BROKEN", 1),
+        ("short", [Tally(broken=["INTERNAL"])], "BROKEN", 1),
+        ("long", [Tally(slow=["late"])], "BROKEN", 1),
+    ],
+)
+async def test_only_what_was_merely_slow_has_a_second_try(
+    profile: Profile,
+    tries: list[Tally],
+    verdict: str,
+    runs: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Path] = []
+
+    async def run_one(scenario: Scenario, run: Run) -> Tally:
+        seen.append(run.folder)
+        return tries[len(seen) - 1]
+
+    monkeypatch.setattr(runner, "_run_one", run_one)
+    scenario: Any = SimpleNamespace(name="one")
+    stack: Any = None
+    tally = await runner._try(scenario, stack, profile, 7, tmp_path, lambda _: None)
+    assert tally.verdict == verdict
+    assert len(set(seen)) == len(seen) == runs
+    assert ("too slow at first" in tally.figures) == (runs == 2)

@@ -51,6 +51,7 @@ def show(rows: list[Row], profile: Profile, seed: int, seconds: float, console: 
     for row in rows:
         tally = row.tally
         sentences = [f"[red]broken:[/] {escape(text)}" for text in tally.broken]
+        sentences += [f"[red]too slow:[/] {escape(text)}" for text in tally.slow]
         if tally.impossible:
             sentences.append(f"[yellow]not possible here:[/] {escape(tally.impossible)}")
         sentences += [f"{escape(name)}: {escape(value)}" for name, value in tally.figures.items()]
@@ -80,6 +81,7 @@ def _facts(row: Row) -> dict[str, Any]:
         "slowest_recovery": round(tally.slowest_recovery, 2),
         "verdict": tally.verdict,
         "broken": tally.broken,
+        "slow": tally.slow,
         "impossible": tally.impossible,
         "figures": tally.figures,
         "seconds": round(row.seconds, 1),

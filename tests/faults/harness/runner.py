@@ -26,6 +26,8 @@ _SETTINGS: dict[str, object] = {
     "email_window": 5,
     # Logins of all scenarios come from one address.
     "login_attempts_per_address": 1_000_000,
+    # The people of the corpus of bad input log in once.
+    "access_token_lifetime": 3600,
 }
 # What a run of five minutes can't wait for (seconds).
 _SHORT: dict[str, object] = {
@@ -35,6 +37,7 @@ _SHORT: dict[str, object] = {
     "reader_timeout": 6,
     # Ten tries of a bad event then take 4 s instead of 2 minutes.
     "event_retry_pause": 0.5,
+    "email_window": 2,
 }
 _RESTORE_SECONDS = 180.0
 # How often this process looks whether it runs, and how late that may be (seconds).
@@ -76,15 +79,29 @@ async def run_all(
     async with running_stack(settings_of(profile, folder)) as stack:
         for scenario in scenarios:
             say = begun(scenario)
-            tally = Tally()
             started = time.monotonic()
-            scratch = folder / "scenarios" / scenario.name
-            scratch.mkdir(parents=True)
-            chance = random.Random(f"{seed} {scenario.name}")
-            run = Run(stack, profile, chance, scratch, say)
-            async with _watched(tally):
-                await _run_one(scenario, run, tally)
+            tally = await _try(scenario, stack, profile, seed, folder, say)
             ended(Row(scenario, tally, time.monotonic() - started))
+
+
+async def _try(
+    scenario: Scenario, stack: Stack, profile: Profile, seed: int, folder: Path, say: Say
+) -> Tally:
+    """In the short profile, what was only too slow has a second try: its seconds are too few for a percentile that
+    nothing else on the machine can spoil."""
+    slow: list[str] = []
+    for name in (scenario.name, f"{scenario.name} again"):
+        scratch = folder / "scenarios" / name
+        scratch.mkdir(parents=True)
+        run = Run(stack, profile, random.Random(f"{seed} {name}"), scratch, say)
+        tally = await _run_one(scenario, run)
+        if slow:
+            tally.figures["too slow at first"] = "; ".join(slow)
+        if profile == "long" or tally.wrong or not tally.slow:
+            break
+        slow = tally.slow
+        say("again, as it was too slow")
+    return tally
 
 
 @asynccontextmanager
@@ -110,11 +127,12 @@ async def _watched(tally: Tally) -> AsyncIterator[None]:
             )
 
 
-async def _run_one(scenario: Scenario, run: Run, tally: Tally) -> None:
+async def _run_one(scenario: Scenario, run: Run) -> Tally:
+    tally = Tally()
     limit = scenario.limit[run.profile]
     deadline = asyncio.timeout(limit)
     try:
-        async with deadline:
+        async with _watched(tally), deadline:
             await scenario.run(run, tally)
     except NotPossible as reason:
         tally.impossible = str(reason)
@@ -125,6 +143,7 @@ async def _run_one(scenario: Scenario, run: Run, tally: Tally) -> None:
         else:
             tally.broken.append(f"the scenario failed: {_in_short(error)}")
     await _restore(run.stack, tally)
+    return tally
 
 
 def _in_short(error: BaseException) -> str:

@@ -38,8 +38,9 @@ class Tally:
     inverted: int = 0
     leaked: int = 0
     slowest_recovery: float = 0.0
-    # Sentences: what else didn't hold.
+    # Sentences: what else didn't hold, and what was only slower than promised.
     broken: list[str] = field(default_factory=list)
+    slow: list[str] = field(default_factory=list)
     # What was measured, for people to read below the table.
     figures: dict[str, str] = field(default_factory=dict)
     # A sentence: why the fault can't be made on this machine.
@@ -50,12 +51,22 @@ class Tally:
         if not holds:
             self.broken.append(sentence)
 
+    def expect_speed(self, holds: bool, sentence: str) -> None:
+        """As `expect`, of what a neighbour on the same machine can spoil."""
+        if not holds:
+            self.slow.append(sentence)
+
     def recovered_after(self, seconds: float) -> None:
         self.slowest_recovery = max(self.slowest_recovery, seconds)
 
     @property
+    def wrong(self) -> bool:
+        """Whether something was other than promised, however slow the machine."""
+        return bool(self.broken or self.lost or self.doubled or self.inverted or self.leaked)
+
+    @property
     def verdict(self) -> Verdict:
-        if self.broken or self.lost or self.doubled or self.inverted or self.leaked:
+        if self.wrong or self.slow:
             return "BROKEN"
         return "not possible here" if self.impossible else "held"
 

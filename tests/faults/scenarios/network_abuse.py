@@ -123,7 +123,7 @@ async def run(run: Run, tally: Tally) -> None:
         megabytes = grown / 2**20
         tally.expect(grown < _MOST_GROWTH, f"{process} grew by {megabytes:.0f} MiB")
         late = _p99(calls[target])
-        tally.expect(late < _LONGEST, f"others at the {target} waited {late:.0f} ms (p99)")
+        tally.expect_speed(late < _LONGEST, f"others at the {target} waited {late:.0f} ms (p99)")
         tally.operations += len(calls[target])
         tally.figures[f"{process} grew by"] = f"{megabytes:.0f} MiB at most"
         tally.figures[f"calls of others at the {target}"] = f"p99 {late:.0f} ms"

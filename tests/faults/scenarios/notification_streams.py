@@ -264,7 +264,7 @@ def _judge(delays: list[tuple[float, bool]], tally: Tally) -> None:
             tally.broken.append(f"nothing was measured {name}")
             continue
         p99 = found[int(0.99 * (len(found) - 1))]
-        tally.expect(p99 <= limit, f"p99 {name} is {p99:.2f} s, not {limit:g} s")
+        tally.expect_speed(p99 <= limit, f"p99 {name} is {p99:.2f} s, not {limit:g} s")
         tally.figures[f"delay {name} (s)"] = (
             f"median {found[len(found) // 2]:.3f}, p99 {p99:.3f}, longest {found[-1]:.2f}"
             f" of {len(found):,}"

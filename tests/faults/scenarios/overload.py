@@ -64,8 +64,10 @@ def _judge(tally: Tally, found: list[dict[str, Any]], peak: float, seconds: floa
     wordless = sum(one["wordless"] for one in found)
     tally.expect(not wordless, f"{wordless} refusals without a reason or a time to come back")
     late = refusals[int(0.99 * len(refusals))] if refusals else 0.0
-    tally.expect(late < _LONGEST_REFUSAL, f"refusals took {late:.0f} ms (p99)")
-    tally.expect(goodput >= _LEAST_GOODPUT * peak, f"goodput was {goodput / peak:.0%} of the peak")
+    tally.expect_speed(late < _LONGEST_REFUSAL, f"refusals took {late:.0f} ms (p99)")
+    tally.expect_speed(
+        goodput >= _LEAST_GOODPUT * peak, f"goodput was {goodput / peak:.0%} of the peak"
+    )
     tally.figures["peak"] = f"{peak:,.0f} calls/s"
     tally.figures["goodput at 3 × the peak"] = f"{goodput:,.0f} calls/s, {goodput / peak:.0%}"
     tally.figures["calls by code"] = ", ".join(f"{code} {n:,}" for code, n in codes.most_common())

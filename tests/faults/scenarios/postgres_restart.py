@@ -201,11 +201,11 @@ async def _asked(stubs: Stubs, name: str, world: World) -> None:
 def _judge(calls: Calls, recoveries: list[float], woken: float, tally: Tally) -> None:
     for text, count in calls.wrong.most_common(5):
         tally.broken.append(f"{count} × {text}")
-    tally.expect(
+    tally.expect_speed(
         max(recoveries) <= _HEALTHY_SECONDS,
         f"calls failed until {max(recoveries):.1f} s after a restart",
     )
-    tally.expect(
+    tally.expect_speed(
         woken <= _HEALTHY_SECONDS, f"calls failed until {woken:.1f} s after the pause ended"
     )
     tally.figures["answers"] = ", ".join(f"{code} {n:,}" for code, n in calls.codes.most_common())

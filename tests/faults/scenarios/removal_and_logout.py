@@ -244,7 +244,7 @@ async def run(run: Run, tally: Tally) -> None:
                 projects = world.workspace.projects
                 group.create_task(work(person, projects[index % len(projects)]))
     late = sum(seconds > _CLOSED for seconds in door.closed)
-    tally.expect(not late, f"{late} of {len(door.closed)} streams were closed later than 5 s")
+    tally.expect_speed(not late, f"{late} of {len(door.closed)} streams were closed later than 5 s")
     tally.figures["streams closed after (s)"] = (
         f"median {sorted(door.closed)[len(door.closed) // 2]:.2f}, longest {max(door.closed):.2f}"
         f" of {len(door.closed):,}"

@@ -38,7 +38,7 @@ from tests.integration.notification_world import Device
 PROMISE = "A rolling deploy fails no unary call, and streams resume"
 LIMIT_SECONDS = {"short": 150.0, "long": 1800.0}
 
-_RATE = 300.0
+_RATE = {"short": 150.0, "long": 300.0}
 # Far above what a call may take: a slow one isn't a failed one.
 _DEADLINE = 30.0
 _PEOPLE = 10
@@ -194,7 +194,7 @@ async def run(run: Run, tally: Tally) -> None:
             _watching(run, world, ends) as (boards, inboxes),
         ):
             calls = Calls(run, world, Stubs(channel))
-            async with at_rate(_RATE, calls.one) as load:
+            async with at_rate(_RATE[run.profile], calls.one) as load:
                 await asyncio.sleep(1)
                 for name in _rolls(run):
                     await roll(run, name, tally)

@@ -327,14 +327,16 @@ def _judge(
 ) -> None:
     tally.lost += missing
     tally.expect(cut == count, f"{kind.method}: {cut} of {count} streams were cut")
-    tally.expect(seconds <= _CUT, f"{kind.method}: the last stream was cut after {seconds:.1f} s")
+    tally.expect_speed(
+        seconds <= _CUT, f"{kind.method}: the last stream was cut after {seconds:.1f} s"
+    )
     tally.expect(not readers.ended, f"streams that were read ended: {dict(readers.ended)}")
     told = ends["RESOURCE_EXHAUSTED READER_TOO_SLOW"]
     tally.expect(told == count, f"{kind.method}: stalled streams ended with {dict(ends)}")
     tally.recovered_after(seconds)
     delays = sorted(_delays(readers, written))
     p99 = delays[int(0.99 * (len(delays) - 1))]
-    tally.expect(p99 < _P99, f"{kind.method}: p99 of the others is {1e3 * p99:.0f} ms")
+    tally.expect_speed(p99 < _P99, f"{kind.method}: p99 of the others is {1e3 * p99:.0f} ms")
     tally.figures[f"{kind.service}: delay of the others (ms)"] = (
         f"median {1e3 * delays[len(delays) // 2]:.0f}, p99 {1e3 * p99:.0f}, "
         f"longest {1e3 * delays[-1]:.0f} of {len(delays):,}"
