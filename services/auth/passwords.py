@@ -28,7 +28,7 @@ _LONGEST_WAIT = 1.0
 _WAITING = 12
 # Of its time that a thread may hash, but for what it saved up, at most this long (seconds of processor time). What
 # hashes takes caches and memory from everything else on the machine, whatever its priority.
-_SHARE = float(os.environ.get("TF_SHARE", "0.2"))
+_SHARE = 0.2
 _SAVED = 0.04
 
 _T = TypeVar("_T")

@@ -117,7 +117,7 @@ class Settings(BaseSettings):
     """Connections to PostgreSQL that a process holds at most."""
     statement_timeout: Seconds = 10
     """Seconds after which PostgreSQL ends a statement."""
-    usual_calls: Annotated[int, Field(ge=4)] = 200
+    usual_calls: Annotated[int, Field(ge=4)] = 100
     """Unary calls for each process that the gateway lets through at once; further ones would only wait."""
     max_calls: Annotated[int, Field(ge=1)] = 1000
     """Unary calls that a process works on at once, wherever they come from; those beyond are refused."""

@@ -8,6 +8,8 @@ from services.platform.errors import invalid
 from services.platform.identity import Caller
 from services.task import queries
 
+_ID_LENGTH = len(str(UUID(int=0)))
+
 
 async def get(tx: Transaction, caller: Caller, name: str, workspace_id: str) -> Row:
     """The task with this id, or this key ("OPS-12") in the workspace.
@@ -36,4 +38,4 @@ async def get(tx: Transaction, caller: Caller, name: str, workspace_id: str) -> 
 
 def _is_key(name: str) -> bool:
     """Of a well-formed name, which is an id otherwise."""
-    return len(name) < len(str(UUID(int=0)))
+    return len(name) < _ID_LENGTH

@@ -33,7 +33,7 @@ from taskflow.task.v1.task_service_pb2_grpc import TaskServiceStub
 from tests.bench.load.control import Control
 
 _REFUSED = "RESOURCE_EXHAUSTED"
-_LISTED = 50
+_LISTED = 100
 
 # Makes a call of its kind.
 Call = Callable[[random.Random], Awaitable[Any]]

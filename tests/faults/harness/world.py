@@ -133,6 +133,28 @@ class World:
         """Run one statement past the services, in a connection of its own; the rows that it returns."""
         return await fetch(self.settings, statement, values)
 
+    async def write_tasks(self, count: int) -> list[str]:
+        """Tasks of the others in the first project, by their ids. Written past the services: nothing follows from
+        them."""
+        ids = [str(uuid7()) for _ in range(count)]
+        owner, *others = (person.id for person in self.people)
+        values = {"workspace": self.workspace.id, "project": self.project, "owner": owner}
+        await self.fetch(_TASKS, {**values, "others": others, "ids": ids})
+        return ids
+
+
+_TASKS = """
+WITH taken AS (
+  UPDATE task.projects SET next_number = next_number + cardinality(%(ids)s::uuid[]) WHERE id = %(project)s
+  RETURNING next_number - cardinality(%(ids)s::uuid[]) AS first
+)
+INSERT INTO task.tasks (id, workspace_id, project_id, project_key, number, title, description, status, priority,
+  assignee_id, creator_id, labels, created_at, updated_at)
+SELECT id, %(workspace)s, %(project)s, 'P0', first + n - 1, 'Tide gate ' || n, '', 1, 0,
+  (%(others)s::uuid[])[1 + n %% cardinality(%(others)s::uuid[])], %(owner)s, '{}', now(), now()
+FROM taken, unnest(%(ids)s::uuid[]) WITH ORDINALITY AS t (id, n)
+"""
+
 
 async def fetch(
     settings: Settings, statement: LiteralString, values: Mapping[str, Any] | None = None

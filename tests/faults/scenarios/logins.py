@@ -7,8 +7,7 @@ from typing import Any
 
 from services.auth.passwords import Passwords
 from taskflow.auth.v1.auth_service_pb2 import LoginRequest
-from taskflow.task.v1.task_pb2 import Task
-from taskflow.task.v1.task_service_pb2 import CreateTaskRequest
+from tests.bench.machine import quiet
 from tests.bench.processes import started
 from tests.faults.harness.scenario import Run, Tally
 from tests.faults.harness.world import World, a_world
@@ -19,7 +18,7 @@ LIMIT_SECONDS = {"short": 90.0, "long": 600.0}
 _LOGINS = 200.0
 # Reads and writes a second, and of which kind. A few: it's about how long they take, not how many there can be.
 _CALLS = 80.0
-_MIX = {"get": 5, "list": 2, "create": 1, "update": 2}
+_MIX = {"get": 10, "list": 4, "create": 1, "update": 5}
 _PASSWORD = "correct horse battery staple"
 _TASKS = 50
 _PEOPLE = 100
@@ -33,6 +32,8 @@ async def run(run: Run, tally: Tally) -> None:
     async with a_world(run, people=_PEOPLE) as world:
         await _give_passwords(world)
         calls = await _calls(run, world)
+        # Of what the scenario before has left.
+        await quiet()
         logins = {
             "address": run.gateway,
             "mix": {"login": 1},
@@ -117,13 +118,6 @@ async def _give_passwords(world: World) -> None:
 
 
 async def _calls(run: Run, world: World) -> dict[str, Any]:
-    answers = [
-        await world.stubs.tasks.CreateTask(
-            CreateTaskRequest(project_id=world.project, task=Task(title=f"Check valve {number}")),
-            metadata=world.people[0].credentials,
-        )
-        for number in range(_TASKS)
-    ]
     return {
         "address": run.gateway,
         "mix": _MIX,
@@ -131,5 +125,5 @@ async def _calls(run: Run, world: World) -> dict[str, Any]:
         "tokens": [person.credentials[0][1].removeprefix("Bearer ") for person in world.people],
         "workspace": world.workspace.id,
         "project": world.project,
-        "tasks": [answer.task.id for answer in answers],
+        "tasks": await world.write_tasks(_TASKS),
     }

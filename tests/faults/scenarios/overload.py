@@ -9,8 +9,7 @@ from typing import Any
 
 from deploy.local.process import family
 from deploy.local.stack import Stack
-from taskflow.task.v1.task_pb2 import Task
-from taskflow.task.v1.task_service_pb2 import CreateTaskRequest
+from tests.bench.machine import quiet
 from tests.bench.processes import started
 from tests.faults.harness.scenario import NotPossible, Run, Tally
 from tests.faults.harness.world import World, a_world
@@ -22,7 +21,7 @@ _TIMES = 3
 _LEAST_GOODPUT = 0.8
 # Milliseconds.
 _LONGEST_REFUSAL = 100.0
-# Lists of 50 tasks above all: a call that costs clearly more than a refusal, as it has to be made by one processor.
+# Lists of 100 tasks above all: a call that costs clearly more than a refusal, as it has to be made by one processor.
 _MIX = {"list": 6, "get": 2, "update": 2}
 _TASKS = 200
 # Calls at once by which the most that can be served is found; far below what is refused.
@@ -35,6 +34,8 @@ _PATIENCE = 5.0
 async def run(run: Run, tally: Tally) -> None:
     async with a_world(run, people=20) as world:
         spec = await _spec(run, world)
+        # Of what the scenario before has left.
+        await quiet()
         with _apart(run.stack):
             await _phase(spec, 1.0, in_flight=_AT_ONCE // _CLIENTS)
             seconds = run.choose(3.0, 15.0)
@@ -87,19 +88,12 @@ async def _phase(spec: dict[str, Any], seconds: float, **more: float) -> list[di
 
 
 async def _spec(run: Run, world: World) -> dict[str, Any]:
-    answers = [
-        await world.stubs.tasks.CreateTask(
-            CreateTaskRequest(project_id=world.project, task=Task(title=f"Check valve {number}")),
-            metadata=world.people[0].credentials,
-        )
-        for number in range(_TASKS)
-    ]
     return {
         "address": run.gateway,
         "mix": _MIX,
         "tokens": [person.credentials[0][1].removeprefix("Bearer ") for person in world.people],
         "workspace": world.workspace.id,
-        "tasks": [answer.task.id for answer in answers],
+        "tasks": await world.write_tasks(_TASKS),
         "deadline": _PATIENCE,
     }
 

@@ -12,7 +12,6 @@ import grpc.aio
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.type import datetime_pb2
-from uuid_utils.compat import uuid7
 
 from taskflow.event.v1.event_pb2 import Event
 from taskflow.task.v1.task_pb2 import (
@@ -105,7 +104,7 @@ async def run(run: Run, tally: Tally) -> None:
     count, rate = run.choose((80, 8.0), (2000, 5.0))
     outages: list[Outage] = []
     async with a_world(run, people=4) as world:
-        tasks = await _tasks(world, count)
+        tasks = await world.write_tasks(count)
         with OperationLog(run.folder / "operations") as log:
             begin = time.time() + _LEAD[1] + 1
             watching = asyncio.create_task(_watch(outages, tally))
@@ -123,29 +122,6 @@ async def run(run: Run, tally: Tally) -> None:
 
 
 # Editing
-
-
-async def _tasks(world: World, count: int) -> list[str]:
-    """Written past the services: nobody makes suggestions for them, and Temporal has time for reminders."""
-    ids = [str(uuid7()) for _ in range(count)]
-    owner, *others = world.people
-    await world.fetch(
-        """
-        INSERT INTO task.tasks (id, workspace_id, project_id, project_key, number, title, description, status,
-          priority, assignee_id, creator_id, labels, created_at, updated_at)
-        SELECT id, %(workspace)s, %(project)s, 'P0', n, 'Tide gate ' || n, '', 1, 0,
-          (%(people)s::uuid[])[1 + n %% cardinality(%(people)s::uuid[])], %(owner)s, '{}', now(), now()
-        FROM unnest(%(ids)s::uuid[]) WITH ORDINALITY AS t (id, n)
-        """,
-        {
-            "workspace": world.workspace.id,
-            "project": world.project,
-            "people": [person.id for person in others],
-            "owner": owner.id,
-            "ids": ids,
-        },
-    )
-    return ids
 
 
 async def _live(run: Run, world: World, log: OperationLog, task_id: str, due: float) -> None:
