@@ -35,6 +35,8 @@ CASES = {"": 3_000, "short": 20_000, "long": 200_000}
 # How many are under way at once; the things of the world are replaced after each chunk.
 _AT_ONCE = 16
 _CHUNK = 600
+# Chunks that fill pools and caches first.
+_FILLING = 3
 # The parts of the stack that answer RPCs, and what they need for it.
 MEASURED = ("auth", "task", "notification")
 _PROGRAMS = {"postgres", "nats", "migrate", "relay", *MEASURED}
@@ -62,7 +64,7 @@ class Report:
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     slowest: tuple[float, str] = (0.0, "")
-    # Bytes that one of the measured processes grew by after the first chunk, at most.
+    # Bytes that one of the measured processes grew by after the first chunks, at most.
     growth: int = 0
 
     @property
@@ -120,10 +122,11 @@ async def hold(
         await world.renew()
         await _alive(world)
         say(f"{report.cases:,} cases")
-        # The first chunk fills pools and caches.
         now = [_resident(pid) for pid in pids]
-        before = before or now
-        report.growth = max(after - then for after, then in zip(now, before, strict=True))
+        if start < _FILLING * _CHUNK:
+            before = now
+        grown = max(after - then for after, then in zip(now, before, strict=True))
+        report.growth = max(report.growth, grown)
     if ended := [name for name, pid in zip(MEASURED, pids, strict=True) if stack.pid(name) != pid]:
         report.wrong.append(f"ended and was started again: {', '.join(ended)}")
     report.wrong += _logged(world, logs)

@@ -2,7 +2,6 @@
 
 from tests.faults.bad_input import CASES, MOST_GROWTH, hold
 from tests.faults.harness.scenario import Run, Tally
-from tests.faults.harness.world import fetch
 from tests.faults.world import a_world
 
 PROMISE = "Bad input gets the documented answer and harms nothing"
@@ -25,8 +24,3 @@ async def run(run: Run, tally: Tally) -> None:
     tally.figures["answered otherwise than documented"] = f"{len(report.wrong):,}"
     tally.figures["memory of a process grew by"] = f"{growth:.0f} MiB"
     tally.figures["slowest answer"] = f"{report.slowest[0]:.2f} s, {report.slowest[1]}"
-    # What was sent to be parked is nobody's trouble; what the product's own consumers couldn't process would be.
-    await fetch(
-        settings,
-        "DELETE FROM platform.dead_letters WHERE consumer NOT IN ('notification', 'dispatcher')",
-    )

@@ -214,18 +214,18 @@ async def _letters(world: World) -> list[DeadLetter]:
 
 async def _replay(world: World, poison: Poison, tally: Tally) -> None:
     """What was cured has its effect, once; what wasn't is a dead letter again."""
-    hopeless = ""
+    hopeless: tuple[str, str] | None = None
     for letter in await _letters(world):
         if letter.event_id in poison.curable:
             await _hand_back(world, letter)
         elif not hopeless and letter.consumer == "notification":
-            hopeless = letter.event_id
+            hopeless = letter.consumer, letter.event_id
             await _hand_back(world, letter)
     wanted = {(event_id, world.people[1].id) for event_id in poison.curable}
     give_up = time.monotonic() + _PARKED["long"]
     while time.monotonic() < give_up:
         had = await events.told(world.settings, world.workspace.id)
-        back = {letter.event_id for letter in await _letters(world)}
+        back = {(letter.consumer, letter.event_id) for letter in await _letters(world)}
         if wanted <= had.keys() and hopeless in back:
             break
         await asyncio.sleep(0.3)
@@ -233,7 +233,8 @@ async def _replay(world: World, poison: Poison, tally: Tally) -> None:
     tally.doubled += sum(had[telling] > 1 for telling in wanted)
     tally.expect(hopeless in back, "a replayed event that failed again isn't a dead letter again")
     tally.expect(
-        not back & poison.curable, "replayed events that had their effect are still dead letters"
+        not {event_id for _, event_id in back} & poison.curable,
+        "replayed events that had their effect are still dead letters",
     )
     tally.figures["replayed"] = (
         f"{len(wanted & had.keys())} of {len(wanted)} cured had their effect"

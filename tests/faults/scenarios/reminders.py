@@ -101,7 +101,7 @@ class Life:
 
 
 async def run(run: Run, tally: Tally) -> None:
-    count, rate = run.choose((80, 8.0), (2000, 5.0))
+    count, rate = run.choose((60, 10.0), (2000, 5.0))
     outages: list[Outage] = []
     async with a_world(run, people=4) as world:
         tasks = await world.write_tasks(count)
