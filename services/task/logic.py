@@ -86,6 +86,7 @@ async def change_task(
         await _require_parent(tx, row, wanted["parent_id"])
     if "status" in wanted:
         wanted |= _finishing(row, wanted["status"], now)
+        # Of an open task not: who removes the assignee has locked the membership, and waits for their open tasks.
         if "finished_at" in wanted and wanted["finished_at"] is None:
             wanted = await _without_stranger(tx, row) | wanted
     new = await _with_due(tx, row, row._replace(**wanted))
@@ -132,7 +133,7 @@ def _differing(row: Row, changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _finishing(row: Row, status: int, now: datetime) -> dict[str, Any]:
     if status not in FINISHED:
-        return {"finished_at": None}
+        return {"finished_at": None} if row.finished_at else {}
     # A task that was done and turns out to be canceled has been finished since then.
     return {} if row.finished_at else {"finished_at": now}
 

@@ -23,6 +23,7 @@ DONE = task_pb2.TASK_STATUS_DONE
 CANCELED = task_pb2.TASK_STATUS_CANCELED
 IN_PROGRESS = task_pb2.TASK_STATUS_IN_PROGRESS
 
+_HOLD_MEMBERSHIPS = Statement(text("SELECT FROM auth.members WHERE user_id = :user_id FOR UPDATE"))
 _SESSION = Statement(text("SELECT id FROM auth.sessions WHERE user_id = :user_id"))
 
 
@@ -149,6 +150,20 @@ async def test_tasks_that_are_asked_for_at_once_are_refused_one_by_one(desk: Des
 async def _raised(failure: object) -> None:
     assert isinstance(failure, BaseException)
     raise failure
+
+
+async def test_changing_an_open_task_does_not_wait_for_the_removal_of_its_assignee(
+    desk: Desk,
+) -> None:
+    # The removal waits for the assignee's open tasks: the two would wait for each other.
+    project = await desk.project()
+    assignee = desk.people.member
+    task = await desk.create(project, assignee_id=assignee.id)
+    async with desk.db.transaction() as tx:
+        await tx.run(_HOLD_MEMBERSHIPS, user_id=UUID(assignee.id))
+        async with asyncio.timeout(5):
+            changed = await desk.set_status(task, task_pb2.TASK_STATUS_IN_PROGRESS)
+    assert changed.status == task_pb2.TASK_STATUS_IN_PROGRESS
 
 
 async def test_taking_a_number_leaves_the_commit_of_the_task_durable(desk: Desk) -> None:
