@@ -26,7 +26,8 @@ _TARGETS = {"gateway": "envoy", "service": "task"}
 # How much of each, and how many times in the long profile.
 _AMOUNTS = {
     "rapid_resets": 4000,
-    "half_open_streams": 2000,
+    # As many as a connection may hold.
+    "half_open_streams": 1000,
     "endless_headers": 100,
     "oversized_headers": 300,
     "ping_flood": 20_000,
@@ -59,6 +60,8 @@ _PATIENCE = 5.0
 # Milliseconds, and bytes that a process may grow by.
 _LONGEST = 1000.0
 _MOST_GROWTH = 50 * 2**20
+# Calls at once before it's looked how much memory there is.
+_CROWD = 1000
 # Seconds between looks at the memory.
 _LOOK = 0.1
 
@@ -94,6 +97,8 @@ async def run(run: Run, tally: Tally) -> None:
             CreateTaskRequest(project_id=world.project, task=Task(title="Check the valve")),
             metadata=world.people[0].credentials,
         )
+        for address in addresses.values():
+            await _crowd(address, world, task.task.id)
         before = {target: _resident(pid) for target, pid in pids.items()}
         most = dict(before)
         for name in list(ATTACKS) * run.choose(1, _ROUNDS):
@@ -207,6 +212,17 @@ async def _bystanders(
             for task in calling:
                 task.cancel()
             await asyncio.gather(*calling, return_exceptions=True)
+
+
+async def _crowd(address: str, world: World, task_id: str) -> None:
+    """As many calls at once as a busy moment has, which fill pools and buffers; some may be refused."""
+    async with stubs_at(address) as stubs:
+        request = GetTaskRequest(id=task_id)
+        calls = (
+            stubs.tasks.GetTask(request, metadata=world.people[0].credentials)
+            for _ in range(_CROWD)
+        )
+        await asyncio.gather(*calls, return_exceptions=True)
 
 
 @asynccontextmanager
