@@ -7,6 +7,7 @@ ARGS ?=
 ROWS ?=
 PROFILE ?= short
 ONLY ?=
+EXCEPT ?=
 SEED ?=
 DIR ?=
 FROM ?=
@@ -33,8 +34,8 @@ demo: setup ## Show TaskFlow at work, start to end, on a stack of its own
 test: setup ## Run all tests; ARGS="-k name" for some
 	@$(PY) -m pytest -q -n 2 --dist loadfile $(ARGS)
 
-faults: setup ## Try to break what is promised; PROFILE=long for all of it, ONLY=poison_events,… for some, SEED=n for a run again
-	@exec $(PY) -m tests.faults --profile $(PROFILE) $(if $(ONLY),--only $(ONLY)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+faults: setup ## Try to break what is promised; PROFILE=long for all of it, ONLY=poison_events,… or EXCEPT=… for some, SEED=n for a run again
+	@exec $(PY) -m tests.faults --profile $(PROFILE) $(if $(ONLY),--only $(ONLY)) $(if $(EXCEPT),--except $(EXCEPT)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: setup ## Measure against the floors in docs/performance.md; ROWS=P1,P4 for some
 	@$(PY) -m tests.bench $(if $(ROWS),--rows $(ROWS))

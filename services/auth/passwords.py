@@ -16,19 +16,20 @@ from argon2.exceptions import VerificationError
 from services.platform.errors import DomainError
 from taskflow.error.v1 import error_reason_pb2 as reasons
 
-# The first choice of the OWASP cheat sheet for password storage: 19 MiB, 2 passes. About 25 ms.
+# The first choice of the OWASP cheat sheet for password storage: 19 MiB, 2 passes. About 20 ms.
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 # Half of the processors hash, the same ones in all processes of a machine; the other half never has to do with it.
-_ALL = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else [0]
-_HALF = _ALL[len(_ALL) // 2 :]
+_PROCESSORS = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else [0]
+_HALF = _PROCESSORS[-max(1, len(_PROCESSORS) // 2) :]
 # Who comes while somebody has been waiting for this long (seconds) is told to try again instead of waiting, too: the
 # threads are slower when others need the processors.
 _LONGEST_WAIT = 1.0
 # About a second of work for one thread.
 _WAITING = 12
-# Of its time that a thread may hash, but for what it saved up, at most this long (seconds of processor time). What
-# hashes takes caches and memory from everything else on the machine, whatever its priority.
+# Part of its time that a thread may hash: some 10 passwords a second. What hashes takes caches and memory from
+# everything else on the machine, whatever its priority.
 _SHARE = 0.2
+# What a thread that has rested may hash before it has to pause (seconds of processor time).
 _SAVED = 0.04
 
 _T = TypeVar("_T")
@@ -106,9 +107,10 @@ def _canonical(password: str) -> str:
 
 
 class _Pace:
-    """Keeps the thread that it's made in to its share."""
+    """Keeps the thread that it's made in to its share: `wait` before some work, `count` after it."""
 
     def __init__(self) -> None:
+        # Seconds of processor time: what the thread may still use, negative while it has to pause.
         self._saved = _SAVED
         self._used = time.thread_time()
         self._seen = time.monotonic()

@@ -13,8 +13,8 @@ from taskflow.error.v1 import error_reason_pb2 as reasons
 
 log = structlog.get_logger()
 
-# Without an answer for this long (seconds) it's a standstill. Half of what the gateway lets through at once comes in
-# this time where a process has as much to do as it can.
+# Without an answer for this long (seconds) it's a standstill, if half as many calls wait as the gateway lets through at
+# once for each process.
 _STANDSTILL = 0.5
 # A process that didn't run for longer (seconds) than this between two calls hasn't waited for anybody.
 _STEP = 0.05
@@ -24,7 +24,7 @@ class Crowd:
     """Counts calls; times are time.perf_counter()."""
 
     def __init__(self, settings: Settings) -> None:
-        self._few = settings.usual_calls // 4
+        self._few = settings.usual_calls // 2
         self._most = settings.max_calls
         self._calls = 0
         # When a call came last, and for how long (seconds) none had been answered then.

@@ -23,7 +23,7 @@ from taskflow.event.v1.event_pb2 import TaskCreated
 from taskflow.task.v1 import task_pb2
 from taskflow.task.v1.task_service_pb2 import CreateTaskRequest, CreateTaskResponse
 
-# Of them at once.
+# Tasks that share a run at most.
 _SIZE = 64
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

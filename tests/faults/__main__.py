@@ -69,6 +69,14 @@ def _options() -> argparse.Namespace:
         help=f"some scenarios, separated by commas: {', '.join(registry.names())}",
     )
     parser.add_argument(
+        "--except",
+        dest="left_out",
+        type=_names,
+        default=[],
+        metavar="NAMES",
+        help="all but these",
+    )
+    parser.add_argument(
         "--seed", type=int, default=secrets.randbelow(1_000_000), help="of all choices; printed"
     )
     parser.add_argument("--output", choices=("table", "json"), default="table")
@@ -102,7 +110,7 @@ def _folder(keep: Path | None) -> Path:
 async def _run(
     options: argparse.Namespace, folder: Path, console: Console, rows: list[Row]
 ) -> None:
-    scenarios = registry.load(options.only)
+    scenarios = registry.load([name for name in options.only if name not in options.left_out])
     task = asyncio.current_task()
     assert task is not None
     # Ctrl-C does the same: everything is stopped in order.

@@ -148,11 +148,11 @@ def _another_seal(rng: random.Random, world: World) -> str:
 
 def _expired(rpc: Rpc, world: World, rng: random.Random) -> dict[str, Any]:
     """Tokens and cursors of ours, for this very request, whose time is over."""
-    # In a workspace that the caller may have left by another case.
-    gone = {"NOT_FOUND"}
+    request = valid(rpc, world, rng)
+    # Who may have left the workspace by another case.
+    gone = {"NOT_FOUND"} if hasattr(request, "workspace_id") else set()
     if rpc.name in world.pages:
         return {"raw": rng.choice(world.pages[rpc.name]), "wanted": frozenset({"OK"} | gone)}
-    request = valid(rpc, world, rng)
     field = next((name for name in ("cursor", "page_token") if hasattr(request, name)), None)
     if field is None:
         return {"raw": request.SerializeToString()}

@@ -316,6 +316,25 @@ async def test_more_logins_than_can_wait_are_refused_at_once(
     assert (await team.login(user.email)).id == user.id, "and then it's over"
 
 
+async def test_who_hashes_one_password_after_the_other_has_a_fifth_of_a_processor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Busy(PasswordHasher):
+        def hash(self, password: str | bytes, *, salt: bytes | None = None) -> str:
+            end = time.thread_time() + 0.02
+            while time.thread_time() < end:
+                pass
+            return "hash"
+
+    monkeypatch.setattr(passwords, "_HALF", passwords._HALF[:1])
+    busy = passwords.Passwords(Busy())
+    started = time.monotonic()
+    for _ in range(6):
+        await busy.hash("a password")
+    # Five of 20 ms are done before the last begins, 40 ms of them saved up.
+    assert time.monotonic() - started >= (5 * 0.02 - 0.04) / 0.2
+
+
 async def test_who_would_wait_too_long_for_a_slow_machine_is_refused_and_nobody_waits_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -5,7 +5,7 @@ from services.platform.crowd import Crowd
 from taskflow.error.v1 import error_reason_pb2 as reasons
 
 _MOST = 50
-# A quarter of the usual calls.
+# Half of the usual calls.
 _FEW = 5
 
 
@@ -13,7 +13,7 @@ class Calls:
     """A crowd on a clock of its own (seconds)."""
 
     def __init__(self) -> None:
-        self.crowd = Crowd(Settings(usual_calls=4 * _FEW, max_calls=_MOST))
+        self.crowd = Crowd(Settings(usual_calls=2 * _FEW, max_calls=_MOST))
         self.now = 1e9
 
     def come(self, count: int) -> list[str]:

@@ -26,8 +26,7 @@ _TARGETS = {"gateway": "envoy", "service": "task"}
 # How much of each, and how many times in the long profile.
 _AMOUNTS = {
     "rapid_resets": 4000,
-    # As many as a connection may hold.
-    "half_open_streams": 1000,
+    "half_open_streams": 2000,
     "endless_headers": 100,
     "oversized_headers": 300,
     "ping_flood": 20_000,
