@@ -13,9 +13,10 @@ from services.auth.tokens import SigningKeys
 from services.migrations import wait_until_current
 from services.notification import recovery as notification_recovery
 from services.notification import rpc as notification_rpc
-from services.platform import recovery, retention, telemetry, tracing
+from services.platform import recovery, retention, telemetry
 from services.platform.access import ACCESS
 from services.platform.bus import Bus
+from services.platform.channels import internal_channel
 from services.platform.config import Settings
 from services.platform.db import Database
 from services.platform.identity import Identity, KeySource
@@ -63,7 +64,7 @@ async def run_service(name: str, settings: Settings, stop: asyncio.Event) -> Non
         port=getattr(settings, f"{name}_port"),
         http_port=getattr(settings, f"{name}_http_port"),
         services=_full_names(_PACKAGES[name]),
-        checks=_checks(name, db, bus),
+        checks=_checks(name, db, bus) | {"signing_keys": identity.wait_for_keys},
     )
     await wait_until_current(db)
     loops = _REGISTER[name](server.grpc, Platform(settings, db, bus, Seal(settings), gate))
@@ -134,8 +135,7 @@ async def recover(settings: Settings) -> None:
 def _key_source(name: str, settings: Settings) -> KeySource:
     if name == "auth":
         return SigningKeys(settings).public_keys
-    channel = grpc.aio.insecure_channel(settings.auth, interceptors=tracing.client_interceptors())
-    stub = auth_service_pb2_grpc.AuthServiceStub(channel)
+    stub = auth_service_pb2_grpc.AuthServiceStub(internal_channel(settings.auth))
 
     async def fetch() -> list[auth_service_pb2.SigningKey]:
         answer = await stub.GetSigningKeys(

@@ -1,13 +1,12 @@
 """The services' internal RPCs, as workers call them: with a service's identity, a deadline, and quick reconnection."""
 
-import json
 from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
 import grpc.aio
 
-from services.platform import tracing
+from services.platform.channels import internal_channel
 from services.platform.config import Settings
 from taskflow.event.v1.dead_letter_service_pb2_grpc import DeadLetterInternalServiceStub
 from taskflow.notification.v1.internal_service_pb2_grpc import EmailInternalServiceStub
@@ -22,18 +21,6 @@ SERVICE_HEADER: Final = "x-taskflow-service"
 
 # A call waits this long for a service that is being started, its work included (seconds).
 _TIMEOUT: Final = 10.0
-
-_SERVICE_CONFIG: Final = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
-_OPTIONS: Final = [
-    ("grpc.service_config", _SERVICE_CONFIG),
-    # By default gRPC waits up to two minutes before it tries a lost server again.
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-    # Agrees with what the services allow.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-]
 
 # The request itself is at fault, or what it is about: another try has the same answer.
 _FINAL: Final = frozenset(
@@ -56,10 +43,7 @@ class FrontDoor:
     def __init__(self, settings: Settings) -> None:
         admit = _Admit(settings.service_secret.get_secret_value())
         self._channels = [
-            grpc.aio.insecure_channel(
-                address, options=_OPTIONS, interceptors=[admit, *tracing.client_interceptors()]
-            )
-            for address in (settings.task, settings.notification)
+            internal_channel(address, [admit]) for address in (settings.task, settings.notification)
         ]
         task, notification = self._channels
         self.suggestions = SuggestionInternalServiceStub(task)

@@ -5,7 +5,6 @@ import hmac
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -28,7 +27,7 @@ SERVICE_HEADER = "x-taskflow-service"
 
 # Verified tokens are kept until they expire: checking an ES256 signature costs tens of microseconds.
 _CACHED_TOKENS = 20_000
-# An unknown key id makes us ask for the keys again, but not more often than this (seconds).
+# An unknown key id, or nobody's answer, makes us ask for the keys again, but not more often than this (seconds).
 _KEY_REFRESH_INTERVAL = 2.0
 # The keys are asked for this often (seconds), so that new ones are known before they sign and retired ones forgotten.
 _KEEP_INTERVAL = 30.0
@@ -58,6 +57,7 @@ class Identity:
         self._keys: dict[str, ECKey] = {}
         self._keys_asked = -_KEY_REFRESH_INTERVAL
         self._asking = asyncio.Lock()
+        self._known = asyncio.Event()
         self._verified: OrderedDict[str, Caller] = OrderedDict()
 
     async def caller(self, token: str, needs: Role.ValueType) -> Caller:
@@ -110,9 +110,16 @@ class Identity:
     async def keep_keys(self) -> None:
         """Asks for the keys again and again, for ever. While nobody answers, those that are known go on being used."""
         while True:
-            with suppress(DomainError):
+            try:
                 await self.refresh_keys()
-            await asyncio.sleep(_KEEP_INTERVAL)
+            except DomainError:
+                await asyncio.sleep(_KEY_REFRESH_INTERVAL)
+            else:
+                await asyncio.sleep(_KEEP_INTERVAL)
+
+    async def wait_for_keys(self) -> None:
+        """Returns once tokens can be verified."""
+        await self._known.wait()
 
     async def refresh_keys(self) -> None:
         """Asks for the current keys; retired ones are forgotten, as the tokens that they signed have expired."""
@@ -128,3 +135,4 @@ class Identity:
             )
             for key in keys
         }
+        self._known.set()

@@ -460,6 +460,34 @@ async def test_health_of_services_and_relay_tells_of_postgres(world: World) -> N
     await eventually(lambda: say(200, "postgres ok"))
 
 
+async def test_a_service_is_healthy_only_once_it_can_verify_tokens(world: World) -> None:
+    async def waits() -> bool:
+        with suppress(OSError):
+            port = world.settings.task_http_port
+            answered, body = await http_get(world.settings.host, port, "/healthz")
+            return answered == 503 and "signing_keys unavailable" in body.decode().splitlines()
+        return False
+
+    made = await world.create()
+    await world.stack.hold("auth")
+    try:
+        await world.stack.hold("task")
+        world.stack.release("task")
+        await eventually(waits)
+        world.stack.release("auth")
+        await world.stack.wait_ready("task")
+        # What it has learned is enough from then on.
+        await world.stack.hold("auth")
+        async with grpc.aio.insecure_channel(world.settings.task) as channel:
+            found = await task_service_pb2_grpc.TaskServiceStub(channel).GetTask(
+                task_service_pb2.GetTaskRequest(id=made.id), metadata=world.owner.credentials
+            )
+        assert found.task.id == made.id
+    finally:
+        world.stack.release("auth")
+        await world.stack.wait_ready("auth")
+
+
 async def test_each_log_line_is_json_and_each_call_can_be_found_by_its_id(world: World) -> None:
     tasks = task_service_pb2_grpc.TaskServiceStub(world.channel)
     missing = task_service_pb2.GetTaskRequest(id=str(uuid4()))
