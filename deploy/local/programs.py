@@ -11,6 +11,8 @@ from deploy.local.probes import greeting, grpc_serving, http_get
 from deploy.local.program import BACKGROUND, Program
 from services.platform.config import Settings
 
+# Of glibc, which otherwise keeps what a flood of calls needed once for each of its pools.
+_ONE_POOL = {"MALLOC_ARENA_MAX": "1"}
 _PREFIX = "TASKFLOW_"
 # Who tries mail on their own machine doesn't want to wait five minutes for it (seconds).
 _EMAIL_WINDOW = 5.0
@@ -76,7 +78,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
         for name, value in settings.model_dump().items()
         if value is not None
     }
-    return {**inherited, **ours, "PYTHONUNBUFFERED": "1"}
+    return {**inherited, **_ONE_POOL, **ours, "PYTHONUNBUFFERED": "1"}
 
 
 def _as_text(value: object) -> str:
