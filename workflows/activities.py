@@ -83,8 +83,7 @@ class EnrichmentActivities:
                 next_retry_delay=given.wait.ToTimedelta(),
             )
         proposals = await self._ask(given)
-        if not proposals:
-            return Enrichment.NOTHING
+        # Also when there are none: who asked for them learns that it's over.
         answer = await self._stub.StoreSuggestions(
             task_rpc.StoreSuggestionsRequest(
                 task_id=text.task_id,
@@ -92,7 +91,9 @@ class EnrichmentActivities:
                 suggestions=[_draft(proposal) for proposal in proposals],
             )
         )
-        return Enrichment.STORED if answer.stored else Enrichment.SUPERSEDED
+        if not answer.stored:
+            return Enrichment.SUPERSEDED
+        return Enrichment.STORED if proposals else Enrichment.NOTHING
 
     async def _ask(self, given: task_rpc.GetEnrichmentInputResponse) -> list[Proposal]:
         request = EnrichRequest(
@@ -227,15 +228,20 @@ class JobActivities:
         job = JobContext(run.job_id, claim.job.task_id, claim.job.workspace_id, run.attempt)
         ended = task_rpc.FinishJobRequest(job_id=run.job_id, attempt=run.attempt)
         payload = json_format.MessageToDict(claim.payload)
+        limit = asyncio.timeout(contracts.JOB_HANDLER_SECONDS)
         try:
-            async with asyncio.timeout(contracts.JOB_HANDLER_SECONDS):
+            async with limit:
                 result = await self._handlers.run(payload, job)
         except Exception as error:
             # The text of another exception could quote the payload, or a secret.
             log.warning("job handler failed", job_id=run.job_id, error=type(error).__name__)
             if not isinstance(error, PermanentJobError) and not run.last_try:
                 return None
-            ended.error = _shown(error)
+            ended.error = (
+                f"the handler took longer than {contracts.JOB_HANDLER_SECONDS:g} seconds"
+                if limit.expired()
+                else _shown(error)
+            )
         else:
             ended.result.CopyFrom(result)
         return ended
@@ -340,8 +346,6 @@ def _shown(error: Exception) -> str:
     """What people get to see of a handler's failure."""
     if isinstance(error, JobError):
         text = str(error).replace("\0", "") or type(error).__name__
-    elif isinstance(error, TimeoutError):
-        text = f"the handler took longer than {contracts.JOB_HANDLER_SECONDS:g} seconds"
     else:
         text = f"the handler failed with {type(error).__name__}"
     return text[: contracts.MAX_ERROR]

@@ -30,6 +30,8 @@ CALL_BACKOFF_MOST: Final = timedelta(seconds=15)
 HEARTBEAT_TIMEOUT: Final = timedelta(seconds=30)
 # Longest text of an error, in characters, as the services store it.
 MAX_ERROR: Final = 500
+# Largest result of a job, as a serialized Struct, that the services store.
+MAX_RESULT_BYTES: Final = 64 * 1024
 
 # One try to make suggestions; the model's own budget (ai_timeout) is shorter.
 ENRICH_TIMEOUT: Final = timedelta(minutes=10)

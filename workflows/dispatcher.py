@@ -87,6 +87,8 @@ class Start:
     delay: timedelta | None = None
     # Whether a run that has ended well is run again.
     again: bool = True
+    # Whether one that is under way is ended, and this one takes its place.
+    instead: bool = False
 
 
 class Dispatcher:
@@ -154,7 +156,11 @@ class Dispatcher:
                     start_delay=start.delay,
                     start_signal=start.signal,
                     start_signal_args=[] if start.signal is None else [start.signal_argument],
-                    id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                    id_conflict_policy=(
+                        WorkflowIDConflictPolicy.TERMINATE_EXISTING
+                        if start.instead
+                        else WorkflowIDConflictPolicy.USE_EXISTING
+                    ),
                     id_reuse_policy=(
                         WorkflowIDReusePolicy.ALLOW_DUPLICATE
                         if start.again
@@ -239,11 +245,15 @@ def _enrichment(task_id: str, text_revision: int, settings: Settings) -> Start:
 
 
 def _enrichment_again(task_id: str, text_revision: int) -> Start:
-    """For a text that somebody wants suggestions for, now and anew."""
+    """For a text that somebody wants suggestions for, now and anew.
+
+    A run that is under way would do, but for one that is about to end: then nobody would answer.
+    """
     return Start(
         EnrichTask.run,
         contracts.TaskText(task_id, text_revision),
         contracts.enrich_id(task_id, text_revision),
+        instead=True,
     )
 
 

@@ -21,6 +21,8 @@ import structlog
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 
+from workflows import contracts
+
 log = structlog.get_logger()
 
 GROUP: Final = "taskflow.job_handlers"
@@ -97,6 +99,11 @@ def load_handlers(found: Iterable[EntryPoint] | None = None) -> Handlers:
 def _as_struct(result: Result) -> Struct:
     try:
         text = json.dumps({} if result is None else dict(result), allow_nan=False)
-        return json_format.Parse(text, Struct())
+        struct = json_format.Parse(text, Struct())
     except (TypeError, ValueError, RecursionError, json_format.ParseError):
         raise PermanentJobError("the handler's result isn't a JSON object") from None
+    if struct.ByteSize() > contracts.MAX_RESULT_BYTES:
+        raise PermanentJobError(
+            f"the handler's result is larger than {contracts.MAX_RESULT_BYTES // 1024} KiB"
+        )
+    return struct

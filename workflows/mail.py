@@ -181,15 +181,19 @@ class Mailer:
 
 
 def _classified(error: Exception) -> Exception:
-    if isinstance(error, aiosmtplib.SMTPRecipientsRefused):
-        # There is one recipient; were there more, one temporary refusal is worth a retry.
-        code = min((refusal.code for refusal in error.recipients), default=550)
-    elif isinstance(error, aiosmtplib.SMTPResponseException):
-        code = error.code
-    elif isinstance(error, aiosmtplib.SMTPNotSupported):
-        return PermanentMailError("the mail server can't do what this mail needs")
-    else:
-        return TemporaryMailError("the mail server can't be reached or went away")
+    match error:
+        case aiosmtplib.SMTPRecipientsRefused():
+            # There is one recipient; were there more, one temporary refusal is worth a retry.
+            code = min((refusal.code for refusal in error.recipients), default=550)
+        case aiosmtplib.SMTPDataError():
+            code = error.code
+        case aiosmtplib.SMTPResponseException():
+            # The account, the sender or this host: the mail isn't at fault, and somebody can mend it.
+            return TemporaryMailError(f"the mail server takes no mail from us: {error.code}")
+        case aiosmtplib.SMTPNotSupported():
+            return PermanentMailError("the mail server can't do what this mail needs")
+        case _:
+            return TemporaryMailError("the mail server can't be reached or went away")
     if 500 <= code <= 599:
         return PermanentMailError(f"the mail server refused with {code}")
     return TemporaryMailError(f"the mail server answered {code}")

@@ -49,6 +49,9 @@ log = structlog.get_logger()
 _LOCK = 7_402_001
 # How long a relay may be paused before a standby takes over (seconds).
 _TAKEOVER = 4
+# How often a standby asks whether it's the only one now (seconds). It doesn't wait in a statement for that: one that
+# runs for days keeps Postgres from cleaning up.
+_STANDBY = 0.25
 # Few enough to be through well before _TAKEOVER on a slow disk.
 _BATCH = 250
 _ACK_TIMEOUT = 5.0
@@ -191,7 +194,7 @@ class Relay:
                 row = await cursor.fetchone()
                 if row and row[0]:
                     break
-                await asyncio.sleep(1)
+                await asyncio.sleep(_STANDBY)
             yield connection
 
     async def _work(self, lock: psycopg.AsyncConnection[Row]) -> None:

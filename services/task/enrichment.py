@@ -7,6 +7,7 @@ from sqlalchemy import Uuid, bindparam, select
 
 from services.platform import directory
 from services.platform.db import Row, Statement, Transaction
+from services.task import jobs
 from services.task.allowance import Allowance, TaskText
 from services.task.models import projects, tasks
 from taskflow.task.v1.internal_service_pb2 import GetEnrichmentInputResponse
@@ -51,6 +52,7 @@ async def enrichment_input(
     """
     task = await tx.one(_INPUT, task_id=task_id)
     if task is None or task.deleted_at or task.archived_at or not task.ai_enabled:
+        await jobs.abandon_enrichment(tx, task_id)
         return GetEnrichmentInputResponse()
     answer = GetEnrichmentInputResponse(
         wanted=True, text_revision=task.text_revision, workspace_id=str(task.workspace_id)

@@ -30,7 +30,7 @@ from services.platform.identity import Caller
 from services.platform.outbox import add_event
 from services.task import newest, payload
 from services.task.allowance import Allowance, TaskText
-from services.task.models import jobs, tasks
+from services.task.models import jobs, projects, tasks
 from taskflow.error.v1 import error_reason_pb2 as reasons
 from taskflow.event.v1.event_pb2 import Event, JobChanged, SuggestionsRequested
 from taskflow.task.v1 import job_pb2
@@ -118,10 +118,13 @@ _LOCK_TASK = Statement(
         tasks.c.revision,
         tasks.c.text_revision,
         tasks.c.deleted_at,
+        projects.c.archived_at,
         directory.workspaces.c.ai_enabled,
     )
     .select_from(
-        tasks.join(directory.workspaces, directory.workspaces.c.id == tasks.c.workspace_id)
+        tasks.join(projects, projects.c.id == tasks.c.project_id).join(
+            directory.workspaces, directory.workspaces.c.id == tasks.c.workspace_id
+        )
     )
     .where(tasks.c.id == _task_id)
     .with_for_update(of=tasks, key_share=True)
@@ -237,6 +240,8 @@ async def retry(tx: Transaction, allowance: Allowance, caller: Caller, job_id: U
     if task.deleted_at:
         raise DomainError(reasons.ERROR_REASON_TASK_DELETED)
     if job.kind == _ENRICHMENT:
+        if task.archived_at:
+            raise DomainError(reasons.ERROR_REASON_PROJECT_ARCHIVED)
         if not task.ai_enabled:
             raise DomainError(reasons.ERROR_REASON_AI_DISABLED)
         await request_suggestions(tx, allowance, task, caller.user_id)
@@ -287,8 +292,7 @@ async def fail_enrichment(tx: Transaction, task_id: UUID, base: int, error: str)
     task = await tx.one(_LOCK_TASK, task_id=task_id)
     if task is None or task.deleted_at or task.text_revision != base:
         return
-    for row in await tx.all(_FAIL_ENRICHMENT, task_id=task_id, failure=error):
-        await _announce(tx, row, "updated")
+    await _give_up(tx, task_id, error)
     row = await tx.one(
         _INSERT_FAILED_ENRICHMENT,
         id=uuid7(),
@@ -299,6 +303,18 @@ async def fail_enrichment(tx: Transaction, task_id: UUID, base: int, error: str)
     )
     if row:
         await _announce(tx, row, "created")
+
+
+async def abandon_enrichment(tx: Transaction, task_id: UUID) -> None:
+    """Suggestions that were asked for again aren't wanted any more, as of a task that is archived by now."""
+    if await tx.one(_LOCK_TASK, task_id=task_id):
+        await _give_up(tx, task_id, "suggestions aren't wanted any more")
+
+
+async def _give_up(tx: Transaction, task_id: UUID, error: str) -> None:
+    """Of a locked task."""
+    for row in await tx.all(_FAIL_ENRICHMENT, task_id=task_id, failure=error):
+        await _announce(tx, row, "updated")
 
 
 async def settle_enrichment(tx: Transaction, task_id: UUID) -> None:

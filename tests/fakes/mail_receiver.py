@@ -9,20 +9,35 @@ from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 
 
 @dataclass
 class MailReceiver:
-    """`rcpt_replies` and `data_replies` are SMTP answers used up in order, then all is accepted."""
+    """`mail_replies`, `rcpt_replies` and `data_replies` are SMTP answers used up in order, then all is accepted."""
 
     port: int = 0
     messages: list[EmailMessage] = field(default_factory=list)
     recipients: list[list[str]] = field(default_factory=list)
+    mail_replies: list[str] = field(default_factory=list)
     rcpt_replies: list[str] = field(default_factory=list)
     data_replies: list[str] = field(default_factory=list)
     # Accept a message and then lose the connection instead of saying so, this many times.
     lose_answers: int = 0
+
+    async def handle_MAIL(
+        self,
+        server: SMTP,
+        session: Session,
+        envelope: Envelope,
+        address: str,
+        options: list[str],
+    ) -> str:
+        if self.mail_replies:
+            return self.mail_replies.pop(0)
+        envelope.mail_from = address
+        envelope.mail_options.extend(options)
+        return "250 OK"
 
     async def handle_RCPT(
         self,
@@ -59,7 +74,15 @@ async def mail_receiver(port: int = 0) -> AsyncIterator[MailReceiver]:
     fake = MailReceiver()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: SMTP(fake, hostname="localhost", enable_SMTPUTF8=True, loop=loop),
+        lambda: SMTP(
+            fake,
+            hostname="localhost",
+            enable_SMTPUTF8=True,
+            # Nobody has an account.
+            authenticator=lambda *_: AuthResult(success=False, handled=False),
+            auth_require_tls=False,
+            loop=loop,
+        ),
         "127.0.0.1",
         port,
     )

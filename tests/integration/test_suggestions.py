@@ -521,6 +521,43 @@ async def test_retrying_asks_for_suggestions_and_their_arrival_settles_it(
     assert revisions == [1, 2, 3, 4]
 
 
+async def test_a_retry_is_refused_where_a_request_would_be(world: TaskWorld) -> None:
+    task = await world.create()
+    await fail(world, task)
+    (job,) = await jobs(world)
+    await world.projects.ArchiveProject(
+        ArchiveProjectRequest(id=world.project_id), metadata=world.me
+    )
+    retry = world.jobs.RetryJob(RetryJobRequest(id=job.id), metadata=world.me)
+    assert (await refusal(retry)).reason == "PROJECT_ARCHIVED"
+    assert await jobs(world) == [job]
+
+
+async def test_what_was_asked_for_again_ends_also_when_it_is_no_longer_wanted(
+    world: TaskWorld,
+) -> None:
+    task = await world.create()
+    await fail(world, task)
+    (job,) = await jobs(world)
+    await world.jobs.RetryJob(RetryJobRequest(id=job.id), metadata=world.me)
+    await switch_ai(world, on=False)
+    assert not (await input_for(world, task)).wanted
+    (job,) = await jobs(world)
+    assert job.state == job_pb2.JOB_STATE_FAILED
+    assert job.error == "suggestions aren't wanted any more"
+
+
+async def test_an_answer_without_suggestions_settles_what_was_asked_for_again(
+    world: TaskWorld,
+) -> None:
+    task = await world.create()
+    await fail(world, task)
+    (job,) = await jobs(world)
+    await world.jobs.RetryJob(RetryJobRequest(id=job.id), metadata=world.me)
+    await store(world, task)
+    assert [job.state for job in await jobs(world)] == [job_pb2.JOB_STATE_DONE]
+
+
 async def test_suggestions_for_a_newer_text_settle_older_failures(world: TaskWorld) -> None:
     task = await world.create()
     await fail(world, task)

@@ -271,6 +271,24 @@ async def test_refusals_are_permanent_or_temporary_by_their_code(
     assert len(receiver.messages) == 1
 
 
+async def test_a_sender_that_the_server_refuses_is_mended_in_the_settings() -> None:
+    async with mail_receiver() as receiver:
+        receiver.mail_replies.append("553 sender isn't yours")
+        with pytest.raises(TemporaryMailError, match="553"):
+            await mailer(receiver).send(mail())
+        await mailer(receiver).send(mail())
+    assert len(receiver.messages) == 1
+
+
+async def test_a_login_that_the_server_refuses_is_mended_in_the_settings() -> None:
+    async with mail_receiver() as receiver:
+        settings = SmtpSettings(
+            host="127.0.0.1", port=receiver.port, start_tls=False, username="us", password="wrong"
+        )
+        with pytest.raises(TemporaryMailError, match="535"):
+            await Mailer(settings).send(mail())
+
+
 async def test_no_mail_server_is_temporary() -> None:
     async with mail_receiver() as receiver:
         gone = mailer(receiver)

@@ -212,6 +212,30 @@ async def test_a_result_that_is_no_json_object_fails_the_job(
     assert services.jobs[job_id].error == "the handler's result isn't a JSON object"
 
 
+async def test_a_result_that_is_too_large_fails_the_job(
+    env: WorkflowEnvironment, services: Services, handlers: dict[str, Handler], job_id: str
+) -> None:
+    async def talk(payload: Payload, job: JobContext) -> Result:
+        return {"text": "x" * 300_000}
+
+    handlers["talk"] = talk
+    services.jobs[job_id] = Job({"type": "talk"})
+    assert await (await start(env, job_id)).result() is JobOutcome.FAILED
+    assert services.jobs[job_id].error == "the handler's result is larger than 64 KiB"
+
+
+async def test_a_timeout_of_the_handlers_own_is_not_its_limit(
+    env: WorkflowEnvironment, services: Services, handlers: dict[str, Handler], job_id: str
+) -> None:
+    async def wait(payload: Payload, job: JobContext) -> Result:
+        raise TimeoutError
+
+    handlers["wait"] = wait
+    services.jobs[job_id] = Job({"type": "wait"})
+    assert await (await start(env, job_id)).result() is JobOutcome.FAILED
+    assert services.jobs[job_id].error == "the handler failed with TimeoutError"
+
+
 async def test_a_result_that_the_service_refuses_fails_the_job(
     env: WorkflowEnvironment, services: Services, handlers: dict[str, Handler], job_id: str
 ) -> None:
