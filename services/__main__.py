@@ -39,25 +39,36 @@ def main() -> None:
         print(
             f"{file} signs in {60 + arguments.ahead} seconds; the key before it is listed while its tokens last."
         )
+    elif arguments.command in ("recover", "grant-operator"):
+        asyncio.run(_command(arguments, settings))
     else:
-        asyncio.run(_run(arguments, settings))
+        asyncio.run(_run(arguments.command, settings))
 
 
-async def _run(arguments: argparse.Namespace, settings: config.Settings) -> None:
+async def _run(name: str, settings: config.Settings) -> None:
     # Not needed by migrate, whose start everything else waits for.
     from services import app
     from services.platform.server import stop_signal
 
-    tracing.start(arguments.command)
-    if arguments.command == "relay":
+    tracing.start(name)
+    if name == "relay":
         await app.run_relay(settings, stop_signal())
-    elif arguments.command == "recover":
-        await app.recover(settings)
-    elif arguments.command == "grant-operator":
-        if not await app.grant_operator(settings, arguments.email):
-            sys.exit(1)
     else:
-        await app.run_service(arguments.command, settings, stop_signal())
+        await app.run_service(name, settings, stop_signal())
+
+
+async def _command(arguments: argparse.Namespace, settings: config.Settings) -> None:
+    from psycopg import OperationalError
+
+    from services import app
+
+    try:
+        if arguments.command == "recover":
+            await app.recover(settings)
+        elif not await app.grant_operator(settings, arguments.email):
+            sys.exit(1)
+    except OperationalError:
+        sys.exit("PostgreSQL doesn't answer. Nothing was changed; see TASKFLOW_DATABASE_URL.")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """Real servers for the tests: one embedded stack for each test process, on free ports, in a folder of its own."""
 
 import asyncio
-import random
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -12,6 +10,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from deploy.local.ports import whole_stack
 from deploy.local.stack import Stack, running_stack
 from services.platform.config import Settings
 
@@ -29,31 +28,9 @@ _BRISK: dict[str, object] = {
 }
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports below 32768, where the kernel doesn't hand them out to others meanwhile."""
-    found: list[int] = []
-    first = random.randrange(10_000, 25_000)
-    for port in range(first, 32_768):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        found.append(port)
-        if len(found) == count:
-            return found
-    raise RuntimeError("there are no free ports")
-
-
 def settings_for(data_dir: Path, **overrides: object) -> Settings:
-    """Settings on free ports; replicas take the ports after a service's own."""
-    names = [
-        name for name in Settings.model_fields if name.endswith("_port") and name != "smtp_port"
-    ]
-    # A port and nothing within 10 of it, as replicas listen there.
-    ports = free_ports(len(names) * 30)[::30]
-    chosen: dict[str, Any] = {**dict(zip(names, ports, strict=True)), **_BRISK, **overrides}
+    """Settings on free ports."""
+    chosen: dict[str, Any] = {**whole_stack(), **_BRISK, **overrides}
     return Settings(data_dir=data_dir, **chosen)
 
 

@@ -38,9 +38,9 @@ ENRICH_TIMEOUT: Final = timedelta(minutes=10)
 ENRICH_BACKOFF_FIRST: Final = timedelta(seconds=1)
 ENRICH_BACKOFF_MOST: Final = timedelta(minutes=1)
 # So many tries, of which an endpoint may postpone each by up to an hour (Retry-After), last about four minutes when it
-# doesn't.
+# doesn't. A try that fails at our own services counts, but is never the last one.
 ENRICH_TRIES: Final = 10
-# While our own services are away, tries don't count; a suggestion that is later than this is of no use.
+# A suggestion that is later than this is of no use.
 ENRICH_GIVE_UP: Final = timedelta(hours=12)
 
 # Pauses between the tries of a job's handler (seconds): one more try than pauses.

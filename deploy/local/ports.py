@@ -1,10 +1,15 @@
-"""Whether the ports are free, asked before anything starts."""
+"""Ports: whether those of the settings are free, asked before anything starts, and others that are."""
 
 import errno
+import random
 import socket
 from collections.abc import Iterable
 
 from deploy.local.program import Program, StackError
+from services.platform.config import Settings
+
+# Between the ports of two servers, as replicas listen on those that follow.
+_STEP = 30
 
 
 def check_ports(host: str, programs: Iterable[Program]) -> None:
@@ -39,3 +44,28 @@ def _refusal(host: str, port: int) -> str:
                 return "is taken"
             return f"can't be used on {host} ({error.strerror})"
     return ""
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports below 32768, where the kernel doesn't hand them out to others meanwhile."""
+    found: list[int] = []
+    first = random.randrange(10_000, 25_000)
+    for port in range(first, 32_768):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        found.append(port)
+        if len(found) == count:
+            return found
+    raise RuntimeError("there are no free ports")
+
+
+def whole_stack() -> dict[str, int]:
+    """Settings: a free port for everything that listens."""
+    names = [
+        name for name in Settings.model_fields if name.endswith("_port") and name != "smtp_port"
+    ]
+    return dict(zip(names, free_ports(len(names) * _STEP)[::_STEP], strict=True))

@@ -21,6 +21,8 @@ PREFIX = "TASKFLOW_"
 # Of the command-line client, which has settings of its own.
 _CLIENT = ("TASKFLOW_SERVER", "TASKFLOW_CONFIG_DIR", "TASKFLOW_WORKSPACE")
 
+# Where the local PostgreSQL, NATS and Temporal listen, whatever `host` is: they're for this machine alone.
+_LOCAL = "127.0.0.1"
 # Good enough to try things on one machine; production refuses to start with them.
 _DEVELOPMENT_SECRET = "taskflow-development-secret-not-for-production"
 
@@ -47,7 +49,8 @@ class Settings(BaseSettings):
     """Where the local stack and the development signing keys keep their files."""
 
     host: str = "127.0.0.1"
-    """The address that everything listens on."""
+    """The address that the gateway, our processes and the mail catcher listen on. The local PostgreSQL, NATS and
+    Temporal listen on 127.0.0.1."""
     gateway_port: Port = 8080
     """Envoy: gRPC and gRPC-Web, all that is public."""
     auth_port: Port = 9001
@@ -246,9 +249,7 @@ class Settings(BaseSettings):
         """The database's connection string; holds the password, so it's never logged."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
-        return (
-            f"postgresql://taskflow{self._local_password}@{self.host}:{self.postgres_port}/taskflow"
-        )
+        return f"postgresql://taskflow{self._local_password}@{_LOCAL}:{self.postgres_port}/taskflow"
 
     @property
     def _local_password(self) -> str:
@@ -262,11 +263,11 @@ class Settings(BaseSettings):
     def nats(self) -> str:
         if self.nats_url is not None:
             return self.nats_url.get_secret_value()
-        return f"nats://{self.host}:{self.nats_port}"
+        return f"nats://{_LOCAL}:{self.nats_port}"
 
     @cached_property
     def temporal(self) -> str:
-        return self.temporal_address or f"{self.host}:{self.temporal_port}"
+        return self.temporal_address or f"{_LOCAL}:{self.temporal_port}"
 
     @cached_property
     def auth(self) -> str:

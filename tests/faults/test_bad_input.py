@@ -12,12 +12,12 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from deploy.local.ports import free_ports
 from deploy.local.stack import Stack, running_stack
 from services.platform.access import ACCESS
 from services.platform.config import Settings
 from taskflow.notification.v1.notification_service_pb2 import WatchNotificationsRequest
 from taskflow.notification.v1.notification_service_pb2_grpc import NotificationServiceStub
-from tests.conftest import free_ports
 from tests.faults.bad_input import CASES, MEASURED, MOST_GROWTH, hold, problem, send
 from tests.faults.corpus import Case
 from tests.faults.rpcs import Rpc, every_rpc

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from sqlalchemy import Uuid, bindparam, select
 from temporalio.client import Client, WorkflowExecutionStatus
 
+from deploy.local.ports import free_ports
 from deploy.local.stack import Stack, running_stack
 from services.platform.access import Access
 from services.platform.config import Settings
@@ -27,7 +28,7 @@ from taskflow.auth.v1 import auth_service_pb2
 from taskflow.auth.v1.workspace_pb2 import ROLE_ADMIN, ROLE_OWNER
 from taskflow.task.v1 import task_service_pb2, task_service_pb2_grpc
 from taskflow.task.v1.task_pb2 import Due, Task
-from tests.conftest import free_ports, serving, settings_for
+from tests.conftest import serving, settings_for
 from tests.faults.rpcs import Rpc, every_rpc
 from tests.faults.wire import sized, tag, varint
 from tests.faults.world import World, a_world

@@ -15,11 +15,12 @@ import pytest
 from joserfc.jwk import ECKey
 from sqlalchemy import text
 
+from deploy.local.ports import free_ports
 from services.auth import keyfiles, tokens
 from services.platform import identity
 from services.platform.config import Settings
 from services.platform.db import Database, Statement
-from tests.conftest import free_ports, serving
+from tests.conftest import serving
 from tests.faults.forgeries import FORGERIES, claims_of, header_of, signed, signing_key
 from tests.integration.people import (
     Person,

@@ -10,6 +10,7 @@ import grpc.aio
 from google.protobuf.field_mask_pb2 import FieldMask
 from uuid_utils.compat import uuid7
 
+from deploy.local.ports import free_ports
 from services.platform.bus import Bus
 from services.platform.config import Settings
 from services.platform.db import Database
@@ -27,7 +28,7 @@ from taskflow.notification.v1.notification_service_pb2 import (
 )
 from taskflow.notification.v1.notification_service_pb2_grpc import NotificationServiceStub
 from taskflow.task.v1.task_pb2 import Task
-from tests.conftest import free_ports, serving
+from tests.conftest import serving
 from tests.integration.people import Person, Team, database, team_at
 
 # Seconds; far more than anything here takes on a busy machine.

@@ -11,6 +11,7 @@ import grpc.aio
 import pytest
 from sqlalchemy import Uuid, bindparam, text
 
+from deploy.local.ports import free_ports
 from services.platform.config import Settings
 from services.platform.db import Statement
 from services.platform.retention import run_once
@@ -25,7 +26,7 @@ from taskflow.task.v1.job_service_pb2 import ListJobsRequest, RetryJobRequest
 from taskflow.task.v1.suggestion_service_pb2 import RequestSuggestionsRequest
 from taskflow.task.v1.suggestion_service_pb2_grpc import SuggestionServiceStub
 from taskflow.task.v1.task_pb2 import Task
-from tests.conftest import free_ports, serving
+from tests.conftest import serving
 from tests.integration.people import Person, events, refusal
 from tests.integration.task_world import TaskWorld, a_task_world
 

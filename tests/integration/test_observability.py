@@ -29,6 +29,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client.parser import text_string_to_metric_families
 
+from deploy.local.ports import free_ports
 from deploy.local.probes import http_get
 from deploy.local.stack import Stack, running_stack
 from services.platform import telemetry, tracing
@@ -45,7 +46,7 @@ from taskflow.task.v1 import (
     task_service_pb2,
     task_service_pb2_grpc,
 )
-from tests.conftest import free_ports, settings_for
+from tests.conftest import settings_for
 from tests.integration.people import PASSWORD, Person, Team
 
 # Seconds; far more than anything here takes on a busy machine.

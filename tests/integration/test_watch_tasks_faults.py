@@ -15,6 +15,7 @@ from nats.aio.msg import Msg
 from sqlalchemy import insert
 from uuid_utils.compat import uuid7
 
+from deploy.local.ports import free_ports
 from deploy.local.stack import Stack, running_stack
 from services.platform.bus import STREAM, Bus
 from services.platform.config import Settings
@@ -23,7 +24,7 @@ from services.platform.seal import Seal
 from services.platform.tables import outbox
 from services.task import feed
 from taskflow.task.v1.task_pb2 import TaskFilter
-from tests.conftest import free_ports, serving, settings_for
+from tests.conftest import serving, settings_for
 from tests.integration.task_world import (
     PATIENCE,
     Mirror,

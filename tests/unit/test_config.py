@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from deploy import settings_table
+from deploy.local.ports import free_ports
 from services.platform.config import PREFIX, Settings, load, unknown
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,6 +138,26 @@ def test_a_process_that_can_not_start_says_so_without_a_traceback() -> None:
     assert ended.returncode == 1
     assert ended.stderr.startswith("configuration: TASKFLOW_TASK_PORT: ")
     assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [["recover"], ["grant-operator", "ada@example.com"]])
+def test_a_command_says_without_a_traceback_that_there_is_no_database(command: list[str]) -> None:
+    (port,) = free_ports(1)
+    ended = subprocess.run(
+        [sys.executable, "-m", "services", *command],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "TASKFLOW_DATABASE_URL": f"postgresql://x@127.0.0.1:{port}/x",
+            "TASKFLOW_LOG_LEVEL": "error",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith("PostgreSQL doesn't answer.")
+    assert "Traceback" not in ended.stdout + ended.stderr
 
 
 def test_secrets_are_never_printed() -> None:

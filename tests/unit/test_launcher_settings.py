@@ -10,11 +10,11 @@ import yaml
 from deploy.local import binaries, postgres
 from deploy.local.envoy import configuration
 from deploy.local.folder import claimed
-from deploy.local.ports import check_ports
+from deploy.local.ports import check_ports, free_ports
 from deploy.local.program import Program, StackError
 from deploy.local.programs import child_environment, completed, external, programs
 from services.platform.config import Settings
-from tests.conftest import free_ports, settings_for
+from tests.conftest import settings_for
 
 
 def _program(name: str, **ports: int) -> Program:

@@ -14,6 +14,7 @@ import grpc.aio
 from google.protobuf.field_mask_pb2 import FieldMask
 from uuid_utils.compat import uuid7
 
+from deploy.local.ports import free_ports
 from deploy.local.probes import http_get
 from deploy.local.process import Process, family
 from deploy.local.program import BACKGROUND, Program
@@ -28,7 +29,6 @@ from taskflow.task.v1.task_service_pb2 import (
     ListTasksRequest,
     UpdateTaskRequest,
 )
-from tests.conftest import free_ports
 from tests.fakes.model_server import model_server
 from tests.faults.harness import events
 from tests.faults.harness.injectors import signal_all
