@@ -19,13 +19,14 @@ from services.platform.bus import Bus
 from services.platform.channels import internal_channel
 from services.platform.config import Settings
 from services.platform.db import Database
+from services.platform.health import Check, Health
 from services.platform.identity import Identity, KeySource
 from services.platform.interceptors import Gate
 from services.platform.loops import beside
 from services.platform.relay import Relay
 from services.platform.runtime import Loop, Platform
 from services.platform.seal import Seal
-from services.platform.server import Check, Health, Server
+from services.platform.server import Server
 from services.task import logic as task_logic
 from services.task import recovery as task_recovery
 from services.task import rpc as task_rpc

@@ -1,9 +1,7 @@
 """Accounts and sessions: the rules."""
 
 import time
-import zoneinfo
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +17,7 @@ from services.platform.errors import DomainError, invalid
 from services.platform.identity import Caller
 from services.platform.outbox import add_event
 from services.platform.seal import Seal
+from services.platform.zones import is_zone
 from taskflow.auth.v1 import auth_service_pb2, user_pb2, user_service_pb2
 from taskflow.error.v1 import error_reason_pb2 as reasons
 from taskflow.event.v1.event_pb2 import Event, SessionRevoked, TimeZoneChanged
@@ -51,14 +50,9 @@ def email_key(email: str) -> str:
         return email
 
 
-@cache
-def _zones() -> frozenset[str]:
-    return frozenset(zoneinfo.available_timezones())
-
-
 def time_zone(field: str, name: str) -> str:
     """An IANA zone's name, UTC for none. Raises INVALID_REQUEST."""
-    if name and name not in _zones():
+    if name and not is_zone(name):
         raise invalid(field, "is not an IANA time zone")
     return name or _DEFAULT_ZONE
 

@@ -51,6 +51,7 @@ async def prepare_batch(
 
 async def finish_batch(tx: Transaction, batch_id: UUID, error: str) -> None:
     """Records that the batch was sent or, with an error, never will be. Does nothing the second time."""
+    await tx.run(queries.LOCK_FEED_OF_BATCH, batch_id=batch_id)
     finished = await tx.run(
         queries.FINISH_EMAIL_BATCH,
         batch_id=batch_id,

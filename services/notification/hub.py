@@ -217,7 +217,10 @@ class Hub:
                     stream.awake.set()
 
     async def _forget(self) -> None:
-        for feed in [feed for feed in self._feeds.values() if not feed.streams]:
+        for feed in list(self._feeds.values()):
+            # Looked at now: somebody may have come back while another one was unsubscribed.
+            if feed.streams:
+                continue
             del self._feeds[feed.user_id]
             if feed.subscription is not None:
                 try:

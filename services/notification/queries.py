@@ -263,6 +263,14 @@ TAKE_SEQUENCES = Statement(
 )
 
 # Mail. The feed's lock keeps two batches, and reading meanwhile, apart.
+LOCK_FEED_OF_BATCH = Statement(
+    select(feeds.c.user_id)
+    .where(
+        feeds.c.user_id
+        == select(email_batches.c.user_id).where(email_batches.c.id == _batch).scalar_subquery()
+    )
+    .with_for_update()
+)
 LOCK_FEED_FOR_MAIL = Statement(
     select(feeds.c.user_id).where(feeds.c.user_id == _user).with_for_update()
 )

@@ -4,7 +4,8 @@ By itself grpcio tells the class and the text of an exception, of unreadable byt
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -14,15 +15,37 @@ from google.protobuf.message import DecodeError
 from services.platform.errors import DomainError, abort, public
 from taskflow.error.v1 import error_reason_pb2 as reasons
 
+# Far more than the names and numbers that are asked for have (bytes).
+_MOST_BYTES = 1024
+# Of each streaming method, at once.
+_MOST_STREAMS = 500
+
 # grpc.RpcMethodHandler and grpc.aio.ServicerContext, which are generic for the type checker only.
 Handler = Any
 Context = Any
 
 
 def guarded(inner: Handler) -> Handler:
-    """The handler of a servicer that isn't ours. Nobody's data, and not to be refused when it's busy."""
+    """The handler of a servicer that isn't ours. Nobody's data, and not to be refused when it's busy; but anybody may
+    call it, so that what it takes is little."""
+    streams = 0
+
+    @contextmanager
+    def place() -> Iterator[None]:
+        nonlocal streams
+        if streams >= _MOST_STREAMS:
+            raise DomainError(reasons.ERROR_REASON_OVERLOADED)
+        streams += 1
+        try:
+            yield
+        finally:
+            streams -= 1
 
     def read(raw: bytes) -> Any:
+        if len(raw) > _MOST_BYTES:
+            raise DomainError(
+                reasons.ERROR_REASON_REQUEST_TOO_LARGE, {"limit_bytes": str(_MOST_BYTES)}
+            )
         try:
             return inner.request_deserializer(raw)
         except (DecodeError, ValueError, RecursionError):
@@ -31,15 +54,17 @@ def guarded(inner: Handler) -> Handler:
     async def one(raw: bytes, context: Context) -> Any:
         try:
             if inner.response_streaming:
-                return await inner.unary_stream(read(raw), context)
+                with place():
+                    return await inner.unary_stream(read(raw), context)
             return await inner.unary_unary(read(raw), context)
         except Exception as error:
             await _abort(context, error)
 
     async def many(raws: AsyncIterator[bytes], context: Context) -> AsyncGenerator[Any, None]:
         try:
-            async for answer in inner.stream_stream(_each(read, raws), context):
-                yield answer
+            with place():
+                async for answer in inner.stream_stream(_each(read, raws), context):
+                    yield answer
         except Exception as error:
             await _abort(context, error)
 

@@ -256,7 +256,8 @@ class Bus:
             ack_wait=_ACK_WAIT,
             # We count ourselves: the server would drop an event whose parking fails.
             max_deliver=-1,
-            max_ack_pending=4 * _PULL_BATCH,
+            # Also those that wait for another try: others have to come past them.
+            max_ack_pending=100_000,
         )
         await self._first_connection.wait()
         batch: list[Msg] = []

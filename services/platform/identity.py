@@ -56,6 +56,7 @@ class Identity:
         self._fetch_keys = fetch_keys
         self._keys: dict[str, ECKey] = {}
         self._keys_asked = -_KEY_REFRESH_INTERVAL
+        self._keys_failed = False
         self._asking = asyncio.Lock()
         self._known = asyncio.Event()
         self._verified: OrderedDict[str, Caller] = OrderedDict()
@@ -103,6 +104,9 @@ class Identity:
         if kid not in self._keys:
             async with self._asking:
                 recently = time.monotonic() - self._keys_asked < _KEY_REFRESH_INTERVAL
+                if kid not in self._keys and recently and self._keys_failed:
+                    # Nobody knows whether it's one of ours, and the next one asks.
+                    raise DomainError(reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE)
                 if kid not in self._keys and not recently:
                     await self.refresh_keys()
         return self._keys[kid]
@@ -126,9 +130,10 @@ class Identity:
         try:
             keys = await self._fetch_keys()
         except grpc.aio.AioRpcError as error:
+            self._keys_asked, self._keys_failed = time.monotonic(), True
             log.warning("signing keys unavailable", code=error.code().name)
             raise DomainError(reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE) from None
-        self._keys_asked = time.monotonic()
+        self._keys_asked, self._keys_failed = time.monotonic(), False
         self._keys = {
             key.kid: ECKey.import_key(
                 {"kty": key.kty, "crv": key.crv, "x": key.x, "y": key.y, "kid": key.kid}

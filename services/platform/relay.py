@@ -202,7 +202,7 @@ class Relay:
         looked = 0.0
         while True:
             self._awake.clear()
-            if self._checked_connection != self._bus.connections:
+            while self._checked_connection != self._bus.connections:
                 await self.refill()
             while await self.drain_once():
                 await lock.execute("SELECT 1")
@@ -293,7 +293,9 @@ class Relay:
         same = known is not None and known.stream_created == created
         held = await self._held(known.last_sequence + 1, last) if known and same else {}
         async with self._db.transaction() as tx:
-            known = await tx.one(_LOCK_POSITION)
+            if await tx.one(_LOCK_POSITION) != known:
+                # Another relay has worked meanwhile: this one was paused, and what it knows of the stream is old.
+                return
             # A week of events may take longer than a statement may.
             await tx.run(_WITHOUT_LIMIT)
             if known and (not same or known.last_sequence > last):

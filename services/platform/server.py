@@ -2,22 +2,20 @@
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
 import grpc
 import grpc.aio
 import structlog
 from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from services.platform import telemetry
 from services.platform.access import ACCESS, Access
 from services.platform.config import Settings
+from services.platform.health import Check, Health, Servicer
 from services.platform.interceptors import Gate
-from services.platform.redaction import describe
 from taskflow.auth.v1 import auth_service_pb2, user_service_pb2, workspace_service_pb2
 from taskflow.event.v1 import dead_letter_service_pb2
 from taskflow.notification.v1 import notification_service_pb2
@@ -30,18 +28,12 @@ from taskflow.task.v1 import (
 
 log = structlog.get_logger()
 
-# How often dependencies are asked whether they answer, and how long that may take (seconds).
-_CHECK_INTERVAL = 1.0
-_CHECK_TIMEOUT = 3.0
 # Of the drain notice, and in how many of them no call may have come before the server stops: together as long as the
 # gateway's interval of health checks.
 _STEPS = 20
 _QUIET_STEPS = 5
 # The same as the gateway's.
 _STREAMS_PER_CONNECTION = 1000
-
-Check = Callable[[], Awaitable[None]]
-
 
 # Any process answers reflection for all public services, as the gateway asks only one; so it has to know them.
 _DESCRIBED = (
@@ -68,55 +60,6 @@ def _public_services() -> list[str]:
         if f"/{service.full_name}" not in internal
     }
     return sorted(described | {health_pb2.DESCRIPTOR.services_by_name["Health"].full_name})
-
-
-@dataclass
-class Health:
-    """Asks the dependencies again and again, and tells gRPC and /healthz what it heard."""
-
-    services: list[str]
-    checks: Mapping[str, Check]
-    servicer: HealthServicer = field(default_factory=HealthServicer)
-    state: dict[str, bool] = field(default_factory=dict)
-    draining: bool = False
-    asked: dict[str, asyncio.Future[None]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.state = dict.fromkeys(self.checks, False)
-
-    async def run(self) -> None:
-        while True:
-            await self.run_once()
-            await asyncio.sleep(_CHECK_INTERVAL)
-
-    async def run_once(self) -> None:
-        answers = await asyncio.gather(*(self._ask(name) for name in self.checks))
-        for (name, before), now in zip(list(self.state.items()), answers, strict=True):
-            if before != now:
-                log.info("dependency", name=name, state="ok" if now else "unavailable")
-            self.state[name] = now
-        await self.tell()
-
-    async def tell(self) -> None:
-        serving = all(self.state.values()) and not self.draining
-        status = health_pb2.HealthCheckResponse
-        for service in ("", *self.services):
-            await self.servicer.set(service, status.SERVING if serving else status.NOT_SERVING)
-
-    async def _ask(self, name: str) -> bool:
-        """Whether a dependency answers in time. One that doesn't isn't asked anew: cancelling can take long, too."""
-        asked = self.asked.get(name)
-        if asked is None or asked.done():
-            asked = self.asked[name] = asyncio.ensure_future(self.checks[name]())
-        await asyncio.wait({asked}, timeout=_CHECK_TIMEOUT)
-        if not asked.done():
-            return False
-        if error := asked.exception():
-            log.debug("dependency check failed", error=describe(error))
-        return error is None
-
-    def report(self) -> dict[str, bool]:
-        return self.state | ({"running": False} if self.draining else {})
 
 
 class Server:
@@ -161,7 +104,7 @@ class Server:
                 ("grpc.keepalive_permit_without_calls", 1),
             ],
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, self.grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(Servicer(self.health), self.grpc)
         if settings.reflection:
             reflection.enable_server_reflection(
                 _public_services(), self.grpc, descriptor_pool.Default()
@@ -184,7 +127,7 @@ class Server:
     async def _drain(self) -> None:
         log.info("draining")
         self.health.draining = True
-        await self.health.tell()
+        self.health.tell()
         await self._leave_rotation()
         self.gate.drain()
         await self.grpc.stop(self._settings.drain_grace)

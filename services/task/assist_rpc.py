@@ -24,9 +24,6 @@ from taskflow.task.v1 import job_service_pb2 as job_service
 from taskflow.task.v1 import job_service_pb2_grpc, suggestion_service_pb2_grpc
 from taskflow.task.v1 import suggestion_service_pb2 as suggestion_service
 
-# Tasks whose deadline moves in one transaction.
-_MOVED_AT_ONCE = 200
-
 
 class SuggestionServicer(suggestion_service_pb2_grpc.SuggestionServiceServicer):
     def __init__(self, platform: Platform) -> None:
@@ -210,5 +207,5 @@ class ReminderInternalServicer(internal_grpc.ReminderInternalServiceServicer):
         self, request: internal.MoveDueTimesRequest, context: Any
     ) -> internal.MoveDueTimesResponse:
         async with self._db.transaction() as tx:
-            moved, more = await logic.move_due_times(tx, UUID(request.user_id), _MOVED_AT_ONCE)
+            moved, more = await logic.move_due_times(tx, UUID(request.user_id), logic.AT_ONCE)
         return internal.MoveDueTimesResponse(moved=moved, more=more)

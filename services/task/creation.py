@@ -1,5 +1,6 @@
 """Creating tasks: those that are asked for at the same time are created together (docs/adr/0011)."""
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,9 @@ from taskflow.task.v1.task_service_pb2 import CreateTaskRequest, CreateTaskRespo
 
 # Tasks that share a run at most.
 _SIZE = 64
+# Seconds between tries for one that wasn't created although nothing stands against it, as while the removal of its
+# assignee is under way.
+_PAUSES = (0.02, 0.1, 0.3, 0.7, 1.5)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -66,8 +70,16 @@ class Creation:
         else:
             # With its job, which takes a transaction of several statements.
             [answer] = await self._create([draft])
+        for pause in _PAUSES:
+            if answer is not None:
+                break
+            # What stood in the way may be over soon.
+            answer = await self._look_again(draft)
+            if answer is None:
+                await asyncio.sleep(pause)
+                [answer] = await self._create([draft])
         if answer is None:
-            return await self._look_again(draft)
+            raise DomainError(reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE)
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -109,16 +121,13 @@ class Creation:
                     await jobs.create(tx, row, row.creator_id)
         return answers | {n: made[n] for n, row in rows.items() if row.id in added}
 
-    async def _look_again(self, draft: _Draft) -> CreateTaskResponse:
-        """What stood against a task that wasn't created, which may be that it was before."""
+    async def _look_again(self, draft: _Draft) -> CreateTaskResponse | None:
+        """Raises what stands against a task that wasn't created; the answer if it was created before, else None."""
         async with self._db.read() as tx:
             place = await tx.one(creation_queries.FIND_PLACES, given=_asking({0: draft}))
             if place is None:
                 raise await directory.absence(tx, draft.caller, "project", draft.project_id)
-        if answer := _settled(draft, place):
-            return answer
-        # Nothing any more: the next attempt will find it so.
-        raise DomainError(reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE)
+        return _settled(draft, place)
 
 
 def _rounds(asked: Sequence[_Draft]) -> Iterator[list[int]]:

@@ -177,6 +177,7 @@ _open_project = (
     .with_for_update(of=projects, read=True, key_share=True)
     .cte("open_project")
 )
+# Not one that is being removed: all that are created in this run would wait for that.
 _member = (
     select(_new.c.n)
     .join(
@@ -185,7 +186,7 @@ _member = (
             members.c.workspace_id == _new.c.workspace_id, members.c.user_id == _new.c.assignee_id
         ),
     )
-    .with_for_update(of=members, read=True, key_share=True)
+    .with_for_update(of=members, read=True, key_share=True, skip_locked=True)
     .cte("member")
 )
 _fitting = (

@@ -3,11 +3,10 @@
 import zoneinfo
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from functools import cache
-from importlib import resources
 from math import ceil, floor
 
 from services.platform.errors import invalid
+from services.platform.zones import is_zone
 from taskflow.task.v1 import task_pb2
 
 _SECOND = timedelta(seconds=1)
@@ -81,17 +80,6 @@ def instant(local: datetime, zone: str, *, last: bool = False) -> datetime:
     if before < after:
         return _transition(info, local - after, local - before).replace(tzinfo=UTC)
     return (local - (after if last else before)).replace(tzinfo=UTC)
-
-
-def is_zone(name: str) -> bool:
-    return name in _names()
-
-
-@cache
-def _names() -> frozenset[str]:
-    # By name only: opening whatever a client calls a zone would read files by path, and "localtime" is another zone on
-    # every machine.
-    return frozenset(resources.files("tzdata").joinpath("zones").read_text().split())
 
 
 def _load(name: str) -> zoneinfo.ZoneInfo:

@@ -9,10 +9,11 @@ from services.task import filters, messages
 from services.task.filters import Order, Shape
 from taskflow.task.v1.task_pb2 import Task, TaskFilter
 
-# Rows read at once: tasks can hold 150 KB each.
-_CHUNK = 200
+# Rows read at first, and at most: tasks can hold 150 KB each.
+_FIRST_ROWS = 64
+_MOST_ROWS = 200
 # A page ends early rather than being larger than what gRPC clients take by default (4 MiB).
-_MAX_BYTES = 3 * 1024 * 1024
+_MOST_BYTES = 3 * 1024 * 1024
 
 
 async def page(
@@ -22,20 +23,23 @@ async def page(
     order: Order,
     position: list[Any] | None,
     size: int,
+    most_bytes: int = _MOST_BYTES,
 ) -> tuple[list[Task], list[Any] | None]:
     """At most `size` tasks after the position, and the position of the next page; None after the last.
 
+    A page that has `most_bytes` ends, too.
     `wanted` is a normal filter (filters.py); who may see the workspace was asked before.
     """
     found: list[Task] = []
     bytes_found = 0
+    rows_at_once = _FIRST_ROWS
     last: list[Any] | None = None
     given = {"workspace_id": workspace_id} | filters.values(wanted)
     for part in _parts(filters.shape(wanted, order), position):
         start, position = position, None
         complete = False
         while not complete:
-            limit = min(size + 1 - len(found), _CHUNK)
+            limit = min(size + 1 - len(found), rows_at_once)
             rows = await tx.all(
                 filters.statement(replace(part, after=start is not None)),
                 **given,
@@ -43,13 +47,17 @@ async def page(
                 limit=limit,
             )
             for row in rows:
-                if len(found) == size or bytes_found > _MAX_BYTES:
+                if len(found) == size or bytes_found > most_bytes:
                     return found, last
                 task = messages.task(row)
                 found.append(task)
                 bytes_found += task.ByteSize()
                 last = start = filters.position(part, row)
             complete = len(rows) < limit
+            if found:
+                # As many as there is room for if they're like those before them.
+                fitting = (most_bytes - bytes_found) * len(found) // bytes_found
+                rows_at_once = min(_MOST_ROWS, max(1, fitting))
     return found, None
 
 

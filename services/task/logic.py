@@ -30,6 +30,9 @@ _FIELDS = {
     "deleted_at": None,
 }
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Tasks that are changed at a time, where there can be any number: each can hold 150 KB, and others want to be served
+# meanwhile.
+AT_ONCE = 50
 
 
 # Changing.
@@ -43,14 +46,18 @@ async def lock_task(
     *,
     assignee_id: UUID | None = None,
     parent: bool = False,
+    comes_back: bool = False,
 ) -> Row:
     """The task, locked for a change by the caller until the transaction ends.
 
-    `assignee_id` is whom it's going to be assigned to, `parent` whether it's going to get another parent: these have
-    to be locked first. Raises SESSION_REVOKED, NOT_FOUND, ROLE_TOO_LOW, PROJECT_ARCHIVED, ETAG_MISMATCH.
+    `assignee_id` is whom it's going to be assigned to, `parent` whether it's going to get another parent, `comes_back`
+    whether it may become an open task again: what these need has to be locked first, in the order in which the removal
+    of a member locks. Raises SESSION_REVOKED, NOT_FOUND, ROLE_TOO_LOW, PROJECT_ARCHIVED, ETAG_MISMATCH.
     """
     if parent:
         await tx.run(queries.LOCK_TREE, task_id=task_id)
+    if comes_back:
+        await tx.run(queries.LOCK_ASSIGNEE, task_id=task_id)
     if assignee_id is not None:
         await tx.run(queries.LOCK_MEMBER_FOR_TASK, task_id=task_id, assignee_id=assignee_id)
     row = await tx.one(
@@ -285,16 +292,20 @@ async def unassign_member(
 
     For a membership that ends in this transaction, after its row was deleted: nobody can assign to them any more then.
     """
-    rows = await tx.all(queries.LOCK_OPEN_OF_ASSIGNEE, workspace_id=workspace_id, user_id=user_id)
-    creators = await directory.people(tx, {row.creator_id for row in rows})
-    pairs = []
-    for row in rows:
-        new = row._replace(assignee_id=None)
-        creator = creators.get(row.creator_id)
-        zone = creator.time_zone if creator else None
-        pairs.append((row, new._replace(**due_columns(new, zone))))
-    await _store_many(tx, pairs, actor_id)
-    return len(rows)
+    count = 0
+    while rows := await tx.all(
+        queries.LOCK_OPEN_OF_ASSIGNEE, workspace_id=workspace_id, user_id=user_id, limit=AT_ONCE
+    ):
+        creators = await directory.people(tx, {row.creator_id for row in rows})
+        pairs = []
+        for row in rows:
+            new = row._replace(assignee_id=None)
+            creator = creators.get(row.creator_id)
+            zone = creator.time_zone if creator else None
+            pairs.append((row, new._replace(**due_columns(new, zone))))
+        await _store_many(tx, pairs, actor_id)
+        count += len(rows)
+    return count
 
 
 async def move_due_times(tx: Transaction, user_id: UUID, limit: int) -> tuple[int, bool]:

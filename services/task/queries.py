@@ -134,6 +134,22 @@ LOCK_MEMBER_FOR_TASK = Statement(
     )
     .with_for_update(read=True, key_share=True)
 )
+# Of a task that is finished or deleted: the assignee's, where the task comes back.
+LOCK_ASSIGNEE = Statement(
+    select(members.c.user_id)
+    .join(
+        tasks,
+        and_(
+            tasks.c.workspace_id == members.c.workspace_id,
+            tasks.c.assignee_id == members.c.user_id,
+        ),
+    )
+    .where(
+        tasks.c.id == _task_id,
+        or_(tasks.c.finished_at.is_not(None), tasks.c.deleted_at.is_not(None)),
+    )
+    .with_for_update(of=members, read=True, key_share=True)
+)
 _archive = (
     select(projects.c.archived_at)
     .where(projects.c.id == tasks.c.project_id)
@@ -184,6 +200,7 @@ LOCK_OPEN_OF_ASSIGNEE = Statement(
     select(tasks)
     .where(tasks.c.workspace_id == _workspace_id, tasks.c.assignee_id == _user_id, _open)
     .order_by(tasks.c.id)
+    .limit(_limit)
     .with_for_update(key_share=True)
 )
 _parent_ids = bindparam("parent_ids", type_=ARRAY(Uuid))

@@ -73,7 +73,7 @@ def _deleted_tasks(after: timedelta) -> Kind:
         ids = [row.id for row in found]
         if not ids:
             return 0, False
-        if await logic.leave_parents(tx, ids, rows) == rows:
+        if await logic.leave_parents(tx, ids, logic.AT_ONCE) == logic.AT_ONCE:
             return 0, True
         for statement in _HANGING:
             if await tx.run(statement, ids=ids, rows=rows) == rows:

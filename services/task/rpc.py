@@ -195,7 +195,13 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     ) -> task_service.ChangeTaskStatusResponse:
         caller = current_caller()
         async with self._db.transaction() as tx:
-            row = await logic.lock_task(tx, caller, UUID(request.id), request.etag)
+            row = await logic.lock_task(
+                tx,
+                caller,
+                UUID(request.id),
+                request.etag,
+                comes_back=request.status not in logic.FINISHED,
+            )
             row = await logic.change_task(tx, row, {"status": request.status}, caller.user_id)
         return task_service.ChangeTaskStatusResponse(task=messages.task(row))
 
@@ -213,7 +219,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     ) -> task_service.UndeleteTaskResponse:
         caller = current_caller()
         async with self._db.transaction() as tx:
-            row = await logic.lock_task(tx, caller, UUID(request.id))
+            row = await logic.lock_task(tx, caller, UUID(request.id), comes_back=True)
             row = await logic.undelete_task(tx, row, caller.user_id, self._undelete_window)
             await reminders.skip_past(tx, row, self._reminder_offsets)
         return task_service.UndeleteTaskResponse(task=messages.task(row))

@@ -29,6 +29,8 @@ log = structlog.get_logger()
 _START_PATIENCE = 2
 # A stream that passes many events without sending one lets others have a turn after so many.
 _TURN = 200
+# Pages of snapshots that are read at the same time.
+_SNAPSHOTS = 8
 
 
 class Board:
@@ -41,6 +43,7 @@ class Board:
         self._feed = Feed(platform.bus)
         self._ring = self._feed.ring
         self._readers: set[Reader] = set()
+        self._reading = asyncio.Semaphore(_SNAPSHOTS)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as loops:
@@ -92,7 +95,9 @@ class Board:
             self._resume(reader, request.cursor)
         elif request.snapshot:
             cursor = self._cursor(reader.room, start)
-            async with aclosing(snapshot.pages(self._db, caller, workspace_id, wanted)) as pages:
+            async with aclosing(
+                snapshot.pages(self._db, caller, workspace_id, wanted, self._reading)
+            ) as pages:
                 async for page in pages:
                     for task in page:
                         yield _message(cursor, snapshot=task)

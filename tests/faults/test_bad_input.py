@@ -97,6 +97,29 @@ async def test_health_checks_that_are_given_up_leave_no_error_behind(
     assert b"[error" not in log.read_bytes()[before:]
 
 
+async def test_what_anybody_may_call_takes_little(world: World) -> None:
+    stub: Any = health_pb2_grpc.HealthStub(world.channels["task"])
+    name = health_pb2.HealthCheckRequest(service="x" * 2000)
+    refused = await refusal(stub.Check(name))
+    assert (refused.code.name, refused.reason) == ("RESOURCE_EXHAUSTED", "REQUEST_TOO_LARGE")
+    watches = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(500)]
+    assert {(await watch.read()).status for watch in watches} == {1}
+    beyond = stub.Watch(health_pb2.HealthCheckRequest())
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await beyond.read()
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    for watch in watches:
+        watch.cancel()
+    # Once they're gone there is room again.
+    async with asyncio.timeout(10):
+        while True:
+            again = stub.Watch(health_pb2.HealthCheckRequest())
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                assert (await again.read()).status == 1
+                break
+    again.cancel()
+
+
 @pytest.mark.parametrize(
     "method", ["TaskService/DoWhatINeverSaid", "NoService/GetTask", "TaskService/"]
 )

@@ -130,6 +130,17 @@ async def test_poison_is_parked_with_its_error_and_delays_nobody(
         assert letter.event_type == ""
 
 
+async def test_more_poison_than_is_tried_at_once_delays_nobody(
+    world: World, office: Office, ben: Person
+) -> None:
+    poison = [await publish(world, b"\xff poison") for _ in range(400)]
+    for _ in range(20):
+        await world.assign(ben)
+    assert len(await world.told(ben, 20)) == 20
+    # The last ones have yet to be tried for the last time.
+    await office.parked(poison[-1])
+
+
 async def test_the_error_holds_nothing_of_the_events_texts(
     world: World, office: Office, ben: Person
 ) -> None:

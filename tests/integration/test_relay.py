@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from uuid import UUID
 
 import pytest
-from nats.js.api import ConsumerConfig
+from nats.js.api import ConsumerConfig, StreamInfo
 from nats.js.errors import APIError
 from sqlalchemy import bindparam, func, select, text, update
 from uuid_utils.compat import uuid7
@@ -188,6 +188,32 @@ async def test_an_event_that_commits_while_the_relay_dies_keeps_its_place_in_its
     events = await _published(bus, workspace, 4)
     assert len(events) == 4
     assert [one.revision for one in events if one.aggregate_id == str(late)] == [1, 2]
+
+
+async def test_a_relay_that_was_paused_takes_back_nothing_of_what_another_one_did(
+    settings: Settings, db: Database, bus: Bus, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = str(uuid7())
+    await _drain(relay)
+    look = bus.ensure_stream
+
+    async def look_and_pause() -> StreamInfo:
+        info = await look()
+        monkeypatch.setattr(bus, "ensure_stream", look)
+        other = Relay(settings, db, bus)
+        await other.refill()
+        await _write(db, uuid7(), 1, workspace)
+        await _drain(other)
+        return info
+
+    monkeypatch.setattr(bus, "ensure_stream", look_and_pause)
+    await relay.refill()
+    async with db.read() as tx:
+        assert await tx.all(_OLDEST) == []
+    await relay.refill()
+    await _write(db, uuid7(), 1, workspace)
+    await _drain(relay)
+    assert len(await _published(bus, workspace, 2)) == 2
 
 
 async def test_what_a_dead_relay_has_sent_may_still_arrive_in_the_midst_of_a_batch(

@@ -24,6 +24,9 @@ CANCELED = task_pb2.TASK_STATUS_CANCELED
 IN_PROGRESS = task_pb2.TASK_STATUS_IN_PROGRESS
 
 _HOLD_MEMBERSHIPS = Statement(text("SELECT FROM auth.members WHERE user_id = :user_id FOR UPDATE"))
+_LOCK_TASK_AT_ONCE = Statement(
+    text("SELECT FROM task.tasks WHERE id = :task_id FOR NO KEY UPDATE NOWAIT")
+)
 _SESSION = Statement(text("SELECT id FROM auth.sessions WHERE user_id = :user_id"))
 
 
@@ -164,6 +167,45 @@ async def test_changing_an_open_task_does_not_wait_for_the_removal_of_its_assign
         async with asyncio.timeout(5):
             changed = await desk.set_status(task, task_pb2.TASK_STATUS_IN_PROGRESS)
     assert changed.status == task_pb2.TASK_STATUS_IN_PROGRESS
+
+
+@pytest.mark.parametrize("comeback", ["undelete", "reopen"])
+async def test_a_task_that_comes_back_waits_for_the_removal_of_its_assignee_before_it_is_locked(
+    desk: Desk, comeback: str
+) -> None:
+    project = await desk.project()
+    assignee = desk.people.member
+    task = await desk.create(project, assignee_id=assignee.id)
+    if comeback == "undelete":
+        await desk.delete(task)
+        back = desk.undelete(task)
+    else:
+        await desk.set_status(task, DONE)
+        back = desk.set_status(task, task_pb2.TASK_STATUS_TODO)
+    async with desk.db.transaction() as removal:
+        await removal.run(_HOLD_MEMBERSHIPS, user_id=UUID(assignee.id))
+        waiting = asyncio.ensure_future(back)
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        # What a removal does next: it doesn't wait for who waits for it.
+        await removal.run(_LOCK_TASK_AT_ONCE, task_id=UUID(task.id))
+    assert (await waiting).assignee_id == assignee.id
+
+
+async def test_creating_for_somebody_who_is_being_removed_keeps_nobody_else_waiting(
+    desk: Desk,
+) -> None:
+    workspace = await desk.workspace()
+    leaving = await desk.newcomer(workspace)
+    project = await desk.project(workspace)
+    async with desk.db.transaction() as removal:
+        await removal.run(_HOLD_MEMBERSHIPS, user_id=UUID(leaving.id))
+        waiting = asyncio.ensure_future(desk.create(project, assignee_id=leaving.id))
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(desk.create(project) for _ in range(20)))
+        assert not waiting.done()
+    assert (await waiting).assignee_id == leaving.id
 
 
 async def test_taking_a_number_leaves_the_commit_of_the_task_durable(desk: Desk) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from services.platform.config import Settings
 from services.platform.db import Database
+from services.task import logic
 from taskflow.auth.v1.workspace_pb2 import ROLE_MEMBER
 from taskflow.task.v1 import (
     project_pb2,
@@ -106,6 +107,17 @@ async def test_a_removal_unassigns_open_tasks_and_tells_of_each(work: Work, db: 
         assert (event.revision, event.actor_id) == (after.revision, work.ada.id)
     for task in (*closed, *others):
         assert await work.read(task.id) == task
+
+
+async def test_a_removal_unassigns_any_number_of_tasks(work: Work) -> None:
+    count = 2 * logic.AT_ONCE + 1
+    await asyncio.gather(*(work.create(assignee_id=work.bob.id) for _ in range(count)))
+    await work.team.remove(work.ada, work.workspace_id, work.bob.id)
+    listed = await work.tasks.ListTasks(
+        task_service_pb2.ListTasksRequest(workspace_id=work.workspace_id, page_size=1000),
+        metadata=work.ada.credentials,
+    )
+    assert [task.assignee_id for task in listed.tasks] == [""] * count
 
 
 async def test_a_refused_removal_changes_no_task(work: Work) -> None:

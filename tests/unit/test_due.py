@@ -9,12 +9,13 @@ from google.type.datetime_pb2 import DateTime, TimeZone
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from services.platform import zones
 from services.platform.errors import DomainError
 from services.task import due
 from taskflow.task.v1 import task_pb2
 
 _SECOND = timedelta(seconds=1)
-_ZONES = sorted(due._names())
+_ZONES = sorted(zones._names())
 
 
 def _utc(*parts: int) -> datetime:

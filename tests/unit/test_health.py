@@ -1,0 +1,68 @@
+"""Promises of gRPC's health that can be seen without a server."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+from services.platform.health import Health, Servicer
+
+_SERVICE = "taskflow.task.v1.TaskService"
+
+
+class Reader:
+    """Somebody who watches, and reads or doesn't."""
+
+    def __init__(self, *, reads: bool = True) -> None:
+        self.seen: list[int] = []
+        self._reads = asyncio.Event()
+        if reads:
+            self._reads.set()
+
+    async def write(self, response: HealthCheckResponse) -> None:
+        await self._reads.wait()
+        self.seen.append(response.status)
+
+    async def abort(self, code: grpc.StatusCode, *_: Any) -> None:
+        raise LookupError(code)
+
+
+async def _fine() -> None:
+    return None
+
+
+async def test_who_watches_sees_each_change_and_who_does_not_read_keeps_nobody_from_it() -> None:
+    health = Health([_SERVICE], {"postgres": _fine})
+    servicer = Servicer(health)
+    reader, stalled = Reader(), Reader(reads=False)
+    watching = [
+        asyncio.create_task(servicer.Watch(HealthCheckRequest(service=_SERVICE), one))
+        for one in (reader, stalled)
+    ]
+    await asyncio.sleep(0)
+    await health.run_once()
+    await asyncio.sleep(0)
+    health.draining = True
+    health.tell()
+    await asyncio.sleep(0)
+    assert reader.seen == [
+        HealthCheckResponse.NOT_SERVING,
+        HealthCheckResponse.SERVING,
+        HealthCheckResponse.NOT_SERVING,
+    ]
+    assert stalled.seen == []
+    for one in watching:
+        one.cancel()
+
+
+async def test_a_service_that_is_not_here_is_unknown() -> None:
+    servicer = Servicer(Health([_SERVICE], {}))
+    with pytest.raises(LookupError, match="NOT_FOUND"):
+        await servicer.Check(HealthCheckRequest(service="elsewhere"), Reader())
+    reader = Reader()
+    watching = asyncio.create_task(servicer.Watch(HealthCheckRequest(service="elsewhere"), reader))
+    await asyncio.sleep(0)
+    assert reader.seen == [HealthCheckResponse.SERVICE_UNKNOWN]
+    watching.cancel()
