@@ -216,6 +216,15 @@ async def test_a_task_from_its_creation_to_its_end(shell: Shell) -> None:
     assert (await shell.run("task", "delete", "OPS-1")).code == 3
 
 
+@pytest.mark.parametrize("option", ["--due", "--parent", "--payload"])
+async def test_an_empty_option_takes_nothing_away(shell: Shell, option: str) -> None:
+    shell.double.add_task("Grease")
+    edited = await shell.run("task", "edit", "OPS-1", option, "")
+    assert edited.code == 2
+    assert f"{option} is empty" in edited.err
+    assert "UpdateTask" not in shell.double.requests
+
+
 async def test_lists_are_tables_for_people_and_json_for_scripts(shell: Shell) -> None:
     for number in range(3):
         shell.double.add_task(f"task [red]{number}[/red] \x1b[31m")
@@ -286,6 +295,13 @@ async def test_suggestions_are_listed_and_accepted_with_edits(shell: Shell) -> N
     listed = (await shell.run("suggestions", "list")).out
     assert "OPS-1" in listed
     assert "says 'urgent'" in listed
+    gone = suggestion_pb2.Suggestion()
+    gone.CopyFrom(suggestion)
+    gone.id = gone.task_id = "01900000-0000-7000-8000-0000000000cc"
+    shell.double.suggestions.append(gone)
+    both = (await shell.run("suggestions", "list")).out
+    assert "OPS-1" in both
+    assert gone.task_id in both
     wrong = await shell.run("suggestions", "accept", suggestion.id, "--edit", "soonish")
     assert wrong.code == 2
     accepted = await shell.run("suggestions", "accept", suggestion.id, "--edit", "low")

@@ -10,6 +10,9 @@ from taskflow_client.cli.running import Cli, connected, group, missing, usage
 if TYPE_CHECKING:
     from taskflow.task.v1.suggestion_pb2 import Suggestion, SuggestionEdit
 
+# Tasks that are asked for at the same time.
+_AT_ONCE = 16
+
 app = group("What TaskFlow proposes; you decide.")
 
 
@@ -119,12 +122,20 @@ def _edit(suggestion: "Suggestion", text: str) -> "SuggestionEdit":
 
 
 async def _keys(cli: Cli, suggestions: "list[Suggestion]") -> dict[str, str]:
-    """Returns the tasks' keys, for people to read."""
+    """Returns the tasks' keys, for people to read, but for those that can't be had."""
+    import asyncio
+
+    from taskflow.task.v1.task_pb2 import Task
     from taskflow.task.v1.task_service_pb2 import GetTaskRequest
 
     if cli.output.as_json:
         return {}
-    ids = dict.fromkeys(each.task_id for each in suggestions)
-    requests = [GetTaskRequest(id=task_id) for task_id in ids]
-    tasks = [(await cli.client.tasks.GetTask(each)).task for each in requests]
-    return {task.id: task.key for task in tasks}
+    at_once = asyncio.Semaphore(_AT_ONCE)
+
+    async def get(task_id: str) -> Task:
+        async with at_once:
+            return (await cli.client.tasks.GetTask(GetTaskRequest(id=task_id))).task
+
+    ids = {each.task_id for each in suggestions}
+    found = await asyncio.gather(*map(get, ids), return_exceptions=True)
+    return {task.id: task.key for task in found if isinstance(task, Task)}

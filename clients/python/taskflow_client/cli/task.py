@@ -150,6 +150,9 @@ async def edit(
     from taskflow.task.v1.task_service_pb2 import UpdateTaskRequest
     from taskflow_client.cli import enums, lookup, payloads
 
+    for name, text in (("due", due), ("parent", parent), ("payload", payload)):
+        if text == "":
+            raise usage(f"--{name} is empty", "write none to take it away")
     changed = Task(title=title or "", description=description or "", etag=etag)
     if priority:
         changed.priority = enums.priority(priority)
