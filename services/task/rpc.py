@@ -174,6 +174,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
                 task.etag,
                 assignee_id=changes.get("assignee_id"),
                 parent=changes.get("parent_id") is not None,
+                comes_back="status" in changes and changes["status"] not in logic.FINISHED,
             )
             row = await logic.change_task(tx, row, changes, caller.user_id)
         return task_service.UpdateTaskResponse(task=messages.task(row))

@@ -169,7 +169,7 @@ async def test_changing_an_open_task_does_not_wait_for_the_removal_of_its_assign
     assert changed.status == task_pb2.TASK_STATUS_IN_PROGRESS
 
 
-@pytest.mark.parametrize("comeback", ["undelete", "reopen"])
+@pytest.mark.parametrize("comeback", ["undelete", "reopen", "update"])
 async def test_a_task_that_comes_back_waits_for_the_removal_of_its_assignee_before_it_is_locked(
     desk: Desk, comeback: str
 ) -> None:
@@ -179,6 +179,9 @@ async def test_a_task_that_comes_back_waits_for_the_removal_of_its_assignee_befo
     if comeback == "undelete":
         await desk.delete(task)
         back = desk.undelete(task)
+    elif comeback == "update":
+        await desk.set_status(task, DONE)
+        back = desk.update(task, status=task_pb2.TASK_STATUS_TODO)
     else:
         await desk.set_status(task, DONE)
         back = desk.set_status(task, task_pb2.TASK_STATUS_TODO)

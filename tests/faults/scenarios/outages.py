@@ -212,7 +212,7 @@ async def _combinations(
 ) -> None:
     """Every subset, each differing from the one before by one dependency, and between them everything up."""
     seconds_down, seconds_up = run.choose((0.5, 1.5), (30.0, 30.0))
-    in_a_row = run.choose(8, 4)
+    in_a_row = run.choose(15, 4)
     down: set[str] = set()
     for number in range(1, 2 ** len(dependencies)):
         if (number - 1) % in_a_row == 0:

@@ -129,7 +129,7 @@ async def _live(run: Run, world: World, log: OperationLog, task_id: str, due: fl
     edit = run.random.choice(_EDITS)
     ahead = run.random.uniform(*_LEAD)
     around = run.random.uniform(-_AROUND, _AROUND)
-    later = run.random.uniform(3, 9)
+    later = run.random.uniform(3, run.choose(5, 9))
     call = _Calls(world, log, task_id, run.random.randrange(1, 4))
     await _sleep_until(due - ahead)
     await call.due(due)
