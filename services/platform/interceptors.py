@@ -217,6 +217,10 @@ class Gate(grpc.aio.ServerInterceptor):
                 asyncio.current_task().uncancel()  # type: ignore[union-attr]
                 code = stream.ended_by.code.name
                 await _abort_unread(context, stream.ended_by)
+            except grpc.aio.BaseError:
+                # The client has gone while something was written to it, and nobody is left to tell.
+                code = "CANCELLED"
+                raise asyncio.CancelledError from None
             except Exception as error:
                 failure = public(error)
                 code = failure.code.name
