@@ -3,7 +3,6 @@
 from typing import Any
 from uuid import UUID
 
-from services.platform import directory, pages
 from services.platform.interceptors import current_caller
 from services.platform.runtime import Platform
 from services.task import (
@@ -12,6 +11,7 @@ from services.task import (
     jobs,
     logic,
     messages,
+    models,
     newest,
     payload,
     reminders,
@@ -43,26 +43,12 @@ class SuggestionServicer(suggestion_service_pb2_grpc.SuggestionServiceServicer):
     async def ListSuggestions(
         self, request: suggestion_service.ListSuggestionsRequest, context: Any
     ) -> suggestion_service.ListSuggestionsResponse:
-        caller = current_caller()
-        size = pages.size(request.page_size)
-        async with self._db.read() as tx:
-            await directory.authorize(tx, caller, UUID(request.workspace_id))
-            before = pages.position(self._seal, caller.user_id, request)
-            rows = await suggestions.page(
-                tx,
-                UUID(request.workspace_id),
-                request.task_id,
-                request.states,
-                before,
-                size + 1,
-            )
-        response = suggestion_service.ListSuggestionsResponse(
-            suggestions=[suggestions.message(row) for row in rows[:size]]
+        rows, token = await newest.page(
+            self._db, self._seal, current_caller(), models.suggestions, request
         )
-        if len(rows) > size:
-            last = newest.position(rows[size - 1])
-            response.next_page_token = pages.token(self._seal, caller.user_id, request, last)
-        return response
+        return suggestion_service.ListSuggestionsResponse(
+            suggestions=[suggestions.message(row) for row in rows], next_page_token=token
+        )
 
     async def AcceptSuggestion(
         self, request: suggestion_service.AcceptSuggestionRequest, context: Any
@@ -130,24 +116,12 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     async def ListJobs(
         self, request: job_service.ListJobsRequest, context: Any
     ) -> job_service.ListJobsResponse:
-        caller = current_caller()
-        size = pages.size(request.page_size)
-        async with self._db.read() as tx:
-            await directory.authorize(tx, caller, UUID(request.workspace_id))
-            before = pages.position(self._seal, caller.user_id, request)
-            rows = await jobs.page(
-                tx,
-                UUID(request.workspace_id),
-                request.task_id,
-                request.states,
-                before,
-                size + 1,
-            )
-        response = job_service.ListJobsResponse(jobs=[jobs.message(row) for row in rows[:size]])
-        if len(rows) > size:
-            last = newest.position(rows[size - 1])
-            response.next_page_token = pages.token(self._seal, caller.user_id, request, last)
-        return response
+        rows, token = await newest.page(
+            self._db, self._seal, current_caller(), models.jobs, request
+        )
+        return job_service.ListJobsResponse(
+            jobs=[jobs.message(row) for row in rows], next_page_token=token
+        )
 
     async def RetryJob(
         self, request: job_service.RetryJobRequest, context: Any

@@ -4,7 +4,6 @@ A job of kind ENRICHMENT stands for suggestions that could not be made. It begin
 suggestions on the text as it is then, and their arrival makes it DONE.
 """
 
-from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -28,7 +27,7 @@ from services.platform.db import Row, Statement, Transaction
 from services.platform.errors import DomainError, not_found
 from services.platform.identity import Caller
 from services.platform.outbox import add_event
-from services.task import newest, payload
+from services.task import payload
 from services.task.allowance import Allowance, TaskText
 from services.task.models import jobs, projects, tasks
 from taskflow.error.v1 import error_reason_pb2 as reasons
@@ -205,25 +204,6 @@ async def get(tx: Transaction, caller: Caller, job_id: UUID) -> Row:
         raise await directory.absence(tx, caller, "job", job_id)
     directory.check_role(caller, row.role)
     return row
-
-
-async def page(
-    tx: Transaction,
-    workspace_id: UUID,
-    task_id: str,
-    states: Sequence[int],
-    before: list[Any] | None,
-    size: int,
-) -> list[Row]:
-    """Newest first. `before` is the position of the last one on the page before."""
-    return await tx.all(
-        newest.page(jobs, bool(task_id), bool(states), before is not None),
-        workspace_id=workspace_id,
-        size=size,
-        **({"task_id": UUID(task_id)} if task_id else {}),
-        **({"states": sorted(set(states))} if states else {}),
-        **newest.before(before),
-    )
 
 
 async def retry(tx: Transaction, allowance: Allowance, caller: Caller, job_id: UUID) -> Row:

@@ -27,14 +27,49 @@ from sqlalchemy import (
     tuple_,
 )
 
-from services.platform.db import Row, Statement
+from services.platform import directory, pages
+from services.platform.db import Database, Row, Statement
+from services.platform.identity import Caller
+from services.platform.seal import Seal
 
 _states = bindparam("states", type_=ARRAY(SmallInteger))
 _size = bindparam("size", type_=Integer)
 
 
+async def page(
+    db: Database, seal: Seal, caller: Caller, table: Table, request: Any
+) -> tuple[list[Row], str]:
+    """Of the table, what a ListJobs or ListSuggestions asks for, and the token of the page after it.
+
+    Raises NOT_FOUND, SESSION_REVOKED, INVALID_PAGE_TOKEN.
+    """
+    workspace_id = UUID(request.workspace_id)
+    size = pages.size(request.page_size)
+    async with db.read() as tx:
+        await directory.authorize(tx, caller, workspace_id)
+        position = pages.position(seal, caller.user_id, request)
+        rows = await tx.all(
+            statement(table, bool(request.task_id), bool(request.states), position is not None),
+            workspace_id=workspace_id,
+            size=size + 1,
+            **({"task_id": UUID(request.task_id)} if request.task_id else {}),
+            **({"states": sorted(set(request.states))} if request.states else {}),
+            **(_before(*position) if position else {}),
+        )
+    if len(rows) <= size:
+        return rows, ""
+    last = rows[size - 1]
+    after = [last.created_at.isoformat(), str(last.id)]
+    return rows[:size], pages.token(seal, caller.user_id, request, after)
+
+
+def _before(created_at: str, row_id: str) -> dict[str, Any]:
+    """The parameters for a place as its token holds it."""
+    return {"before_time": datetime.fromisoformat(created_at), "before_id": UUID(row_id)}
+
+
 @lru_cache
-def page(table: Table, of_task: bool, in_states: bool, after: bool) -> Statement:
+def statement(table: Table, of_task: bool, in_states: bool, after: bool) -> Statement:
     """Binds :workspace_id and :size, and as it's asked for :task_id, :states, and :before_time with :before_id."""
     query = select(table).where(table.c.workspace_id == bindparam("workspace_id", type_=Uuid))
     if after:
@@ -61,16 +96,3 @@ def page(table: Table, of_task: bool, in_states: bool, after: bool) -> Statement
 
 def _page(query: Select[Any], found: FromClause) -> Select[Any]:
     return query.order_by(found.c.created_at.desc(), found.c.id.desc()).limit(_size)
-
-
-def position(row: Row) -> list[str]:
-    """The row's place, as JSON can hold it."""
-    return [row.created_at.isoformat(), str(row.id)]
-
-
-def before(position: list[Any] | None) -> dict[str, Any]:
-    """The parameters for a place; none for the first page."""
-    if position is None:
-        return {}
-    created_at, row_id = position
-    return {"before_time": datetime.fromisoformat(created_at), "before_id": UUID(row_id)}

@@ -25,7 +25,7 @@ from services.platform.errors import DomainError, invalid
 from services.platform.identity import Caller
 from services.platform.outbox import add_event
 from services.platform.text import stored
-from services.task import jobs, newest
+from services.task import jobs
 from services.task.allowance import Allowance
 from services.task.models import projects, suggestions, tasks
 from taskflow.error.v1 import error_reason_pb2 as reasons
@@ -180,25 +180,6 @@ async def request(tx: Transaction, allowance: Allowance, caller: Caller, task_id
     await jobs.request_suggestions(tx, allowance, row, caller.user_id)
     text_revision: int = row.text_revision
     return text_revision
-
-
-async def page(
-    tx: Transaction,
-    workspace_id: UUID,
-    task_id: str,
-    states: Sequence[int],
-    before: list[Any] | None,
-    size: int,
-) -> list[Row]:
-    """Newest first. `before` is the position of the last one on the page before."""
-    return await tx.all(
-        newest.page(suggestions, bool(task_id), bool(states), before is not None),
-        workspace_id=workspace_id,
-        size=size,
-        **({"task_id": UUID(task_id)} if task_id else {}),
-        **({"states": sorted(set(states))} if states else {}),
-        **newest.before(before),
-    )
 
 
 async def find(tx: Transaction, caller: Caller, suggestion_id: UUID) -> UUID:

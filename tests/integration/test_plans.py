@@ -284,7 +284,7 @@ def _lists(ids: _Ids) -> _Cases:
     for table, before_id in ((suggestion_table, ids.suggestion), (job_table, ids.job)):
         for of_task, states, after in product((False, True), ([], [1], [1, 4], [3]), (False, True)):
             cases[f"{table.name}, of_task={of_task}, states={states}, after={after}"] = (
-                newest.page(table, of_task, bool(states), after),
+                newest.statement(table, of_task, bool(states), after),
                 in_large
                 | {"task_id": named("task 75000"), "states": states}
                 | {"before_time": _SOMETIME, "before_id": before_id},
