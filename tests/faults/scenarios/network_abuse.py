@@ -39,7 +39,7 @@ _AMOUNTS = {
     "connections_left_open": 300,
     "unread_answers": 500,
 }
-_ROUNDS = 3
+_ROUNDS = 2
 # After these the other side closes the connection, or refuses what was begun, as nothing good can follow. After the
 # others it does when we don't answer its pings.
 _ENDED = {
