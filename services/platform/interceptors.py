@@ -218,9 +218,10 @@ class Gate(grpc.aio.ServerInterceptor):
                 code = stream.ended_by.code.name
                 await _abort_unread(context, stream.ended_by)
             except grpc.aio.BaseError:
-                # The client has gone while something was written to it, and nobody is left to tell.
+                # The client has gone while something was written to it. gRPC wants to be told a status all the same: a
+                # call without one would keep the server from stopping.
                 code = "CANCELLED"
-                raise asyncio.CancelledError from None
+                await _abort_unread(context, DomainError(reasons.ERROR_REASON_DRAINING))
             except Exception as error:
                 failure = public(error)
                 code = failure.code.name
