@@ -17,7 +17,7 @@ from deploy.demo.story import Story
 from deploy.local.ports import whole_stack
 from deploy.local.program import StackError
 from deploy.local.stack import running_stack
-from services.platform.config import Settings, load
+from services.platform.config import Settings
 
 console = Console(highlight=False)
 
@@ -27,9 +27,8 @@ def main() -> None:
         prog="python -m deploy.demo",
         description="Shows TaskFlow at work, on a stack of its own that leaves nothing behind.",
     ).parse_args()
-    settings = load()
     try:
-        told = asyncio.run(_main(settings))
+        told = asyncio.run(_main())
     except StackError as error:
         console.print(f"[red]{error}[/]")
         sys.exit(1)
@@ -38,14 +37,14 @@ def main() -> None:
     sys.exit(0 if told else 1)
 
 
-async def _main(settings: Settings) -> bool:
+async def _main() -> bool:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     folder = _new_folder()
     told = stopped = False
     try:
-        async with _stack(settings, folder / "data") as running:
+        async with _stack(folder / "data") as running:
             told = await Story(running, console).tell()
     except asyncio.CancelledError:
         stopped = True
@@ -66,9 +65,12 @@ def _new_folder() -> Path:
 
 
 @asynccontextmanager
-async def _stack(settings: Settings, data: Path) -> AsyncIterator[Settings]:
-    """A stack that runs as long as the story does, in a new folder and on free ports: others aren't touched."""
-    own = settings.model_copy(update={**whole_stack(), "data_dir": data})
+async def _stack(data: Path) -> AsyncIterator[Settings]:
+    """A stack that runs as long as the story does, in a new folder and on free ports: others aren't touched.
+
+    The environment's settings don't count; they may name the servers of somebody else.
+    """
+    own = Settings.model_construct().model_copy(update={**whole_stack(), "data_dir": data})
     started = time.monotonic()
     with console.status("Starting PostgreSQL, NATS, Temporal, the services and Envoy …") as status:
         async with running_stack(own) as stack:

@@ -24,7 +24,7 @@ _OPTIONS: Final = [
 def internal_channel(
     address: str, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()
 ) -> grpc.aio.Channel:
-    """To the service at `address` ("host:port"); its calls are traced. Close it at the end."""
+    """To the service at `address` ("host:port"); its calls are traced."""
     return grpc.aio.insecure_channel(
         address, options=_OPTIONS, interceptors=[*interceptors, *tracing.client_interceptors()]
     )

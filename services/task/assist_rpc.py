@@ -43,9 +43,10 @@ class SuggestionServicer(suggestion_service_pb2_grpc.SuggestionServiceServicer):
     async def ListSuggestions(
         self, request: suggestion_service.ListSuggestionsRequest, context: Any
     ) -> suggestion_service.ListSuggestionsResponse:
-        rows, token = await newest.page(
-            self._db, self._seal, current_caller(), models.suggestions, request
-        )
+        async with self._db.read() as tx:
+            rows, token = await newest.page(
+                tx, self._seal, current_caller(), models.suggestions, request
+            )
         return suggestion_service.ListSuggestionsResponse(
             suggestions=[suggestions.message(row) for row in rows], next_page_token=token
         )
@@ -116,9 +117,8 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     async def ListJobs(
         self, request: job_service.ListJobsRequest, context: Any
     ) -> job_service.ListJobsResponse:
-        rows, token = await newest.page(
-            self._db, self._seal, current_caller(), models.jobs, request
-        )
+        async with self._db.read() as tx:
+            rows, token = await newest.page(tx, self._seal, current_caller(), models.jobs, request)
         return job_service.ListJobsResponse(
             jobs=[jobs.message(row) for row in rows], next_page_token=token
         )

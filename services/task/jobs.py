@@ -220,10 +220,6 @@ async def retry(tx: Transaction, allowance: Allowance, caller: Caller, job_id: U
     if task.deleted_at:
         raise DomainError(reasons.ERROR_REASON_TASK_DELETED)
     if job.kind == _ENRICHMENT:
-        if task.archived_at:
-            raise DomainError(reasons.ERROR_REASON_PROJECT_ARCHIVED)
-        if not task.ai_enabled:
-            raise DomainError(reasons.ERROR_REASON_AI_DISABLED)
         await request_suggestions(tx, allowance, task, caller.user_id)
     row = await tx.one(_RETRY, id=job_id)
     await _announce(tx, row, "updated", str(caller.user_id))
@@ -306,7 +302,16 @@ async def settle_enrichment(tx: Transaction, task_id: UUID) -> None:
 async def request_suggestions(
     tx: Transaction, allowance: Allowance, task: Row, actor_id: UUID
 ) -> None:
-    """Has a worker make suggestions for a locked task, on its text as it is now. Raises AI_LIMIT_REACHED."""
+    """Has a worker make suggestions for a locked task, on its text as it is now.
+
+    Raises TASK_DELETED, PROJECT_ARCHIVED, AI_DISABLED, AI_LIMIT_REACHED.
+    """
+    if task.deleted_at:
+        raise DomainError(reasons.ERROR_REASON_TASK_DELETED)
+    if task.archived_at:
+        raise DomainError(reasons.ERROR_REASON_PROJECT_ARCHIVED)
+    if not task.ai_enabled:
+        raise DomainError(reasons.ERROR_REASON_AI_DISABLED)
     await add_event(
         tx,
         Event(

@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 from services.platform import directory, pages
-from services.platform.db import Database, Row, Statement
+from services.platform.db import Row, Statement, Transaction
 from services.platform.identity import Caller
 from services.platform.seal import Seal
 
@@ -37,7 +37,7 @@ _size = bindparam("size", type_=Integer)
 
 
 async def page(
-    db: Database, seal: Seal, caller: Caller, table: Table, request: Any
+    tx: Transaction, seal: Seal, caller: Caller, table: Table, request: Any
 ) -> tuple[list[Row], str]:
     """Of the table, what a ListJobs or ListSuggestions asks for, and the token of the page after it.
 
@@ -45,17 +45,16 @@ async def page(
     """
     workspace_id = UUID(request.workspace_id)
     size = pages.size(request.page_size)
-    async with db.read() as tx:
-        await directory.authorize(tx, caller, workspace_id)
-        position = pages.position(seal, caller.user_id, request)
-        rows = await tx.all(
-            statement(table, bool(request.task_id), bool(request.states), position is not None),
-            workspace_id=workspace_id,
-            size=size + 1,
-            **({"task_id": UUID(request.task_id)} if request.task_id else {}),
-            **({"states": sorted(set(request.states))} if request.states else {}),
-            **(_before(*position) if position else {}),
-        )
+    await directory.authorize(tx, caller, workspace_id)
+    position = pages.position(seal, caller.user_id, request)
+    rows = await tx.all(
+        statement(table, bool(request.task_id), bool(request.states), position is not None),
+        workspace_id=workspace_id,
+        size=size + 1,
+        **({"task_id": UUID(request.task_id)} if request.task_id else {}),
+        **({"states": sorted(set(request.states))} if request.states else {}),
+        **(_before(*position) if position else {}),
+    )
     if len(rows) <= size:
         return rows, ""
     last = rows[size - 1]

@@ -161,7 +161,10 @@ def message(row: Row) -> Suggestion:
 
 
 async def request(tx: Transaction, allowance: Allowance, caller: Caller, task_id: UUID) -> int:
-    """Asks for suggestions on the task's current text; returns the text revision. Raises AI_LIMIT_REACHED."""
+    """Asks for suggestions on the task's current text; returns the text revision.
+
+    Raises what `jobs.request_suggestions` raises.
+    """
     row = await tx.one(
         _LOCK_TASK_FOR_REQUEST,
         task_id=task_id,
@@ -171,12 +174,6 @@ async def request(tx: Transaction, allowance: Allowance, caller: Caller, task_id
     if row is None:
         raise await directory.absence(tx, caller, "task", task_id)
     directory.check_role(caller, row.role)
-    if row.deleted_at:
-        raise DomainError(reasons.ERROR_REASON_TASK_DELETED)
-    if row.archived_at:
-        raise DomainError(reasons.ERROR_REASON_PROJECT_ARCHIVED)
-    if not row.ai_enabled:
-        raise DomainError(reasons.ERROR_REASON_AI_DISABLED)
     await jobs.request_suggestions(tx, allowance, row, caller.user_id)
     text_revision: int = row.text_revision
     return text_revision

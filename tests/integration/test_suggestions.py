@@ -521,6 +521,15 @@ async def test_retrying_asks_for_suggestions_and_their_arrival_settles_it(
     assert revisions == [1, 2, 3, 4]
 
 
+async def asked_again(world: TaskWorld) -> Task:
+    """A task whose suggestions failed, and somebody asked for them anew."""
+    task = await world.create()
+    await fail(world, task)
+    (job,) = await jobs(world)
+    await world.jobs.RetryJob(RetryJobRequest(id=job.id), metadata=world.me)
+    return task
+
+
 async def test_a_retry_is_refused_where_a_request_would_be(world: TaskWorld) -> None:
     task = await world.create()
     await fail(world, task)
@@ -536,10 +545,7 @@ async def test_a_retry_is_refused_where_a_request_would_be(world: TaskWorld) -> 
 async def test_what_was_asked_for_again_ends_also_when_it_is_no_longer_wanted(
     world: TaskWorld,
 ) -> None:
-    task = await world.create()
-    await fail(world, task)
-    (job,) = await jobs(world)
-    await world.jobs.RetryJob(RetryJobRequest(id=job.id), metadata=world.me)
+    task = await asked_again(world)
     await switch_ai(world, on=False)
     assert not (await input_for(world, task)).wanted
     (job,) = await jobs(world)
@@ -550,10 +556,7 @@ async def test_what_was_asked_for_again_ends_also_when_it_is_no_longer_wanted(
 async def test_an_answer_without_suggestions_settles_what_was_asked_for_again(
     world: TaskWorld,
 ) -> None:
-    task = await world.create()
-    await fail(world, task)
-    (job,) = await jobs(world)
-    await world.jobs.RetryJob(RetryJobRequest(id=job.id), metadata=world.me)
+    task = await asked_again(world)
     await store(world, task)
     assert [job.state for job in await jobs(world)] == [job_pb2.JOB_STATE_DONE]
 
