@@ -96,14 +96,15 @@ class Readers:
 
 async def run(run: Run, tally: Tally) -> None:
     count = run.choose(150, 500)
-    # One user whose streams are flooded, and nine others.
-    async with a_world(run, people=11) as world:
-        kinds = [_tasks(world), await _notifications(world, count)]
+    # Two worlds: the tasks of which notifications tell would else be shown to all streams of tasks. In the second one
+    # there are a user whose streams are flooded, and nine others.
+    async with a_world(run, people=1) as team, a_world(run, people=11) as world:
+        kinds = [_tasks(team), await _notifications(world, count)]
         if run.profile == "short":
-            await asyncio.gather(*(_stall(run, world, kind, count, tally) for kind in kinds))
+            await asyncio.gather(*(_stall(run, kind, count, tally) for kind in kinds))
             return
         for kind in kinds:
-            await _stall(run, world, kind, count, tally)
+            await _stall(run, kind, count, tally)
 
 
 def _tasks(world: World) -> Kind:
@@ -182,7 +183,7 @@ def _if_probe(title: str) -> str:
     return title if title.startswith("Probe ") else ""
 
 
-async def _stall(run: Run, world: World, kind: Kind, count: int, tally: Tally) -> None:
+async def _stall(run: Run, kind: Kind, count: int, tally: Tally) -> None:
     run.say(f"{kind.method}: opening {count} streams that are read and {count} that aren't")
     readers = Readers(kind.named)
     programs = [kind.service, f"{kind.service}-2", "envoy"]
