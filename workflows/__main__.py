@@ -49,9 +49,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 
     async def dispatch() -> None:
         temporal = await worker.connect(settings)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(Dispatcher(settings, bus, temporal, door).run())
-            group.create_task(_watch(temporal, health))
+        await beside([_watch(temporal, health)], Dispatcher(settings, bus, temporal, door).run())
 
     work = worker.supervise(settings, activities)
     loops = [bus.connect(), bus.report_lag(CONSUMER), dispatch(), work]

@@ -205,6 +205,9 @@ class Gate(grpc.aio.ServerInterceptor):
                 stream.caller = current_caller()
                 async with aclosing(behave(request, context)) as messages:
                     async for message in messages:
+                        if stream.ended_by is not None:
+                            # The cancellation was lost on its way, see `beside`.
+                            raise stream.ended_by
                         stream.writing_since = time.monotonic()
                         await context.write(message)
                         stream.writing_since = None
@@ -218,10 +221,9 @@ class Gate(grpc.aio.ServerInterceptor):
                 code = stream.ended_by.code.name
                 await _abort_unread(context, stream.ended_by)
             except grpc.aio.BaseError:
-                # The client has gone while something was written to it. gRPC wants to be told a status all the same: a
-                # call without one would keep the server from stopping.
+                # The client has gone while something was written to it, and nobody is left to tell.
                 code = "CANCELLED"
-                await _abort_unread(context, DomainError(reasons.ERROR_REASON_DRAINING))
+                raise asyncio.CancelledError from None
             except Exception as error:
                 failure = public(error)
                 code = failure.code.name

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 
 
@@ -26,8 +27,11 @@ async def beside(
     finally:
         unfinished: set[asyncio.Future[Any]] = {main, *tasks}
         while unfinished:
-            # Libraries swallow a cancellation now and then, such as nats-py's publish_async.
+            # A cancellation is lost now and then: nats-py's publish_async swallows it, and so does asyncio.wait_for
+            # when what it waits for comes at that moment (Python 3.11).
             for task in unfinished:
                 task.cancel()
-            _, unfinished = await asyncio.wait(unfinished, timeout=patience)
+            # Somebody who cancels us again wants what is under way.
+            with suppress(asyncio.CancelledError):
+                _, unfinished = await asyncio.wait(unfinished, timeout=patience)
         await asyncio.gather(main, *tasks, return_exceptions=True)

@@ -12,6 +12,7 @@ from nats.js.api import StreamInfo
 from uuid_utils.compat import uuid7
 
 from services.platform.bus import STREAM, Bus, event_id, ordered
+from services.platform.loops import beside
 from services.task.changes import SHOWN_EVENTS
 from services.task.ring import Entry, Position, Reader, Ring, Room
 from taskflow.event.v1.event_pb2 import Event
@@ -58,18 +59,14 @@ class Feed:
 
     async def _follow_connection(self) -> None:
         """Follows the stream until the connection ends: what was on its way then would be missing."""
-        if not self._bus.connected:
-            return
-        connection = self._connection
-        following = asyncio.create_task(self._follow())
-        try:
-            while connection == self._connection and not following.done():
-                await asyncio.wait({following}, timeout=0.2)
-            if following.done():
-                following.result()
-        finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+        if self._bus.connected:
+            await beside([self._outlive(self._connection)], self._follow())
+
+    async def _outlive(self, connection: int) -> None:
+        while True:
+            await asyncio.sleep(0.2)
+            if connection != self._connection:
+                raise nats.errors.StaleConnectionError
 
     async def _follow(self) -> None:
         """Takes events as they come, until one is missing."""

@@ -249,4 +249,4 @@ def register(server: grpc.aio.Server, platform: Platform) -> list[Loop]:
     internal_service_pb2_grpc.add_ReminderInternalServiceServicer_to_server(
         assist_rpc.ReminderInternalServicer(platform), server
     )
-    return [board.run(), retention.loop(platform)]
+    return [*board.loops(), retention.loop(platform)]

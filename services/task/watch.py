@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from services.platform import directory
 from services.platform.errors import DomainError, public
 from services.platform.identity import Caller
-from services.platform.runtime import Platform
+from services.platform.runtime import Loop, Platform
 from services.task import changes, snapshot
 from services.task.feed import UNREACHABLE, Feed
 from services.task.filters import matches, normal
@@ -45,10 +45,8 @@ class Board:
         self._readers: set[Reader] = set()
         self._reading = asyncio.Semaphore(_SNAPSHOTS)
 
-    async def run(self) -> None:
-        async with asyncio.TaskGroup() as loops:
-            loops.create_task(self._feed.run())
-            loops.create_task(self._check_members_for_ever())
+    def loops(self) -> list[Loop]:
+        return [self._feed.run(), self._check_members_for_ever()]
 
     async def watch(
         self, caller: Caller, request: WatchTasksRequest, context: Any

@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import signal
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,10 @@ from services.platform.db import Statement
 from services.platform.seal import Seal
 from services.platform.tables import outbox
 from services.task import feed
+from services.task.ring import Entry, Reader
+from taskflow.auth.v1.auth_service_pb2 import LogoutRequest
 from taskflow.task.v1.task_pb2 import TaskFilter
+from taskflow.task.v1.task_service_pb2 import WatchTasksResponse
 from tests.conftest import serving, settings_for
 from tests.integration.task_world import (
     PATIENCE,
@@ -185,6 +188,52 @@ async def test_a_missing_event_is_noticed_and_fetched(
         seen = [told(message)[1] for message in await events(call, 3)]
     assert seen == ["before", "swallowed", "after"]
     assert lost
+
+
+async def test_a_stream_ends_that_loses_its_cancellation(
+    world: TaskWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does when a message arrives from NATS at that moment."""
+    real = feed.Feed.read_back
+    reading = asyncio.Event()
+
+    async def deaf(self: feed.Feed, reader: Reader) -> list[Entry]:
+        reading.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return await real(self, reader)
+
+    call = await world.opened()
+    await world.create("first")
+    first = await next_event(call)
+    await world.create("secret")
+    await next_event(call)
+    monkeypatch.setattr(feed, "_BACKLOG", 0)
+    async with another_process(world) as other:
+        monkeypatch.setattr(feed.Feed, "read_back", deaf)
+        resumed = other.watch(cursor=first.cursor)
+        await reading.wait()
+        await world.team.auth.Logout(LogoutRequest(), metadata=world.me)
+        shown: list[WatchTasksResponse] = []
+        assert (await ended(resumed, shown)).reason == "SESSION_REVOKED"
+    assert not shown
+
+
+async def test_a_process_ends_whose_feed_loses_its_cancellation(
+    world: TaskWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = feed.Feed._follow
+
+    async def deaf(self: feed.Feed) -> None:
+        with suppress(asyncio.CancelledError):
+            await real(self)
+        await real(self)
+
+    monkeypatch.setattr(feed.Feed, "_follow", deaf)
+    async with asyncio.timeout(30), another_process(world) as other:
+        call = await other.opened()
+        await world.create("live")
+        assert told(await next_event(call))[1] == "live"
 
 
 async def test_streams_survive_a_restart_of_nats_without_a_hole(
