@@ -100,6 +100,9 @@ class Server:
                 # Agrees with what our client and the gateway send.
                 ("grpc.keepalive_time_ms", 30_000),
                 ("grpc.keepalive_timeout_ms", 10_000),
+                # By default gRPC waits a minute for both, whatever the keepalive says.
+                ("grpc.http2.ping_timeout_ms", 10_000),
+                ("grpc.http2.settings_timeout", 10_000),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
                 ("grpc.keepalive_permit_without_calls", 1),
             ],
