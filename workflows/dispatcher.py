@@ -198,8 +198,8 @@ def starts(event: Event, settings: Settings) -> list[Start]:
     match event.WhichOneof("facts"):
         case "task_created":
             task = event.task_created.task
-            enrichment = _enrichment(task.id, task.text_revision, settings)
-            return [enrichment, *([_reminder(task)] if task.HasField("due_time") else [])]
+            asked = [] if event.task_created.ai_disabled else [_enrichment(task, settings)]
+            return [*asked, *([_reminder(task)] if task.HasField("due_time") else [])]
         case "task_updated":
             return _after_update(event, settings)
         case "task_deleted":
@@ -209,8 +209,8 @@ def starts(event: Event, settings: Settings) -> list[Start]:
             task = event.task_undeleted.task
             return [_reminder(task)] if task.HasField("due_time") else []
         case "task_suggestions_requested":
-            asked = event.task_suggestions_requested
-            return [_enrichment_again(asked.task_id, asked.text_revision)]
+            text = event.task_suggestions_requested
+            return [_enrichment_again(text.task_id, text.text_revision)]
         case "job_changed":
             return _job(event.job_changed.job)
         case "notification_created":
@@ -224,8 +224,8 @@ def _after_update(event: Event, settings: Settings) -> list[Start]:
     task, before = event.task_updated.task, event.task_updated.before
     changed = frozenset(event.task_updated.changed_fields.paths)
     asked = []
-    if changed & _TEXT:
-        asked.append(_enrichment(task.id, task.text_revision, settings))
+    if changed & _TEXT and not event.task_updated.ai_disabled:
+        asked.append(_enrichment(task, settings))
     # A task that has no deadline and had none doesn't need its timer to hear of it.
     timed = task.HasField("due_time") or before.HasField("due_time") or "due" in changed
     if timed and (changed & _TIMING or before.HasField("due_time")):
@@ -233,12 +233,12 @@ def _after_update(event: Event, settings: Settings) -> list[Start]:
     return asked
 
 
-def _enrichment(task_id: str, text_revision: int, settings: Settings) -> Start:
+def _enrichment(task: task_pb2.Task, settings: Settings) -> Start:
     """For a text that is new. Edits that follow within the delay make this run find itself superseded."""
     return Start(
         EnrichTask.run,
-        contracts.TaskText(task_id, text_revision),
-        contracts.enrich_id(task_id, text_revision),
+        contracts.TaskText(task.id, task.text_revision),
+        contracts.enrich_id(task.id, task.text_revision),
         delay=timedelta(seconds=settings.enrich_debounce) if settings.enrich_debounce else None,
         again=False,
     )

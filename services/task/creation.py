@@ -95,6 +95,7 @@ class Creation:
         self, asked: Mapping[int, _Draft]
     ) -> dict[int, CreateTaskResponse | Exception]:
         answers: dict[int, CreateTaskResponse | Exception] = {}
+        places: dict[int, Row] = {}
         rows: dict[int, Any] = {}
         async with self._db.single() as tx:
             for place in await tx.all(creation_queries.TAKE_PLACES, given=_asking(asked)):
@@ -107,11 +108,11 @@ class Creation:
                 if answer is not None:
                     answers[place.n] = answer
                 elif place.number is not None:
-                    rows[place.n] = _new_row(draft, place)
+                    places[place.n], rows[place.n] = place, _new_row(draft, place)
         if not rows:
             return answers
         made = {n: CreateTaskResponse(task=messages.task(row)) for n, row in rows.items()}
-        given = as_given(_adding(n, asked[n], row, made[n]) for n, row in rows.items())
+        given = as_given(_adding(asked[n], places[n], row, made[n]) for n, row in rows.items())
         with_jobs = [row for row in rows.values() if row.payload is not None]
         async with self._db.transaction() if with_jobs else self._db.single() as tx:
             tx.has_events = True
@@ -211,15 +212,14 @@ def _asking(asked: Mapping[int, _Draft]) -> str:
     )
 
 
-def _adding(n: int, draft: _Draft, row: Any, answer: CreateTaskResponse) -> dict[str, Any]:
-    created = event(
-        "created", row, draft.caller.user_id, task_created=TaskCreated(task=answer.task)
-    )
+def _adding(draft: _Draft, place: Row, row: Any, answer: CreateTaskResponse) -> dict[str, Any]:
+    facts = TaskCreated(task=answer.task, ai_disabled=not place.ai_enabled)
+    created = event("created", row, draft.caller.user_id, task_created=facts)
     created.trace_parent = draft.trace_parent
     columns = {name: value for name, value in row._asdict().items() if value is not None}
     repeatable = draft.request_id is not None
     return {
-        "n": n,
+        "n": place.n,
         **columns,
         **{f"outbox_{name}": value for name, value in outbox.row(created).items()},
         "request_id": draft.request_id,

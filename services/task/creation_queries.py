@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql import insert as insert_or
 
 from services.platform import directory, idempotency
 from services.platform.db import Statement
-from services.platform.directory import members, users
+from services.platform.directory import members, users, workspaces
 from services.platform.given import given
 from services.platform.tables import idempotency_keys, outbox
 from services.task.models import projects, tasks
@@ -79,6 +79,10 @@ _found = (
         .label("time_zone"),
         _assignee_fits.label("assignee_fits"),
         _parent_fits.label("parent_fits"),
+        select(workspaces.c.ai_enabled)
+        .where(workspaces.c.id == projects.c.workspace_id)
+        .scalar_subquery()
+        .label("ai_enabled"),
         idempotency_keys.c.request_hash,
         idempotency_keys.c.response,
         _asked.c.needs,

@@ -214,7 +214,9 @@ async def _store(tx: Transaction, row: Row, new: Row, actor_id: UUID | None, now
         return row
     new = _revised(row, new, columns, now)
     await _write(tx, new, columns | {"revision", "text_revision", "updated_at"})
-    await outbox.add_event(tx, _change_event(row, new, columns, actor_id))
+    workspace = await directory.workspace(tx, row.workspace_id) if columns & _TEXT else None
+    ai_disabled = workspace is not None and not workspace.ai_enabled
+    await outbox.add_event(tx, _change_event(row, new, columns, actor_id, ai_disabled))
     if columns & _TEXT:
         await suggestions.make_stale(tx, new, actor_id)
     if "payload" in columns and new.payload is not None:
@@ -245,7 +247,9 @@ async def _write(tx: Transaction, new: Row, columns: Iterable[str]) -> None:
     await tx.run(queries.change_task(frozenset(columns)), task_id=new.id, **values)
 
 
-def _change_event(row: Row, new: Row, columns: set[str], actor_id: UUID | None) -> Event:
+def _change_event(
+    row: Row, new: Row, columns: set[str], actor_id: UUID | None, ai_disabled: bool = False
+) -> Event:
     task = messages.task(new)
     if "deleted_at" in columns:
         if new.deleted_at:
@@ -253,7 +257,10 @@ def _change_event(row: Row, new: Row, columns: set[str], actor_id: UUID | None) 
         return event("undeleted", new, actor_id, task_undeleted=TaskUndeleted(task=task))
     told = _told(new, row, columns)
     updated = TaskUpdated(
-        task=task, before=messages.task_fields(row, told), changed_fields=FieldMask(paths=told)
+        task=task,
+        before=messages.task_fields(row, told),
+        changed_fields=FieldMask(paths=told),
+        ai_disabled=ai_disabled,
     )
     return event("updated", new, actor_id, task_updated=updated)
 

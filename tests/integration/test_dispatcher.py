@@ -35,6 +35,7 @@ from tests.fakes.mail_receiver import MailReceiver, mail_receiver
 from tests.workflows.services_double import SECRET, Job, Services, Task, serving_doubles
 from workflows import __main__ as process
 from workflows import contracts, front_door
+from workflows.dispatcher import starts
 
 pytestmark = pytest.mark.xdist_group("dispatcher")
 
@@ -181,6 +182,15 @@ async def test_a_new_task_gets_suggestions_once_however_often_its_event_comes(
     await publish(bus, "task.created", created(other))
     await eventually(lambda: len(services.suggestions) == 2)
     assert [stored.task_id for stored in services.suggestions] == [task_id, other]
+
+
+def test_where_ai_is_off_nothing_is_started() -> None:
+    task_id = str(uuid4())
+    new = created(task_id)
+    changed = updated(task_id, 2, "title", text_revision=2)
+    assert [len(starts(event, Settings())) for event in (new, changed)] == [1, 1]
+    new.task_created.ai_disabled = changed.task_updated.ai_disabled = True
+    assert [len(starts(event, Settings())) for event in (new, changed)] == [0, 0]
 
 
 async def test_suggestions_that_are_asked_for_are_made_again(

@@ -150,6 +150,27 @@ async def switch_ai(world: TaskWorld, *, on: bool) -> None:
 # Asking for them.
 
 
+async def test_events_say_where_ai_is_off(world: TaskWorld) -> None:
+    on = await world.create()
+    await switch_ai(world, on=False)
+    off = await world.create()
+    for task in (on, off):
+        await world.update(task, title="Another title")
+    await switch_ai(world, on=True)
+    await world.update(off, description="More of it")
+    created = [
+        event.task_created.ai_disabled
+        for task in (on, off)
+        for event in await published(world, "task.created", task.id)
+    ]
+    updated = [
+        event.task_updated.ai_disabled
+        for task in (on, off)
+        for event in await published(world, "task.updated", task.id)
+    ]
+    assert (created, updated) == ([False, True], [True, True, False])
+
+
 async def test_a_request_says_which_text_it_is_about_and_tells_the_workers(
     world: TaskWorld,
 ) -> None:

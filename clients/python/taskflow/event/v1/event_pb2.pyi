@@ -148,16 +148,20 @@ class TaskCreated(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TASK_FIELD_NUMBER: _builtins.int
+    AI_DISABLED_FIELD_NUMBER: _builtins.int
+    ai_disabled: _builtins.bool
+    """The workspace had AI switched off, so nobody makes suggestions."""
     @_builtins.property
     def task(self) -> _task_pb2.Task: ...
     def __init__(
         self,
         *,
         task: _task_pb2.Task | None = ...,
+        ai_disabled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_disabled", b"ai_disabled", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -172,6 +176,9 @@ class TaskUpdated(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     BEFORE_FIELD_NUMBER: _builtins.int
     CHANGED_FIELDS_FIELD_NUMBER: _builtins.int
+    AI_DISABLED_FIELD_NUMBER: _builtins.int
+    ai_disabled: _builtins.bool
+    """The workspace had AI switched off, so nobody makes suggestions for a new text. Set only with one."""
     @_builtins.property
     def task(self) -> _task_pb2.Task:
         """After the change."""
@@ -190,10 +197,11 @@ class TaskUpdated(_message.Message):
         task: _task_pb2.Task | None = ...,
         before: _task_pb2.Task | None = ...,
         changed_fields: _field_mask_pb2.FieldMask | None = ...,
+        ai_disabled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "changed_fields", b"changed_fields", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "changed_fields", b"changed_fields", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_disabled", b"ai_disabled", "before", b"before", "changed_fields", b"changed_fields", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
