@@ -61,7 +61,8 @@ class Peer:
         self._reader = reader
         self.writer = writer
         self.gone = asyncio.Event()
-        self.refused = False
+        # Closed, or refused what was begun.
+        self.over = asyncio.Event()
         self._reading = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
@@ -69,9 +70,11 @@ class Peer:
             while True:
                 head = await self._reader.readexactly(frames.HEAD)
                 length, kind = frames.head(head)
-                self.refused |= kind in _REFUSALS
+                if kind in _REFUSALS:
+                    self.over.set()
                 await self._reader.readexactly(length)
         self.gone.set()
+        self.over.set()
 
     async def send(self, data: bytes) -> bool:
         """False once the other side has closed."""
@@ -84,9 +87,10 @@ class Peer:
             self.gone.set()
         return not self.gone.is_set()
 
-    async def stay(self, seconds: float) -> None:
+    async def stay(self, seconds: float, until: asyncio.Event | None = None) -> None:
+        """For so long, or until the other side has closed."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.gone.wait(), seconds)
+            await asyncio.wait_for((until or self.gone).wait(), seconds)
 
     async def close(self) -> None:
         self._reading.cancel()
@@ -109,7 +113,7 @@ async def connected(attack: Attack, begin: bytes = b"") -> AsyncIterator[Peer]:
         yield peer
     finally:
         attack.result.closed += peer.gone.is_set()
-        attack.result.refused += peer.refused and not peer.gone.is_set()
+        attack.result.refused += peer.over.is_set() and not peer.gone.is_set()
         await peer.close()
 
 
@@ -168,7 +172,7 @@ async def oversized_headers(attack: Attack) -> None:
                 ended = 0 if rest else frames.END_HEADERS
                 if not await peer.send(frame(frames.CONTINUATION, ended, 1, junk)):
                     break
-            await peer.stay(attack.seconds)
+            await peer.stay(attack.seconds, until=peer.over)
 
 
 async def ping_flood(attack: Attack) -> None:

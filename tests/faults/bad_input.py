@@ -34,9 +34,9 @@ from tests.faults.world import World, a_world
 CASES = {"": 3_000, "short": 20_000, "long": 200_000}
 # How many are under way at once; the things of the world are replaced after each chunk.
 _AT_ONCE = 16
-_CHUNK = 600
+_CHUNK = 1_000
 # Chunks that fill pools and caches first.
-_FILLING = 3
+_FILLING = 2
 # The parts of the stack that answer RPCs, and what they need for it.
 MEASURED = ("auth", "task", "notification")
 _PROGRAMS = {"postgres", "nats", "migrate", "relay", *MEASURED}

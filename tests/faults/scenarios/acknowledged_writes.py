@@ -30,7 +30,7 @@ _SERVICES = [
 
 
 async def run(run: Run, tally: Tally) -> None:
-    seconds = run.choose(9.0, 300.0)
+    seconds = run.choose(8.0, 300.0)
     async with AsyncExitStack() as exit_stack:
         world = await exit_stack.enter_async_context(a_world(run, people=_WRITERS + 1, projects=2))
         log = exit_stack.enter_context(OperationLog(run.folder / "operations"))

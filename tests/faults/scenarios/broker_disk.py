@@ -34,7 +34,7 @@ _PROMISED = 60.0
 _WRITERS = 4
 _BOARDS = 4
 # One in so many writes creates a task, which makes Temporal start a workflow or two; the others change a status.
-_CREATE_EVERY = 6
+_CREATE_EVERY = {"short": 15, "long": 6}
 # Seconds of load before the disk is lost, and after the broker is back.
 _BEFORE, _AFTER = 1.5, 1.0
 
@@ -118,7 +118,7 @@ async def _write(run: Run, world: World, log: OperationLog, number: int) -> None
     while True:
         count += 1
         try:
-            if not mine or count % _CREATE_EVERY == 0:
+            if not mine or count % _CREATE_EVERY[run.profile] == 0:
                 entry = log.begin("create")
                 task = Task(
                     title="Seal the valve as soon as possible", assignee_id=others[count % 2].id

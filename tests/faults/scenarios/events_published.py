@@ -128,7 +128,7 @@ async def _hold_open(run: Run, world: World, changes: Changes, tally: Tally) -> 
 
 
 async def _kill_relays(run: Run, tally: Tally, moments: Moments) -> None:
-    wanted = run.choose(6, 200)
+    wanted = run.choose(5, 200)
     kinds = [_selected, _acked, _anywhere]
     url = run.stack.settings.postgres
     async with (

@@ -116,7 +116,7 @@ class Changes:
 async def run(run: Run, tally: Tally) -> None:
     users = run.choose(40, 200)
     count = run.choose(1_000, 50_000)
-    calm = run.choose(3.0, 120.0)
+    calm = run.choose(2.0, 120.0)
     faults: list[tuple[float, float]] = []
     async with a_world(run, people=users + 1, projects=10) as world:
         inboxes = [Inbox(person, world.stubs, run.random, tally) for person in world.people[1:]]

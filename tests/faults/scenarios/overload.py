@@ -43,7 +43,7 @@ async def run(run: Run, tally: Tally) -> None:
             seconds = run.choose(3.0, 15.0)
             before = _goodput(await _phase(spec, seconds, in_flight=_AT_ONCE // _CLIENTS), seconds)
             run.say(f"{before:,.0f} calls/s can be served")
-            under = run.choose(4.0, 60.0)
+            under = run.choose(3.0, 60.0)
             found = await _phase(spec, under, rate=_TIMES * before / _CLIENTS)
             after = _goodput(await _phase(spec, seconds, in_flight=_AT_ONCE // _CLIENTS), seconds)
         _judge(tally, found, max(before, after), under)

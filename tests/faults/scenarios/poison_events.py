@@ -51,7 +51,7 @@ class Poison:
 
 
 async def run(run: Run, tally: Tally) -> None:
-    total = run.choose(600, 10_000)
+    total = run.choose(500, 10_000)
     bad = total // 100
     poison = Poison()
     async with a_world(run, people=2) as world, a_board(world) as board, _fault(world) as mend:
