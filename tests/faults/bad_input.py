@@ -240,7 +240,7 @@ def _undocumented(world: World, case: Case, answer: Answer) -> str:
     # A stream that goes on from a good cursor says nothing before its heartbeat when nothing happens.
     quiet = (
         case.rpc.method.server_streaming
-        and case.timeout < world.settings.heartbeat_interval
+        and case.timeout <= world.settings.heartbeat_interval
         and answer.code == "DEADLINE_EXCEEDED"
     )
     if answer.reason == "" and (by_grpc or by_client or quiet or not case.rpc.ours):
