@@ -27,7 +27,11 @@ _REFLECTION = {
     "/grpc.reflection.v1.ServerReflection/": "task",
     "/grpc.reflection.v1alpha.ServerReflection/": "task",
 }
+# What hashes a password, of which few can be under way at once.
+_PASSWORDS = "passwords"
 _ROUTES = {
+    "/taskflow.auth.v1.AuthService/Login": _PASSWORDS,
+    "/taskflow.auth.v1.AuthService/Register": _PASSWORDS,
     "/taskflow.auth.v1.": "auth",
     "/taskflow.task.v1.": "task",
     "/taskflow.notification.v1.": "notification",
@@ -35,6 +39,8 @@ _ROUTES = {
 }
 # A name stands for so many replicas at least.
 _NAMED_REPLICAS = 2
+# For each process, what it checks in about a second: further ones it would refuse as well, at many times the cost.
+PASSWORDS_AT_ONCE = 10
 # Memory that Envoy may hold, half of what its container has. It takes some 40 MiB without a client.
 _HEAP_BYTES = 512 * 2**20
 # Of what is larger than a request may be, so much is passed on all the same, for the services to refuse it.
@@ -65,6 +71,7 @@ def rendered(
     `certificate` is the path of the file that describes the TLS certificate; without one the gateway speaks clear
     text. On `operations_port` it answers /ready and /stats/prometheus.
     """
+    clusters = {**addresses, _PASSWORDS: addresses["auth"]}
     template = Environment(undefined=StrictUndefined, autoescape=False).from_string(
         _TEMPLATE.read_text()
     )
@@ -77,10 +84,10 @@ def rendered(
         certificate=certificate,
         routes=_routes(settings.reflection),
         refusals=_refusals(settings),
-        calls_at_once=_calls_at_once(settings, addresses, discovery == "STRICT_DNS"),
+        calls_at_once=_calls_at_once(settings, clusters, discovery == "STRICT_DNS"),
         heap_bytes=_HEAP_BYTES,
         request_bytes=_READ * settings.max_request_bytes,
-        clusters=addresses,
+        clusters=clusters,
         discovery=discovery,
         heartbeat_seconds=settings.heartbeat_interval,
         idle_seconds=max(120, int(_HEARTBEATS_MISSED * settings.heartbeat_interval)),
@@ -102,7 +109,9 @@ def _calls_at_once(
     """For each service, all its processes together."""
     replicas = _NAMED_REPLICAS if named else 1
     return {
-        name: settings.usual_calls * replicas * len(of_service)
+        name: (PASSWORDS_AT_ONCE if name == _PASSWORDS else settings.usual_calls)
+        * replicas
+        * len(of_service)
         for name, of_service in addresses.items()
     }
 

@@ -12,7 +12,7 @@ from google.protobuf import descriptor_pool
 from google.rpc import status_pb2
 from grpc_health.v1 import health_pb2
 
-from deploy.local.envoy import configuration
+from deploy.local.envoy import PASSWORDS_AT_ONCE, configuration
 from deploy.local.stack import running_stack
 from services.platform.access import ACCESS
 from services.platform.config import Settings
@@ -23,6 +23,8 @@ from tests.faults import frames
 
 _GET = "/taskflow.task.v1.TaskService/GetTask"
 _WATCH = "/taskflow.task.v1.TaskService/WatchTasks"
+_LOGIN = "/taskflow.auth.v1.AuthService/Login"
+_REFRESH = "/taskflow.auth.v1.AuthService/RefreshToken"
 _USUAL = 5
 # Of two processes.
 _AT_ONCE = 2 * _USUAL
@@ -117,6 +119,26 @@ async def test_a_call_too_many_is_refused_at_once_as_the_services_refuse_it(
     assert await get(b"", timeout=30) == b""
     for stream in (*streams, more):
         stream.cancel()
+
+
+async def test_logins_have_few_places_and_take_none_from_others(
+    channel: grpc.aio.Channel, upstream: _Upstream
+) -> None:
+    upstream.go_on.clear()
+    most = 2 * PASSWORDS_AT_ONCE
+    login: Any = channel.unary_unary(_LOGIN)
+    refresh: Any = channel.unary_unary(_REFRESH)
+    calls = [asyncio.ensure_future(login(b"", timeout=30)) for _ in range(most)]
+    async with asyncio.timeout(20):
+        while upstream.waiting < most:
+            await asyncio.sleep(0.01)
+    assert _status(await _refused(login)) == DomainError(reasons.ERROR_REASON_OVERLOADED).status()
+    calls.append(asyncio.ensure_future(refresh(b"", timeout=30)))
+    async with asyncio.timeout(20):
+        while upstream.waiting < most + 1:
+            await asyncio.sleep(0.01)
+    upstream.go_on.set()
+    assert await asyncio.gather(*calls) == [b""] * (most + 1)
 
 
 async def _refused(get: Any) -> grpc.aio.AioRpcError:
