@@ -26,8 +26,10 @@ _HELLO = bytes.fromhex("16030100c8010000c40303") + bytes(189)
 _REFUSALS = {frames.HEADERS, frames.RST_STREAM, frames.GOAWAY}
 # Calls that are begun on one connection.
 _RESETS = 2000
-# Frames in one write.
+# Frames in one write, or calls at once.
 _BATCH = 100
+# For so many calls to be answered (seconds).
+_PAUSE = 0.2
 
 
 @dataclass
@@ -265,6 +267,9 @@ async def unread_answers(attack: Attack) -> None:
                 + frame(frames.DATA, frames.END_STREAM, stream, message)
             ):
                 return
+            if attack.result.sent % _BATCH == 0:
+                # All of them at once would be an overload, which is refused to others as well.
+                await asyncio.sleep(_PAUSE)
         await peer.stay(attack.seconds)
 
 
