@@ -222,7 +222,7 @@ def problem(world: World, case: Case, answer: Answer) -> str:
     if found := _INNER_LIFE.search(told):
         return f"tells of its inner life, {found[0]!r}"
     if wanted is not None and answer.code in wanted:
-        return "" if answer.code == "OK" else _undocumented(world, case, answer)
+        return "" if answer.code == "OK" else _undocumented(case, answer)
     if wanted is not None and "*" not in wanted:
         early = case.refused_early and answer.code == "RESOURCE_EXHAUSTED" and not answer.reason
         return (
@@ -230,20 +230,14 @@ def problem(world: World, case: Case, answer: Answer) -> str:
             if early
             else f"{answer.code} {answer.reason} instead of {' or '.join(sorted(wanted))}"
         )
-    return "" if answer.code == "OK" else _undocumented(world, case, answer)
+    return "" if answer.code == "OK" else _undocumented(case, answer)
 
 
-def _undocumented(world: World, case: Case, answer: Answer) -> str:
+def _undocumented(case: Case, answer: Answer) -> str:
     """Refusals of ours have a reason that is documented with their code."""
     by_grpc = case.refused_early and answer.code == "RESOURCE_EXHAUSTED"
     by_client = case.timeout < 1 and answer.code in ("DEADLINE_EXCEEDED", "CANCELLED")
-    # A stream that goes on from a good cursor says nothing before its heartbeat when nothing happens.
-    quiet = (
-        case.rpc.method.server_streaming
-        and case.timeout <= world.settings.heartbeat_interval
-        and answer.code == "DEADLINE_EXCEEDED"
-    )
-    if answer.reason == "" and (by_grpc or by_client or quiet or not case.rpc.ours):
+    if answer.reason == "" and (by_grpc or by_client or not case.rpc.ours):
         return ""
     if documented_reasons().get(answer.reason) != answer.code:
         return f"{answer.code} isn't documented for {answer.reason or 'no reason'}"

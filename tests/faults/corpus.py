@@ -22,8 +22,8 @@ from tests.faults.world import Metadata, World
 DOCUMENTED: frozenset[str] | None = None
 _INVALID = frozenset({"INVALID_ARGUMENT"})
 _TOO_LARGE = frozenset({"RESOURCE_EXHAUSTED"})
-# Seconds; nothing here may take so long.
-PATIENCE = 15.0
+# Seconds; nothing here may take so long, a stream that has nothing to say but its heartbeat (15 s) neither.
+PATIENCE = 20.0
 _LIMIT = 256 * 1024
 # What is larger gRPC refuses by itself.
 _UNREAD = 4 * _LIMIT

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -114,15 +114,16 @@ def _contained(stack: Stack) -> Iterator[None]:
         yield
         return
     try:
-        _move(stack, group)
+        _move(_pids(stack), group)
         yield
     finally:
-        _move(stack, _GROUPS)
+        # With what was started meanwhile: only an empty group can be removed.
+        _move(map(int, (group / "cgroup.procs").read_text().split()), _GROUPS)
         group.rmdir()
 
 
-def _move(stack: Stack, group: Path) -> None:
-    for pid in _pids(stack):
+def _move(pids: Iterable[int], group: Path) -> None:
+    for pid in pids:
         with suppress(ProcessLookupError):
             (group / "cgroup.procs").write_text(str(pid))
 
