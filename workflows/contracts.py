@@ -15,8 +15,8 @@ TASK_QUEUE: Final = "taskflow"
 # keep a reminder from being sent on time.
 WORK_QUEUE: Final = "taskflow-work"
 
-# A run with more events than this goes on in a new one. Far below what Temporal allows (51,200), so that a replay after
-# a restart of the worker stays a matter of milliseconds.
+# A run with more events than this continues as a new one, see `history`. Far below what Temporal allows (10,000 signals,
+# 51,200 events), so that a replay after a restart of the worker takes milliseconds.
 HISTORY_LIMIT: Final = 500
 
 # Calls of our own services: they give up by themselves after 10 s, see `front_door`. Those of a worker that was killed
@@ -182,12 +182,28 @@ class JobOutcome(StrEnum):
 
 
 @dataclass(frozen=True)
+class OpenBatch:
+    """A batch that the mail server hasn't taken yet. Its id, and so the Message-ID, is the same in all runs."""
+
+    batch_id: str
+    next_try_time: datetime
+    # No try begins after this instant.
+    give_up_time: datetime
+    failed_tries: int = 0
+
+
+@dataclass(frozen=True)
 class UserMail:
-    """`waiting` when a run goes on for notifications that came to the one before."""
+    """The other fields are what a run that continues as a new one leaves to it.
+
+    `waiting`: there are notifications, or there may be. `window_end`: the end of a window that has begun.
+    """
 
     user_id: str
     window_seconds: float
     waiting: bool = False
+    window_end: datetime | None = None
+    batch: OpenBatch | None = None
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ Temporal or the Task service isn't there, events wait in JetStream.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar
@@ -64,8 +64,11 @@ _ACK_INTERVAL: Final = 2.5
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
 _RPC_TIMEOUT: Final = timedelta(seconds=5)
-# Statuses by which Temporal says that the request is at fault. Everything else can pass by itself.
+# Statuses by which Temporal says that the request is at fault: another try would have the same answer. All others can
+# pass: an overload, a namespace that is missing or moving, a permission, a server that is being upgraded.
 _REFUSED: Final = frozenset({RPCStatusCode.INVALID_ARGUMENT, RPCStatusCode.OUT_OF_RANGE})
+# Part of the message by which Temporal refuses a signal to a run that has had 10,000, under INVALID_ARGUMENT.
+_SIGNAL_LIMIT: Final = "exceeded workflow execution limit for signal events"
 # Characters, as the RPC has it.
 _LONGEST_ERROR: Final = 1000
 
@@ -77,7 +80,11 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True)
 class Start:
-    """A workflow to be started unless it runs, with a signal that it gets in any case."""
+    """A workflow to be started unless it runs, with a signal that it gets in any case.
+
+    A signal only means "look again". A run at Temporal's limit of signals always looks again before it ends, see
+    `history`, so that the dispatcher may drop a signal to it.
+    """
 
     workflow: Callable[..., Awaitable[Any]]
     argument: object
@@ -107,8 +114,15 @@ class Dispatcher:
     async def handle(self, batch: list[Msg]) -> None:
         """Raises PoisonEvent for what can't be read, before anything is started."""
         by_aggregate: dict[str, list[Event]] = {}
+        mailed: set[str] = set()
         for message in batch:
             event = read(message.data)
+            if event.WhichOneof("facts") == "notification_created":
+                # One signal per user: it comes after the commits of all the user's notifications in the batch.
+                user_id = event.notification_created.user_id
+                if user_id in mailed:
+                    continue
+                mailed.add(user_id)
             by_aggregate.setdefault(event.aggregate_id, []).append(event)
         keeping = asyncio.ensure_future(_keep(batch))
         try:
@@ -147,7 +161,7 @@ class Dispatcher:
 
     async def _start(self, start: Start) -> None:
         async def ask() -> None:
-            with suppress(WorkflowAlreadyStartedError):
+            with suppress(WorkflowAlreadyStartedError), _past_signal_limit(start):
                 await self._temporal.start_workflow(
                     start.workflow,
                     start.argument,
@@ -289,6 +303,17 @@ def _email(user_id: str, notification_id: str, settings: Settings) -> Start:
         signal="notified",
         signal_argument=notification_id,
     )
+
+
+@contextmanager
+def _past_signal_limit(start: Start) -> Iterator[None]:
+    """Takes a signal for accepted when the run has had as many as Temporal allows: the run looks again anyway."""
+    try:
+        yield
+    except RPCError as error:
+        if start.signal is None or _SIGNAL_LIMIT not in error.message:
+            raise
+        log.warning("signal refused at temporal's limit", workflow=start.id)
 
 
 async def _patiently(ask: Callable[[], Awaitable[_Answer]]) -> _Answer:

@@ -1,5 +1,6 @@
 """DeadlineReminder: a timer that follows a task's deadline."""
 
+import asyncio
 from datetime import datetime, timedelta
 
 from temporalio import workflow
@@ -8,6 +9,7 @@ from temporalio.common import RetryPolicy
 with workflow.unsafe.imports_passed_through():
     # Not `from workflows import contracts`: the sandbox would load that one anew, with other enums.
     import workflows.contracts as contracts
+    import workflows.history as history
     from workflows.activities import ReminderActivities
     from workflows.contracts import EmittedReminder, Reminder, ReminderOutcome
 
@@ -16,10 +18,6 @@ _CALL = RetryPolicy(
     initial_interval=contracts.CALL_BACKOFF_FIRST,
     maximum_interval=contracts.CALL_BACKOFF_MOST,
 )
-
-
-def _too_long() -> bool:
-    return workflow.info().get_current_history_length() > contracts.HISTORY_LIMIT
 
 
 @workflow.defn
@@ -40,20 +38,27 @@ class DeadlineReminder:
 
     @workflow.run
     async def run(self, task: contracts.TaskDeadline) -> None:
+        following = asyncio.create_task(self._follow(task))
+        # The new run may begin at any point: it plans again, and the Task service sends no reminder twice.
+        if not await history.finished(following):
+            workflow.continue_as_new(task)
+        await following
+
+    async def _follow(self, task: contracts.TaskDeadline) -> None:
         while True:
             planned = self._revision
             reminder = await self._plan(task)
             while (
                 reminder is not None
-                and not _too_long()
+                and not history.too_long()
                 and await self._unchanged_until(reminder.remind_time, planned)
             ):
                 reminder = await self._after(await self._emit(reminder), reminder, planned)
-            # Nothing is awaited between this look and the return: a signal that comes meanwhile makes the server refuse
-            # the completion, and this is run again with the signal.
-            if reminder is None and self._revision == planned:
+            # Nothing is awaited between this look and the return. When a signal comes meanwhile, the server refuses the
+            # completion, and the worker runs this again with the signal.
+            if reminder is None and self._revision == planned and history.may_end():
                 return
-            if _too_long():
+            if history.too_long():
                 workflow.continue_as_new(task)
 
     async def _after(
