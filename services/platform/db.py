@@ -1,7 +1,7 @@
 """Postgres: SQLAlchemy Core statements, compiled once, run on a psycopg pool (docs/adr/0002)."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -91,6 +91,10 @@ class Transaction:
         cursor = await self._execute(statement, parameters)
         return cursor.rowcount
 
+    def atomic(self) -> AbstractAsyncContextManager[object]:
+        """Makes the statements in its block one transaction. For what `Database.single` opened."""
+        return self._connection.transaction()
+
     async def _execute(
         self, statement: Statement, parameters: dict[str, Any]
     ) -> psycopg.AsyncCursor[Row]:
@@ -149,7 +153,11 @@ class Database:
 
     @asynccontextmanager
     async def single(self) -> AsyncIterator[Transaction]:
-        """For statements that write, each a transaction by itself, without the round trips of BEGIN and COMMIT."""
+        """For statements that write, each a transaction by itself, without the round trips of BEGIN and COMMIT.
+
+        They share one connection, which a crash of Postgres ends: no statement uses what an earlier one returned before
+        the crash.
+        """
         async with self.read() as transaction:
             yield transaction
         self._committed(transaction)

@@ -213,8 +213,19 @@ def invalid(field: str, problem: str) -> DomainError:
     return DomainError(reasons.ERROR_REASON_INVALID_REQUEST, fields=[(field, problem)])
 
 
-# SQLSTATE classes that say "not now": connection, resources, operator intervention, lock and transaction conflicts.
-_TRANSIENT = ("08", "53", "57", "40", "55")
+# SQLSTATEs, or beginnings of them, after which the same statement can succeed later.
+_TRANSIENT = (
+    *("08", "53", "57", "40", "55"),  # connection, resources, operator, conflict, lock
+    *(
+        "25006",
+        "25P03",
+        "25P04",
+    ),  # server that only reads, as after a failover; transaction timed out
+    "58030",  # disk
+)
+# Postgres rejected the rows or cancelled the statement. It answered, so the statement has had no effect.
+_REJECTED = ("21", "22", "23", "40", "44", "54", "55", "57014")
+_CONFLICT = ("23505", "40")
 
 
 def is_unavailable(error: Exception) -> bool:
@@ -228,6 +239,18 @@ def is_unavailable(error: Exception) -> bool:
             return isinstance(error, psycopg.OperationalError)
         return error.sqlstate.startswith(_TRANSIENT)
     return False
+
+
+def is_rejected(error: Exception) -> bool:
+    """Whether Postgres rejected a statement, which has had no effect then, and fewer rows may pass."""
+    if isinstance(error, psycopg.DataError):
+        return True
+    return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(_REJECTED)
+
+
+def is_conflict(error: Exception) -> bool:
+    """Whether a statement met another transaction: used unique value, deadlock, serialization failure."""
+    return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(_CONFLICT)
 
 
 def public(error: Exception) -> DomainError:

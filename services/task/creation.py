@@ -1,20 +1,23 @@
-"""Creating tasks: those that are asked for at the same time are created together (docs/adr/0011)."""
+"""Creating tasks: calls that come at the same time share a batch (docs/adr/0011)."""
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import structlog
 from uuid_utils.compat import uuid7
 
 from services.platform import directory, idempotency, outbox
 from services.platform.batching import Batcher
 from services.platform.db import Database, Row
-from services.platform.errors import DomainError
+from services.platform.errors import DomainError, is_conflict, is_rejected
 from services.platform.given import as_given
 from services.platform.identity import Caller
+from services.platform.redaction import describe
 from services.platform.seal import Seal
 from services.platform.tracing import trace_parent
 from services.task import creation_queries, drafts, jobs, messages, queries
@@ -24,10 +27,12 @@ from taskflow.event.v1.event_pb2 import TaskCreated
 from taskflow.task.v1 import task_pb2
 from taskflow.task.v1.task_service_pb2 import CreateTaskRequest, CreateTaskResponse
 
-# Tasks that share a run at most.
+log = structlog.get_logger()
+
+# Most tasks in a batch.
 _SIZE = 64
-# Seconds between tries for one that wasn't created although nothing stands against it, as while the removal of its
-# assignee is under way.
+# Pauses (seconds) before each further try of a task that wasn't created although nothing stands against it: its batch
+# failed, its number was used, or the removal of its assignee is under way.
 _PAUSES = (0.02, 0.1, 0.3, 0.7, 1.5)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -44,8 +49,12 @@ class _Draft:
     trace_parent: str
 
 
+# Of one draft; None if its call has to look again, alone.
+_Answer = CreateTaskResponse | Exception | None
+
+
 class Creation:
-    """Creates tasks, together with others that are asked for meanwhile."""
+    """Creates tasks, in batches where several calls wait."""
 
     def __init__(self, db: Database, seal: Seal) -> None:
         self._db = db
@@ -64,16 +73,16 @@ class Creation:
             request_hash=idempotency.digest(self._seal, request) if repeatable else None,
             trace_parent=trace_parent(),
         )
-        answer: CreateTaskResponse | Exception | None
+        answer: _Answer
         if draft.columns.get("payload") is None:
             answer = await self._together(draft)
         else:
-            # With its job, which takes a transaction of several statements.
+            # Alone: its job needs a transaction of several statements.
             [answer] = await self._create([draft])
         for pause in _PAUSES:
             if answer is not None:
                 break
-            # What stood in the way may be over soon.
+            # The obstacle may be gone soon.
             answer = await self._look_again(draft)
             if answer is None:
                 await asyncio.sleep(pause)
@@ -84,46 +93,56 @@ class Creation:
             raise answer
         return answer
 
-    async def _create(self, asked: Sequence[_Draft]) -> list[CreateTaskResponse | Exception | None]:
-        """None for those that can't be created, where another look has to find out why."""
-        answers: dict[int, CreateTaskResponse | Exception | None] = dict.fromkeys(range(len(asked)))
+    async def _create(self, asked: Sequence[_Draft]) -> list[_Answer]:
+        """Returns an answer for each draft. None: its call has to look again, alone."""
+        answers: dict[int, _Answer] = dict.fromkeys(range(len(asked)))
         for numbers in _rounds(asked):
-            answers |= await self._create_round({n: asked[n] for n in numbers})
+            answers |= await self._try_round({n: asked[n] for n in numbers})
         return list(answers.values())
 
-    async def _create_round(
-        self, asked: Mapping[int, _Draft]
-    ) -> dict[int, CreateTaskResponse | Exception]:
-        answers: dict[int, CreateTaskResponse | Exception] = {}
-        places: dict[int, Row] = {}
+    async def _try_round(self, asked: Mapping[int, _Draft]) -> Mapping[int, _Answer]:
+        """Returns the answers of `_create_round`, or what it failed with: no round fails another one."""
+        try:
+            return await self._create_round(asked)
+        except Exception as error:
+            if is_conflict(error) or (is_rejected(error) and len(asked) > 1):
+                # It had no effect, and one row can be the reason.
+                log.warning("tasks weren't created", tasks=len(asked), error=describe(error))
+                return dict.fromkeys(asked)
+            return dict.fromkeys(asked, error)
+
+    async def _create_round(self, asked: Mapping[int, _Draft]) -> dict[int, _Answer]:
+        answers: dict[int, _Answer] = {}
         rows: dict[int, Any] = {}
+        made: dict[int, CreateTaskResponse] = {}
+        given: list[dict[str, Any]] = []
+        # On one connection, see TAKE_PLACES.
         async with self._db.single() as tx:
             for place in await tx.all(creation_queries.TAKE_PLACES, given=_asking(asked)):
-                draft = asked[place.n]
+                n, draft = place.n, asked[place.n]
                 try:
-                    answer = _settled(draft, place)
-                except DomainError as refusal:
-                    answers[place.n] = refusal
-                    continue
-                if answer is not None:
-                    answers[place.n] = answer
-                elif place.number is not None:
-                    places[place.n], rows[place.n] = place, _new_row(draft, place)
-        if not rows:
-            return answers
-        made = {n: CreateTaskResponse(task=messages.task(row)) for n, row in rows.items()}
-        given = as_given(_adding(asked[n], places[n], row, made[n]) for n, row in rows.items())
-        with_jobs = [row for row in rows.values() if row.payload is not None]
-        async with self._db.transaction() if with_jobs else self._db.single() as tx:
+                    answers[n] = _settled(draft, place)
+                    if answers[n] is None and place.number is not None:
+                        row = _new_row(draft, place)
+                        answer = CreateTaskResponse(task=messages.task(row))
+                        given.append(_adding(draft, place, row, answer))
+                        rows[n], made[n] = row, answer
+                except Exception as failure:
+                    answers[n] = failure
+            if not rows:
+                return answers
+            with_jobs = [row for row in rows.values() if row.payload is not None]
+            async with tx.atomic() if with_jobs else nullcontext():
+                added = await tx.all(creation_queries.ADD_TASKS, given=as_given(given))
+                ids = {found.id for found in added}
+                for row in with_jobs:
+                    if row.id in ids:
+                        await jobs.create(tx, row, row.creator_id)
             tx.has_events = True
-            added = {found.id for found in await tx.all(creation_queries.ADD_TASKS, given=given)}
-            for row in with_jobs:
-                if row.id in added:
-                    await jobs.create(tx, row, row.creator_id)
-        return answers | {n: made[n] for n, row in rows.items() if row.id in added}
+        return answers | {n: made[n] for n, row in rows.items() if row.id in ids}
 
     async def _look_again(self, draft: _Draft) -> CreateTaskResponse | None:
-        """Raises what stands against a task that wasn't created; the answer if it was created before, else None."""
+        """Returns the answer if the task was created before, else None. Raises what stands against creating it."""
         async with self._db.read() as tx:
             place = await tx.one(creation_queries.FIND_PLACES, given=_asking({0: draft}))
             if place is None:
@@ -132,7 +151,7 @@ class Creation:
 
 
 def _rounds(asked: Sequence[_Draft]) -> Iterator[list[int]]:
-    """Their numbers, so that a repeated request is in a later round than the first: it finds its answer then."""
+    """The drafts' numbers. A repeated request is in a later round than the first one, and finds its answer there."""
     waiting = list(range(len(asked)))
     while waiting:
         keys: set[object] = set()

@@ -1,7 +1,4 @@
-"""The two statements that create tasks, for any number of them at once.
-
-In what they are given, `n` tells the tasks apart.
-"""
+"""The two statements that create tasks, for any number of them at once. `n` numbers the input rows."""
 
 from sqlalchemy import (
     Integer,
@@ -133,6 +130,13 @@ _locked = (
     .with_for_update(key_share=True)
     .cte("locked")
 )
+# Number of the next task. A counter that fell behind its tasks, as it could in a crash, catches up with them.
+_next = func.greatest(
+    projects.c.next_number,
+    select(func.max(tasks.c.number) + 1)
+    .where(tasks.c.project_id == projects.c.id)
+    .scalar_subquery(),
+)
 _taken = (
     update(projects)
     .where(
@@ -140,14 +144,19 @@ _taken = (
         _wanted.c.id == _locked.c.id,
         projects.c.archived_at.is_(None),
     )
-    .values(next_number=projects.c.next_number + _wanted.c.count)
+    .values(next_number=_next + _wanted.c.count)
     .returning(projects.c.id, (projects.c.next_number - _wanted.c.count).label("first"))
     .cte("taken")
 )
-# Takes numbers too, for those that may be created; `number` is null otherwise. All creations in a project meet at its
-# counter, so this is a transaction by itself that doesn't wait for the disk. It doesn't have to: the task that gets the
-# number is flushed with everything before it, so a number that was lost in a crash was nobody's. A number that comes to
-# no use is left out. Never run it in a transaction with something else: that wouldn't be flushed either.
+# As FIND_PLACES, and takes a number for each task that may be created; `number` is null for the others. A number that
+# isn't used is left out.
+#
+# All creates in a project meet at its counter, so this statement doesn't wait for the disk (synchronous_commit off). A
+# crash of Postgres can therefore take numbers back after this process was told of them, and give them out again. Two
+# rules keep a lost number from being used:
+# - Run ADD_TASKS on the same connection. It ends with the crash, and the number with it. Without a crash, the commit of
+#   ADD_TASKS flushes this one before itself.
+# - Never run this in a transaction with another statement, whose commit wouldn't be flushed either.
 TAKE_PLACES = Statement(
     select(
         _place,
