@@ -14,7 +14,7 @@ class Batcher(Generic[Item, Answer]):
     """Gathers what comes while a run is under way, and runs it together; what comes alone runs at once, alone.
 
     `run` takes up to `size` items and returns an answer for each, in their order: the result, or the exception to raise
-    for that one. What it raises itself is raised for all of them.
+    for that one. An exception that `run` raises itself is raised for all of them, so it returns the faults of one item.
     """
 
     def __init__(

@@ -215,16 +215,14 @@ def invalid(field: str, problem: str) -> DomainError:
 
 # SQLSTATEs, or beginnings of them, after which the same statement can succeed later.
 _TRANSIENT = (
-    *("08", "53", "57", "40", "55"),  # connection, resources, operator, conflict, lock
-    *(
-        "25006",
-        "25P03",
-        "25P04",
-    ),  # server that only reads, as after a failover; transaction timed out
-    "58030",  # disk
+    # Connection, resources, operator intervention, conflict with a transaction, lock.
+    *("08", "53", "57", "40", "55"),
+    # The server only reads, as a standby does after a failover; the transaction's time limits.
+    *("25006", "25P03", "25P04"),
 )
 # Postgres rejected the rows or cancelled the statement. It answered, so the statement has had no effect.
 _REJECTED = ("21", "22", "23", "40", "44", "54", "55", "57014")
+# Another transaction used a unique value, a deadlock, a serialization failure.
 _CONFLICT = ("23505", "40")
 
 
@@ -236,20 +234,23 @@ def is_unavailable(error: Exception) -> bool:
         return True
     if isinstance(error, psycopg.Error):
         if error.sqlstate is None:
-            return isinstance(error, psycopg.OperationalError)
+            # libpq made the error up itself: it lost the connection.
+            return (
+                isinstance(error, psycopg.OperationalError) or type(error) is psycopg.DatabaseError
+            )
         return error.sqlstate.startswith(_TRANSIENT)
     return False
 
 
 def is_rejected(error: Exception) -> bool:
-    """Whether Postgres rejected a statement, which has had no effect then, and fewer rows may pass."""
+    """Whether Postgres rejected a statement. It has had no effect then, and some of its rows alone may pass."""
     if isinstance(error, psycopg.DataError):
         return True
     return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(_REJECTED)
 
 
 def is_conflict(error: Exception) -> bool:
-    """Whether a statement met another transaction: used unique value, deadlock, serialization failure."""
+    """Whether Postgres rejected a statement because of another transaction, so that another try may succeed."""
     return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(_CONFLICT)
 
 
