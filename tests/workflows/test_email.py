@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from uuid import uuid4
 
 import grpc
@@ -22,6 +24,8 @@ from workflows.email import EmailBatch
 Handle = WorkflowHandle[EmailBatch, None]
 
 WINDOW = timedelta(minutes=5)
+# So many signals make a run too long.
+MANY = contracts.HISTORY_LIMIT + 50
 
 
 @pytest.fixture
@@ -55,6 +59,23 @@ async def notify(
         start_signal_args=[told.id],
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
     )
+
+
+async def storm(env: WorkflowEnvironment, services: Services, user_id: str, count: int) -> None:
+    """Notifications as fast as Temporal takes their signals."""
+    for _ in range(0, count, 50):
+        await asyncio.gather(*(notify(env, services, user_id) for _ in range(50)))
+
+
+async def first_run(env: WorkflowEnvironment, handle: Handle) -> WorkflowHandle[EmailBatch, None]:
+    """The run that `handle` started, which has continued as a new one."""
+    first = env.client.get_workflow_handle_for(
+        EmailBatch.run, handle.id, run_id=handle.result_run_id
+    )
+    async with asyncio.timeout(10):
+        while (await first.describe()).status is not WorkflowExecutionStatus.CONTINUED_AS_NEW:
+            await asyncio.sleep(0.02)
+    return first
 
 
 async def test_what_comes_within_the_window_goes_out_as_one_mail(
@@ -141,7 +162,7 @@ async def test_a_mail_server_that_is_busy_gets_it_later(
     await handle.result()
     assert len(mails.messages) == 1
     assert len(services.batches) == 1
-    await examine(handle)
+    await examine(handle, "email_tried_again")
 
 
 async def test_a_mail_that_is_refused_for_good_is_recorded_with_the_reason(
@@ -240,3 +261,103 @@ async def test_a_user_who_always_has_news_gets_it_through_new_runs(
     first = env.client.get_workflow_handle(handle.id, run_id=handle.result_run_id)
     assert (await first.describe()).status is WorkflowExecutionStatus.CONTINUED_AS_NEW
     await examine(first)
+
+
+async def test_a_refused_mail_is_tried_on_in_new_runs_with_the_same_message_id(
+    env: WorkflowEnvironment,
+    services: Services,
+    mails: MailReceiver,
+    examine: Examine,
+    user_id: str,
+) -> None:
+    """A run that waits for its next try continues as a new one long before Temporal's limit of 10,000 signals."""
+    mails.data_replies = ["451 not now"] * 6
+    handle = await notify(env, services, user_id, window=timedelta(0))
+    with env.auto_time_skipping_disabled():
+        while len(mails.data_replies) == 6:
+            await asyncio.sleep(0.01)
+        await storm(env, services, user_id, MANY)
+    first = await first_run(env, handle)
+    await handle.result()
+    assert len(services.batches) == 2
+    assert [len(items) for items in services.batches.values()] == [1, MANY]
+    assert [mail["Message-ID"] for mail in mails.messages] == [
+        f"<{batch}@tasks.example>" for batch in services.batches
+    ]
+    assert services.finished_batches == dict.fromkeys(services.batches, "")
+    # The backoff goes on where the run before had left it.
+    tries = services.calls["PrepareEmailBatch"][:7]
+    pauses = [(later - earlier).total_seconds() for earlier, later in pairwise(tries)]
+    assert pauses == pytest.approx([5, 10, 20, 40, 80, 160], abs=3)
+    await examine(first, "email_continued_while_refused")
+
+
+async def test_a_window_that_lasts_over_several_runs_ends_when_it_should(
+    env: WorkflowEnvironment,
+    services: Services,
+    mails: MailReceiver,
+    examine: Examine,
+    user_id: str,
+) -> None:
+    begun = await env.get_current_time()
+    handle = await notify(env, services, user_id)
+    await env.sleep(WINDOW / 2)
+    with env.auto_time_skipping_disabled():
+        await storm(env, services, user_id, MANY)
+    first = await first_run(env, handle)
+    await handle.result()
+    sent = services.calls["PrepareEmailBatch"][0]
+    assert WINDOW <= sent - begun < WINDOW + timedelta(seconds=20)
+    assert len(services.batches) == len(mails.messages) == 1
+    assert [len(items) for items in services.batches.values()] == [1 + MANY]
+    await examine(first, "email_continued_in_the_window")
+
+
+async def test_a_long_run_looks_again_before_it_ends_though_no_signal_came(
+    env: WorkflowEnvironment,
+    services: Services,
+    mails: MailReceiver,
+    examine: Examine,
+    user_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the limit Temporal refuses signals, so a notification can come without one."""
+    monkeypatch.setattr(contracts, "HISTORY_LIMIT", 10_000)
+    handle = await notify(env, services, user_id)
+    await storm(env, services, user_id, 100)
+    last = services.unread.pop()
+
+    async def without_a_signal() -> None:
+        del services.during["FinishEmailBatch"]
+        monkeypatch.setattr(contracts, "HISTORY_LIMIT", 50)
+        services.unread.append(last)
+
+    services.during["FinishEmailBatch"] = without_a_signal
+    await handle.result()
+    await first_run(env, handle)
+    assert [len(items) for items in services.batches.values()] == [100, 1]
+    assert len(mails.messages) == 2
+
+
+async def test_a_worker_lost_while_it_sends_costs_a_try(
+    env: WorkflowEnvironment,
+    services: Services,
+    mails: MailReceiver,
+    user_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(contracts, "EMAIL_TIMEOUT", timedelta(seconds=2))
+    lost = asyncio.Event()
+
+    async def hang() -> None:
+        del services.during["PrepareEmailBatch"]
+        await lost.wait()
+
+    services.during["PrepareEmailBatch"] = hang
+    handle = await notify(env, services, user_id)
+    try:
+        await handle.result()
+    finally:
+        lost.set()
+    assert len(mails.messages) == 1
+    assert len(services.calls["PrepareEmailBatch"]) == 2

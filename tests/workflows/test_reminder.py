@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime, timedelta
 
 import grpc
+import pytest
 from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.testing import WorkflowEnvironment
@@ -19,6 +21,8 @@ Handle = WorkflowHandle[DeadlineReminder, None]
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
 SECOND = timedelta(seconds=1)
+# So many signals make a run too long.
+MANY = contracts.HISTORY_LIMIT + 50
 
 
 async def change(env: WorkflowEnvironment, task_id: str, revision: int) -> Handle:
@@ -275,6 +279,93 @@ async def test_many_edits_continue_as_a_new_run_and_the_reminder_still_comes(
     services.tasks[task_id].due = due
     handle = await change(env, task_id, revision + 1)
     await handle.result()
+    assert sent(services, task_id) == [(due, 0)]
+
+
+async def storm(env: WorkflowEnvironment, task_id: str, count: int, revision: int = 1) -> None:
+    """The same change reported again and again, as fast as Temporal takes its signals."""
+    for _ in range(0, count, 50):
+        await asyncio.gather(*(change(env, task_id, revision) for _ in range(50)))
+
+
+async def first_run(env: WorkflowEnvironment, handle: Handle) -> Handle:
+    """The run that `handle` started, which has continued as a new one."""
+    first = env.client.get_workflow_handle_for(
+        DeadlineReminder.run, handle.id, run_id=handle.result_run_id
+    )
+    async with asyncio.timeout(10):
+        while (await first.describe()).status is not WorkflowExecutionStatus.CONTINUED_AS_NEW:
+            await asyncio.sleep(0.02)
+    return first
+
+
+async def test_a_sleeping_reminder_goes_on_in_new_runs_and_comes_on_time(
+    env: WorkflowEnvironment, services: Services, examine: Examine, task_id: str
+) -> None:
+    """Signals that report nothing new don't wake it, but Temporal counts them."""
+    services.offsets = (0,)
+    due = await later(env, HOUR)
+    services.tasks[task_id] = Task(due=due)
+    handle = await change(env, task_id, 1)
+    with env.auto_time_skipping_disabled():
+        await storm(env, task_id, MANY)
+    first = await first_run(env, handle)
+    await handle.result()
+    ((_, at),) = services.ledger.values()
+    assert timedelta(0) <= at - due <= SECOND
+    await examine(first, "reminder_continued_asleep")
+
+
+@pytest.mark.parametrize("call", ["PlanReminder", "EmitReminder"])
+async def test_a_reminder_that_waits_for_the_task_service_goes_on_in_new_runs(
+    env: WorkflowEnvironment, services: Services, task_id: str, call: str
+) -> None:
+    services.offsets = (0,)
+    due = await later(env, 2 * SECOND)
+    services.tasks[task_id] = Task(due=due)
+    back = asyncio.Event()
+    services.during[call] = lambda: wait_for(back)
+    with env.auto_time_skipping_disabled():
+        handle = await change(env, task_id, 1)
+        while not services.calls[call]:
+            await asyncio.sleep(0.01)
+        try:
+            await storm(env, task_id, MANY)
+            await first_run(env, handle)
+        finally:
+            back.set()
+        await handle.result()
+    assert sent(services, task_id) == [(due, 0)]
+
+
+async def wait_for(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+async def test_a_long_run_plans_again_before_it_ends_though_no_signal_came(
+    env: WorkflowEnvironment,
+    services: Services,
+    task_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the limit Temporal refuses signals, so a deadline can be set without one."""
+    monkeypatch.setattr(contracts, "HISTORY_LIMIT", 10_000)
+    services.offsets = (0,)
+    services.tasks[task_id] = Task(due=None)
+    due = await later(env, HOUR)
+
+    async def signals() -> None:
+        services.during["PlanReminder"] = without_a_signal
+        await storm(env, task_id, 100)
+        monkeypatch.setattr(contracts, "HISTORY_LIMIT", 50)
+
+    async def without_a_signal() -> None:
+        services.tasks[task_id].due = due
+
+    services.during["PlanReminder"] = signals
+    handle = await change(env, task_id, 1)
+    await handle.result()
+    await first_run(env, handle)
     assert sent(services, task_id) == [(due, 0)]
 
 
