@@ -15,8 +15,8 @@ TASK_QUEUE: Final = "taskflow"
 # keep a reminder from being sent on time.
 WORK_QUEUE: Final = "taskflow-work"
 
-# A run with more events than this continues as a new one, see `history`. Far below what Temporal allows (10,000 signals,
-# 51,200 events), so that a replay after a restart of the worker takes milliseconds.
+# A run with more events than this continues as a new one, see `history`. Temporal allows 10,000 signals and 51,200
+# events; far below that, a replay after a restart of the worker takes milliseconds.
 HISTORY_LIMIT: Final = 500
 
 # Calls of our own services: they give up by themselves after 10 s, see `front_door`. Those of a worker that was killed

@@ -1,10 +1,10 @@
 """A run's history, and waits that end before it gets too long.
 
-Temporal lets a run have 10,000 signals and 51,200 events. A definition that is signalled for each event goes on as a new
-run far below that, also while it waits.
+Temporal lets a run have 10,000 signals and 51,200 events. A definition that is signalled for each event continues as a
+new run far below that, also while it waits.
 
-All signals here mean "look again". At the limit Temporal refuses them, and the dispatcher takes that for accepted. So a
-run with more than HISTORY_LIMIT events must not end: it goes on as a new run, which looks again.
+All signals here mean "look again". At the limit Temporal refuses them, and the dispatcher takes a refused one for
+accepted. So a run with more than HISTORY_LIMIT events must not end: it continues as a new run, which looks again.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Temporal's limit of signals per run, on a real server that has a lower one.
 
-The services are doubles. Runs are kept from continuing as new until they are at the limit, as a worker does that is away.
+The services are doubles. The tests keep runs from continuing as new until they are at the limit, as a slow call does.
 """
 
 from __future__ import annotations
