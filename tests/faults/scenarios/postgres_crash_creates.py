@@ -30,9 +30,9 @@ _BETWEEN = (0.05, 0.4)
 _DEADLINE = 40.0
 # After UNAVAILABLE a client waits this long (seconds).
 _PAUSE = 0.2
-# The parts of the creates with a request_id and with a payload.
+# The parts of the creates with a request_id and with a payload. The latter use numbers outside of batches.
 _REPEATABLE = 0.3
-_WITH_PAYLOAD = 0.1
+_WITH_PAYLOAD = 0.4
 
 
 @dataclass
