@@ -22,7 +22,7 @@ from workflows.activities import (
     JobActivities,
     ReminderActivities,
 )
-from workflows.dispatcher import CONSUMER, Dispatcher
+from workflows.dispatcher import Dispatcher
 from workflows.enrichers import build_enricher
 from workflows.front_door import FrontDoor
 from workflows.handlers import load_handlers
@@ -52,7 +52,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         await beside([_watch(temporal, health)], Dispatcher(settings, bus, temporal, door).run())
 
     work = worker.supervise(settings, activities)
-    loops = [bus.connect(), bus.report_lag(CONSUMER), dispatch(), work]
+    loops = [bus.connect(), dispatch(), work]
     # Workers end in their own time: see worker.py.
     await beside(loops, stop.wait(), patience=worker.LONGEST_SHUTDOWN + 1)
     http.close()

@@ -53,7 +53,6 @@ def register(server: grpc.aio.Server, platform: Platform) -> list[Loop]:
     dead_letter_grpc.add_DeadLetterInternalServiceServicer_to_server(Parking(platform), server)
     return [
         consumer.Consumer(platform).run(),
-        platform.bus.report_lag(consumer.NAME),
         hub.run(),
         retention.loop(platform),
     ]

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from datetime import timedelta
@@ -37,8 +36,14 @@ STREAM = "TASKFLOW"
 WAKE_RELAY = "wake.relay"
 # Between two of these, of commits that follow each other closely (seconds); the relay takes longer for a batch.
 _WAKE_INTERVAL = 0.005
+# A request to the active relay to keep a durable consumer: {"name", "subjects"}. It answers once it does.
+KEEP_CONSUMER = "relay.keep_consumer"
+# Between two requests, while no relay is active, and how long one waits for its answer (seconds).
+_KEEP_INTERVAL = 1.0
 # `taskflow._.replay.<consumer>.<event id>`: a dead letter on its way back to the consumer that failed.
 _REPLAY = "taskflow._.replay"
+# `copies.<consumer>.<event id>`, outside the event stream: an event that its consumer would have missed there.
+_COPIES = "copies"
 
 # Within it JetStream drops a repeated Nats-Msg-Id by itself (seconds).
 _DEDUPE_WINDOW = 120
@@ -60,11 +65,9 @@ _ACK_WAIT = 8.0
 _UNAVAILABLE_PAUSE = 0.5
 # A statement that ran into its time limit: the event may be the reason, and must not block the others.
 _QUERY_CANCELED = "57014"
-_LAG_INTERVAL = 5.0
 # Unanswered pings end a connection sooner than this (seconds).
 _STALE = 60
 
-Handle = Callable[[Msg], Awaitable[None]]
 HandleBatch = Callable[[list[Msg]], Awaitable[None]]
 # Keeps an event with what went wrong.
 Park = Callable[[Msg, str], Awaitable[None]]
@@ -186,27 +189,59 @@ class Bus:
         except nats.js.errors.BadRequestError:
             return await self.jetstream.update_stream(config)
 
-    async def delete_stream(self) -> None:
-        """With its consumers, which they make anew by themselves. Does nothing where there is none."""
+    async def delete_stream(self, name: str = STREAM) -> None:
+        """With its consumers. Does nothing where there is none."""
         with suppress(nats.js.errors.NotFoundError):
-            await self.jetstream.delete_stream(STREAM)
+            await self.jetstream.delete_stream(name)
+
+    async def add_durable(self, name: str, subjects: list[str], after: int) -> None:
+        """Creates a durable consumer of the event stream that begins behind a sequence. Only the relay does this."""
+        await self.jetstream.add_consumer(STREAM, _durable(name, subjects, after))
+
+    async def make_copies_stream(self, name: str) -> StreamInfo:
+        """An empty stream for events that this consumer missed, with the consumer on it. Only the relay does this.
+
+        An acknowledged message is deleted, so what the stream holds is what the consumer has yet to process.
+        """
+        stream = copies_stream(name)
+        await self.delete_stream(stream)
+        info = await self.jetstream.add_stream(
+            StreamConfig(
+                name=stream,
+                subjects=[f"{_COPIES}.{name}.*"],
+                retention=RetentionPolicy.WORK_QUEUE,
+                storage=StorageType.FILE,
+                num_replicas=self._settings.event_stream_replicas,
+            )
+        )
+        await self.jetstream.add_consumer(stream, _durable(name, [f"{_COPIES}.{name}.*"], 0))
+        return info
 
     async def pull(self, config: ConsumerConfig) -> AsyncGenerator[Msg, None]:
-        """The messages of a consumer, as they come, for ever.
+        """The messages of an ephemeral consumer for ever, as they come.
 
-        The consumer is created if it isn't there, and again when it was lost with the server. `config` of an ephemeral
-        consumer has no durable_name; it ends when the iteration does. Raises nats.errors.Error when NATS refuses or
-        isn't there: start again.
+        The consumer is created if it isn't there, and ends when the iteration does. Raises nats.errors.Error when NATS
+        refuses or isn't there: start again.
         """
-        async with aclosing(self._pull(config, 1)) as batches:
+        async with aclosing(self.pull_batches(config, 1)) as batches:
             async for batch in batches:
                 yield batch[0]
 
-    async def _pull(self, config: ConsumerConfig, size: int) -> AsyncGenerator[list[Msg], None]:
-        """As `pull`, up to `size` at once of those that are here already."""
+    async def pull_batches(
+        self, config: ConsumerConfig, size: int
+    ) -> AsyncGenerator[list[Msg], None]:
+        """As `pull`, up to `size` messages at once of those that are here already."""
         consumer = await self.jetstream.add_consumer(STREAM, config)
+        async with aclosing(self._pull(STREAM, consumer.name, size, durable=False)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def _pull(
+        self, stream: str, name: str, size: int, *, durable: bool
+    ) -> AsyncGenerator[list[Msg], None]:
+        """As `pull`, of a consumer that exists. What the iteration leaves of a durable one is given back."""
         inbox = await self.client.subscribe(self.client.new_inbox(), pending_msgs_limit=0)
-        request = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{consumer.name}"
+        request = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"
         body = json.dumps(
             {
                 "batch": _PULL_BATCH,
@@ -224,70 +259,63 @@ class Bus:
             if not self.client.is_closed:
                 left = [await inbox.next_msg(timeout=1) for _ in range(inbox.pending_msgs)]
                 await inbox.unsubscribe()
-                if config.durable_name:
+                if durable:
                     # Not before: they would come back here.
                     await _give_back(left)
-
-    async def consume(self, name: str, subjects: list[str], handle: Handle, park: Park) -> None:
-        """Runs a durable consumer for ever: one event at a time, in order.
-
-        An event is acknowledged after `handle` returned. When it raises, the event comes again later, and the others
-        go on; after MAX_DELIVERIES it's handed to `park` with the error, and acknowledged when that returned. While a
-        store doesn't answer (errors.is_unavailable), everything waits: no event is to blame for that.
-        """
-
-        async def handle_one(batch: list[Msg]) -> None:
-            await handle(batch[0])
-
-        await self.consume_batches(name, subjects, handle_one, park, size=1)
 
     async def consume_batches(
         self, name: str, subjects: list[str], handle: HandleBatch, park: Park, *, size: int
     ) -> None:
-        """As `consume`, with up to `size` events at once of those that wait; a single one doesn't wait for more.
+        """Runs a durable consumer for ever, in order, with up to `size` events at once of those that wait.
 
-        `handle` takes effect for the whole batch or, raising, for none of it; it's called with smaller ones then.
+        `handle` takes effect for the whole batch or, raising, for none of it; it's called with smaller ones then. Each
+        event is acknowledged after `handle` returned. When it raises for one event, that comes again later, and the
+        others go on; after MAX_DELIVERIES it's handed to `park` with the error, and acknowledged when that returned.
+        While a store doesn't answer (errors.is_unavailable), everything waits: no event is to blame for that.
+
+        The relay creates the consumer, and serves it from the outbox while it can't follow the stream (consumers.py).
         """
-        config = ConsumerConfig(
-            durable_name=name,
-            filter_subjects=[*subjects, replay_subject(name, "*")],
-            deliver_policy=DeliverPolicy.ALL,
-            ack_policy=AckPolicy.EXPLICIT,
-            ack_wait=_ACK_WAIT,
-            # We count ourselves: the server would drop an event whose parking fails.
-            max_deliver=-1,
-            # Also those that wait for another try: others have to come past them.
-            max_ack_pending=100_000,
-        )
         await self._first_connection.wait()
+        filters = [*subjects, replay_subject(name, "*")]
+        keeping = asyncio.ensure_future(self._have_kept(name, filters))
         batch: list[Msg] = []
-        while True:
-            try:
-                async with aclosing(self._pull(config, size)) as batches:
-                    async for batch in batches:
-                        await self._handle(name, batch, handle, park)
-            except asyncio.CancelledError:
-                await _give_back(batch)
-                raise
-            except nats.js.errors.NotFoundError:
-                # A new installation: the relay makes the stream.
-                log.info("consumer waits for the event stream", consumer=name)
-            except (nats.errors.Error, OSError, TimeoutError) as error:
-                log.warning("consumer starts again", consumer=name, error=describe(error))
-            await asyncio.sleep(0.5)
+        try:
+            while True:
+                try:
+                    stream = await self._stream_of(name)
+                    async with aclosing(self._pull(stream, name, size, durable=True)) as batches:
+                        async for batch in batches:
+                            await self._handle(name, batch, handle, park)
+                except nats.js.errors.NotFoundError:
+                    # The relay makes the stream and the consumer.
+                    log.info("consumer waits for the relay", consumer=name)
+                except (nats.errors.Error, OSError, TimeoutError) as error:
+                    log.warning("consumer starts again", consumer=name, error=describe(error))
+                await asyncio.sleep(0.5)
+        except asyncio.CancelledError:
+            await _give_back(batch)
+            raise
+        finally:
+            keeping.cancel()
 
-    async def report_lag(self, name: str) -> None:
-        """Tells operators for ever how many events a durable consumer has yet to process."""
-        lag = telemetry.CONSUMER_LAG.labels(name)
+    async def _have_kept(self, name: str, subjects: list[str]) -> None:
+        """Asks for the consumer until a relay has answered: from then on the relay knows it."""
+        request = json.dumps({"name": name, "subjects": subjects}).encode()
         while True:
-            await asyncio.sleep(_LAG_INTERVAL)
             try:
-                info = await self.jetstream.consumer_info(STREAM, name)
+                await self.client.request(KEEP_CONSUMER, request, timeout=_KEEP_INTERVAL)
+                return
             except (nats.errors.Error, OSError, TimeoutError):
-                # Unknown; the last figure would look like one of now.
-                lag.set(math.nan)
-                continue
-            lag.set((info.num_pending or 0) + (info.num_ack_pending or 0))
+                await asyncio.sleep(_KEEP_INTERVAL)
+
+    async def _stream_of(self, name: str) -> str:
+        """Where the durable consumer is: on the event stream, or on that of its copies. Raises NotFoundError."""
+        try:
+            await self.jetstream.consumer_info(STREAM, name)
+            return STREAM
+        except nats.js.errors.NotFoundError:
+            await self.jetstream.consumer_info(copies_stream(name), name)
+            return copies_stream(name)
 
     async def _handle(self, name: str, batch: list[Msg], handle: HandleBatch, park: Park) -> None:
         error = await self._attempt(name, batch, handle)
@@ -384,10 +412,34 @@ def replay_subject(consumer: str, event_id: str) -> str:
     return f"{_REPLAY}.{consumer}.{event_id}"
 
 
+def copy_subject(consumer: str, event_id: str) -> str:
+    """Where the relay publishes an event for a consumer that would have missed it in the event stream."""
+    return f"{_COPIES}.{consumer}.{event_id}"
+
+
+def copies_stream(consumer: str) -> str:
+    return f"{STREAM}-{consumer}"
+
+
 def event_id(message: Msg) -> str:
-    if message.subject.startswith(f"{_REPLAY}."):
+    if message.subject.startswith((f"{_REPLAY}.", f"{_COPIES}.")):
         return message.subject.rpartition(".")[2]
     return (message.headers or {}).get("Nats-Msg-Id", "")
+
+
+def _durable(name: str, subjects: list[str], after: int) -> ConsumerConfig:
+    return ConsumerConfig(
+        durable_name=name,
+        filter_subjects=subjects,
+        deliver_policy=DeliverPolicy.BY_START_SEQUENCE if after else DeliverPolicy.ALL,
+        opt_start_seq=after + 1 if after else None,
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=_ACK_WAIT,
+        # We count ourselves: the server would drop an event whose parking fails.
+        max_deliver=-1,
+        # Also those that wait for another try: others have to come past them.
+        max_ack_pending=100_000,
+    )
 
 
 def ordered(subjects: list[str], start_sequence: int) -> ConsumerConfig:

@@ -38,8 +38,9 @@ from sqlalchemy.dialects.postgresql import insert
 from services.platform import telemetry
 from services.platform.bus import STREAM, WAKE_RELAY, Bus
 from services.platform.config import Settings
+from services.platform.consumers import Consumers
 from services.platform.db import Database, Row, Statement
-from services.platform.publisher import Publisher
+from services.platform.publisher import Outgoing, Publisher
 from services.platform.redaction import describe
 from services.platform.tables import ANY_STREAM_GOES, outbox, relay_position
 
@@ -54,7 +55,8 @@ _TAKEOVER = 4
 _STANDBY = 0.25
 # Few enough to be through well before _TAKEOVER on a slow disk.
 _BATCH = 250
-_ACK_TIMEOUT = 5.0
+# What a message takes in the stream besides its payload: subject, headers, record (bytes).
+_MESSAGE_OVERHEAD = 300
 _REPORT_INTERVAL = 1.0
 
 _UNPUBLISHED = Statement(
@@ -147,6 +149,7 @@ class Relay:
         self._db = db
         self._bus = bus
         self._publisher = Publisher(bus.client)
+        self._consumers = Consumers(settings, db, bus, self._publisher)
         self._awake = asyncio.Event()
         self._checked_connection = 0
         self._stream_created = ""
@@ -156,6 +159,7 @@ class Relay:
     async def run(self) -> None:
         """Works for ever; stands by while another relay works."""
         await self._bus.client.subscribe(WAKE_RELAY, cb=self._wake)
+        await self._consumers.listen(self._awake)
         while True:
             try:
                 async with self._sole() as lock:
@@ -173,6 +177,7 @@ class Relay:
             finally:
                 self.active = False
                 self._checked_connection = 0
+                self._consumers.forget()
             await asyncio.sleep(0.5)
 
     async def _wake(self, _: object) -> None:
@@ -198,23 +203,20 @@ class Relay:
             yield connection
 
     async def _work(self, lock: psycopg.AsyncConnection[Row]) -> None:
-        loop = asyncio.get_running_loop()
-        looked = 0.0
         while True:
             self._awake.clear()
             while self._checked_connection != self._bus.connections:
                 await self.refill()
-            while await self.drain_once():
-                await lock.execute("SELECT 1")
-            if loop.time() - looked > 1:
-                looked = loop.time()
-                # Keeps the lock's session from idling out, and raises once it's gone.
-                await lock.execute("SELECT 1")
-            try:
+            published = await self.drain_once()
+            await self._consumers.look_if_due()
+            copied = await self._consumers.copy(self._last_sequence)
+            # Keeps the lock's session from idling out, and raises once it's gone.
+            await lock.execute("SELECT 1")
+            if published or copied:
+                continue
+            with suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.relay_interval):
                     await self._awake.wait()
-            except TimeoutError:
-                pass
 
     async def drain_once(self) -> int:
         """Publishes the oldest unpublished events, and returns how many JetStream took.
@@ -226,37 +228,28 @@ class Relay:
             rows = await tx.all(_UNPUBLISHED)
         if not rows:
             return 0
-        futures = []
-        previous = ""
-        for behind, row in enumerate(rows, start=self._last_sequence):
-            # After one that wasn't taken none is. And nats-py keeps what is published while NATS is down, and sends it
-            # as soon as it's back: on a disk that lost its end it would take the place of what was lost there, which
-            # `refill` couldn't see any more.
-            headers = {
-                "Nats-Msg-Id": str(row.event_id),
-                "Nats-Expected-Last-Sequence": str(behind),
-            }
-            if previous:
-                # The place alone isn't enough: what a killed relay has sent can still come in between.
-                headers["Nats-Expected-Last-Msg-Id"] = previous
-            previous = headers["Nats-Msg-Id"]
-            futures.append(await self._publisher.publish(row.subject, row.payload, headers))
-        # Up to the first that wasn't taken. If another one after it is there all the same, `refill` finds it.
-        taken: dict[int, int] = {}
-        failure: Exception | None = None
-        try:
-            async with asyncio.timeout(_ACK_TIMEOUT):
-                for row, future in zip(rows, futures, strict=True):
-                    taken[row.id] = await future
-        except (TimeoutError, nats.errors.Error) as error:
-            failure = error
-            for future in futures:
-                future.cancel()
-            await asyncio.gather(*futures, return_exceptions=True)
-        marked = await self._mark(taken) if taken else 0
-        if failure:
-            raise failure
+        batch = self._within_allowance(rows)
+        taken = await self._publisher.publish_in_order(
+            (Outgoing(row.subject, row.payload, str(row.event_id)) for row in batch),
+            self._last_sequence,
+        )
+        marked = 0
+        if taken.sequences:
+            ids = [row.id for row in batch[: len(taken.sequences)]]
+            marked = await self._mark(dict(zip(ids, taken.sequences, strict=True)))
+        if taken.failure:
+            raise taken.failure
         return marked
+
+    def _within_allowance(self, rows: list[Row]) -> list[Row]:
+        """As many of the first rows, at least one, as may be published before the next look at the consumers."""
+        size = 0
+        for count, row in enumerate(rows):
+            size += len(row.payload) + _MESSAGE_OVERHEAD
+            if count and size > self._consumers.allowance:
+                return rows[:count]
+            self._consumers.published(len(row.payload) + _MESSAGE_OVERHEAD)
+        return rows
 
     async def _mark(self, taken: dict[int, int]) -> int:
         """Keeps the sequences of rows by id; 0 when the position is another by now, so that it's looked up again."""
@@ -307,6 +300,7 @@ class Relay:
                 log.warning("stream lost events; publishing them again", events=count)
             if held:
                 await tx.run(_RECOGNISE, event_ids=list(held), sequences=list(held.values()))
+            await self._consumers.reset(tx, same, last)
             self._stream_created, self._last_sequence = created, last
             await tx.run(_MOVE, created=created, sequence=last)
         self._checked_connection = connection

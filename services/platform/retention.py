@@ -34,6 +34,7 @@ from sqlalchemy import (
 
 from services.platform import idempotency, telemetry
 from services.platform.config import Settings
+from services.platform.consumers import count_lost
 from services.platform.db import Database, Statement, Transaction
 from services.platform.errors import is_unavailable
 from services.platform.redaction import describe
@@ -84,7 +85,12 @@ def aged(
     return Kind(name, delete)
 
 
-def oldest(table: Table, age: Column[object], *also: ColumnElement[bool]) -> Statement:
+def oldest(
+    table: Table,
+    age: Column[object],
+    *also: ColumnElement[bool],
+    returning: Sequence[Column[object]] = (),
+) -> Statement:
     """Deletes :rows rows that are older than :age."""
     return deletion(
         table,
@@ -94,17 +100,24 @@ def oldest(table: Table, age: Column[object], *also: ColumnElement[bool]) -> Sta
         .order_by(age)
         .limit(bindparam("rows", type_=Integer))
         .with_for_update(of=table, skip_locked=True),
+        *returning,
     )
 
 
-def deletion(table: Table, places: Select[object]) -> Statement:
+def deletion(table: Table, places: Select[object], *returning: Column[object]) -> Statement:
     """Deletes the rows of the table that are at these places."""
-    return Statement(delete(table).where(any_(func.array(places.scalar_subquery())) == PLACE))
+    deleting = delete(table).where(any_(func.array(places.scalar_subquery())) == PLACE)
+    return Statement(deleting.returning(*returning) if returning else deleting)
 
 
 def due(age: Column[object]) -> ColumnElement[bool]:
     """Whether that instant is longer ago than :age, by the database's clock."""
     return and_(age.is_not(None), age < func.now() - bindparam("age", type_=Interval))
+
+
+_DELETE_EVENTS = oldest(
+    outbox, outbox.c.published_at, returning=(outbox.c.stream_sequence, outbox.c.subject)
+)
 
 
 def platform(settings: Settings) -> list[Kind]:
@@ -116,7 +129,7 @@ def platform(settings: Settings) -> list[Kind]:
     """
     kept = timedelta(seconds=settings.event_retention)
     return [
-        aged("outbox", outbox, outbox.c.published_at, kept),
+        Kind("outbox", _delete_events(kept)),
         aged(
             "idempotency_keys",
             idempotency_keys,
@@ -136,6 +149,15 @@ def platform(settings: Settings) -> list[Kind]:
             ),
         ),
     ]
+
+
+def _delete_events(after: timedelta) -> Callable[[Transaction, int], Awaitable[tuple[int, bool]]]:
+    async def delete(tx: Transaction, rows: int) -> tuple[int, bool]:
+        deleted = await tx.all(_DELETE_EVENTS, age=after, rows=rows)
+        await count_lost(tx, deleted)
+        return len(deleted), len(deleted) == rows
+
+    return delete
 
 
 def _absent(table: Table, *of_row: ColumnElement[bool]) -> ColumnElement[bool]:

@@ -1,6 +1,7 @@
 """Tables of the schema `platform`, which every service writes to in its own transactions."""
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Column,
     DateTime,
@@ -43,6 +44,22 @@ relay_position = Table(
     Column("stream", Text, primary_key=True),
     Column("stream_created", Text, nullable=False),
     Column("last_sequence", BigInteger, nullable=False),
+)
+
+# Durable consumers of the stream. The relay alone writes these rows (consumers.py).
+consumers = Table(
+    "consumers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    # What it consumes: NATS subjects, with wildcards.
+    Column("subjects", ARRAY(Text), nullable=False),
+    # The consumer has processed all of its events up to this stream sequence.
+    Column("floor", BigInteger, nullable=False),
+    # Set while the consumer reads copies from the outbox: up to which stream sequence they were made.
+    Column("copied_to", BigInteger),
+    # The stream that holds the copies: when it was created, and its last sequence.
+    Column("copies_created", Text, nullable=False, server_default=""),
+    Column("copies_last", BigInteger, nullable=False, server_default="0"),
 )
 
 # Effects of events that have been had: one row per consumer and event, written in the effect's transaction.

@@ -25,6 +25,21 @@ EVENTS_CONSUMED = Counter(
 CONSUMER_LAG = Gauge(
     "taskflow_consumer_lag", "Events that a consumer has yet to process", ["consumer"]
 )
+CONSUMER_UNREAD = Gauge(
+    "taskflow_consumer_unread_share",
+    "Part of what the event stream may hold, in bytes or in age, that a consumer has yet to process",
+    ["consumer"],
+)
+EVENTS_COPIED = Counter(
+    "taskflow_events_copied_total",
+    "Events that a consumer got from the outbox, because it was about to miss them in the stream",
+    ["consumer"],
+)
+EVENTS_LOST = Counter(
+    "taskflow_events_lost_total",
+    "Events that were deleted at the end of their retention before a consumer processed them",
+    ["consumer"],
+)
 DEAD_LETTERS = Counter("taskflow_dead_letters_total", "Events parked", ["consumer"])
 ROWS_DELETED = Counter(
     "taskflow_rows_deleted_total", "Rows deleted because their time was over", ["kind"]

@@ -30,6 +30,9 @@ _CHUNK_EVENTS = 200
 _CHUNK_BYTES = 128 * 1024
 _CHUNK_SECONDS = 5
 
+# Events that the feed takes at once.
+_BATCH = 64
+
 # What is raised while NATS isn't there, or isn't ready.
 UNREACHABLE = (nats.errors.Error, OSError, TimeoutError)
 
@@ -76,16 +79,30 @@ class Feed:
         if not (await self._bus.jetstream.add_consumer(STREAM, config)).num_pending:
             self.caught_up.set()
         received = 0
-        async with aclosing(self._bus.pull(config)) as messages:
-            async for message in messages:
-                metadata = message.metadata
-                received += 1
-                if metadata.sequence.consumer != received:
+        async with aclosing(self._bus.pull_batches(config, _BATCH)) as batches:
+            async for batch in batches:
+                received += len(batch)
+                last = batch[-1].metadata
+                if last.sequence.consumer != received or await self._misses_events(batch):
                     log.warning("feed missed events", after=self.ring.head.sequence)
                     return
-                self._append(message)
-                if not metadata.num_pending:
+                for message in batch:
+                    self._append(message)
+                if not last.num_pending:
                     self.caught_up.set()
+
+    async def _misses_events(self, batch: list[Msg]) -> bool:
+        """Whether the stream discarded events that should have come before the end of the batch.
+
+        JetStream goes on behind them without a word. Events that aren't shown leave gaps between sequences, too; what
+        the stream has discarded by now tells them apart.
+        """
+        before, last = self.ring.head.sequence, batch[-1].metadata.sequence.stream
+        return last - before > len(batch) and await self._discarded_after(before)
+
+    async def _discarded_after(self, sequence: int) -> bool:
+        info = await self._stream()
+        return info.state.first_seq - 1 > sequence
 
     def _append(self, message: Msg) -> None:
         workspace_id = message.subject.split(".")[1]
@@ -116,6 +133,10 @@ class Feed:
         if connection != self._connection:
             # It may have been another stream that was read.
             return []
+        if await self._discarded_after(position.sequence):
+            # Events were discarded while they were read.
+            reader.at = room.tail
+            return [Entry(self.ring.head, room, reset=True)]
         reader.at = Entry(reached, room, lost=True)
         return entries
 

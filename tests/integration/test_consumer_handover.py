@@ -22,6 +22,8 @@ async def test_a_consumer_that_stops_gives_back_what_it_had_taken(settings: Sett
     await first.ensure_stream()
     name = f"handover-{uuid4().hex}"
     subjects = [f"taskflow.{name}.>"]
+    # As the relay does.
+    await first.add_durable(name, subjects, 0)
     taken: list[str] = []
     done: set[str] = set()
 

@@ -35,7 +35,7 @@ from tests.fakes.mail_receiver import MailReceiver, mail_receiver
 from tests.workflows.services_double import SECRET, Job, Services, Task, serving_doubles
 from workflows import __main__ as process
 from workflows import contracts, front_door
-from workflows.dispatcher import starts
+from workflows.dispatcher import CONSUMER, SUBJECTS, starts
 
 pytestmark = pytest.mark.xdist_group("dispatcher")
 
@@ -80,6 +80,8 @@ async def bus(engines: Stack) -> AsyncIterator[Bus]:
     connection = Bus(engines.settings, name="test")
     await connection.connect()
     await connection.ensure_stream()
+    # As the relay does.
+    await connection.add_durable(CONSUMER, SUBJECTS, 0)
     yield connection
     await connection.close()
 

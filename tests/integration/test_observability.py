@@ -410,7 +410,7 @@ async def test_the_outbox_is_seen_to_grow_while_nats_hangs(world: World) -> None
 
 
 async def test_health_and_lag_of_the_worker_tell_of_temporal(world: World) -> None:
-    lag = ("worker", "taskflow_consumer_lag")
+    lag = ("relay", "taskflow_consumer_lag")
 
     async def behind() -> bool:
         return await world.figure(*lag, consumer="dispatcher") > 0
