@@ -280,6 +280,9 @@ class Bus:
         keeping = asyncio.ensure_future(self._have_kept(name, filters))
         batch: list[Msg] = []
         try:
+            # First, so that the relay knows of a gap before the consumer goes on behind it. Without one there is no
+            # gap to come: nobody publishes.
+            await asyncio.wait([keeping], timeout=_KEEP_INTERVAL)
             while True:
                 try:
                     stream = await self._stream_of(name)

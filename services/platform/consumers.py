@@ -233,7 +233,8 @@ class Consumers:
 
     async def _look(self) -> None:
         before = (await self._bus.jetstream.stream_info(STREAM)).state.last_seq
-        await self._keep_those_asked_for(before)
+        asking, self._asking = self._asking, {}
+        await self._keep(asking.values(), before)
         async with self._db.read() as tx:
             rows = await tx.all(_ALL)
         found = {row.name: await self._info(row.name) for row in rows}
@@ -251,16 +252,17 @@ class Consumers:
         if detached:
             # Before anything else is published, which could discard what they have yet to process.
             await self._look()
-
-    async def _keep_those_asked_for(self, last: int) -> None:
-        asking, self._asking = self._asking, {}
         for message in asking.values():
+            await message.respond(b"")
+
+    async def _keep(self, asking: Iterable[Msg], last: int) -> None:
+        """A consumer that isn't known yet, but exists, was made by an older version."""
+        for message in asking:
             name, subjects = _asked(message)
             info = await self._info(name)
             floor = _floor(info, last) if info else 0
             async with self._db.single() as tx:
                 await tx.run(_KEEP, consumer=name, subjects=subjects, floor=floor)
-            await message.respond(b"")
 
     async def _info(self, name: str) -> ConsumerInfo | None:
         try:
@@ -315,7 +317,7 @@ class Consumers:
             return
         last = stream.state.last_seq
         share = _share(stream, row.copied_to)
-        self._report(row, share, copies.state.messages + last - row.copied_to)
+        self._report(row, _share(stream, row.floor), copies.state.messages + last - row.copied_to)
         in_stream = _gone(stream) <= row.copied_to
         if not in_stream or share > _WARN:
             self._draining.discard(row.name)
