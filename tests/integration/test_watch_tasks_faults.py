@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import signal
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ import grpc
 import grpc.aio
 import pytest
 from nats.aio.msg import Msg
+from nats.js.api import ConsumerConfig
 from sqlalchemy import insert
 from uuid_utils.compat import uuid7
 
 from deploy.local.ports import free_ports
 from deploy.local.stack import Stack, running_stack
+from services.platform import bus
 from services.platform.bus import STREAM, Bus
 from services.platform.config import Settings
 from services.platform.db import Statement
@@ -170,17 +172,21 @@ async def test_a_missing_event_is_noticed_and_fetched(
     world: TaskWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The ordered reader proves itself: what is lost between NATS and us leaves a gap in its numbers."""
-    real = Bus.pull
+    real = Bus.pull_batches
     lost: list[int] = []
 
-    async def lossy(self: Bus, config: Any) -> AsyncIterator[Msg]:
-        async for message in real(self, config):
-            if b"swallowed" in message.data and len(lost) < 2:
-                lost.append(message.metadata.sequence.stream)
-                continue
-            yield message
+    def arrives(message: Msg) -> bool:
+        if b"swallowed" in message.data and len(lost) < 2:
+            lost.append(message.metadata.sequence.stream)
+            return False
+        return True
 
-    monkeypatch.setattr(Bus, "pull", lossy)
+    async def lossy(self: Bus, config: ConsumerConfig, size: int) -> AsyncIterator[list[Msg]]:
+        async for batch in real(self, config, size):
+            if arrived := [message for message in batch if arrives(message)]:
+                yield arrived
+
+    monkeypatch.setattr(Bus, "pull_batches", lossy)
     async with another_process(world) as other:
         call = await other.opened()
         for title in ("before", "swallowed", "after"):
@@ -394,3 +400,37 @@ async def test_a_change_reaches_all_streams_in_the_same_bytes(world: TaskWorld) 
     assert len({message.SerializeToString() for message in found}) == 1
     for call in calls:
         call.cancel()
+
+
+async def test_a_stream_is_reset_when_the_broker_discarded_what_its_process_had_yet_to_read(
+    world: TaskWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Bus.pull_batches
+    reading = asyncio.Event()
+    reading.set()
+
+    async def slow(self: Bus, config: ConsumerConfig, size: int) -> AsyncIterator[list[Msg]]:
+        async with aclosing(real(self, config, size)) as batches:
+            async for batch in batches:
+                await reading.wait()
+                yield batch
+
+    monkeypatch.setattr(bus, "_PULL_BATCH", 1)
+    monkeypatch.setattr(Bus, "pull_batches", slow)
+    async with another_process(world) as other:
+        call = await other.opened()
+        reading.clear()
+        for number in range(6):
+            await world.create(str(number))
+        connection = Bus(world.settings, name="test")
+        await connection.connect()
+        async with asyncio.timeout(PATIENCE):
+            while (await connection.jetstream.stream_info(STREAM)).state.messages < 6:
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)
+        await connection.jetstream.purge_stream(STREAM, keep=1)
+        await connection.close()
+        reading.set()
+        kinds = []
+        while "reset" not in kinds:
+            kinds.append((await next_message(call)).WhichOneof("kind"))

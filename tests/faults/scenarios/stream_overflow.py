@@ -30,14 +30,16 @@ LIMIT_SECONDS = {"short": 240.0, "long": 1800.0}
 _LIMIT = 1024 * 1024
 _TEXT = "Salt, wind and a rusty hinge. " * 130
 _WORKERS = ("worker", "worker-2")
-_AWAY = (*_WORKERS, "notification", "notification-2")
+# A second notification process would number what waits in another order (docs/adr/0009).
+_BACK = (*_WORKERS, "notification")
+_AWAY = (*_BACK, "notification-2")
 _RELAYS = ("relay", "relay-2")
 _CONSUMERS = ("dispatcher", "notification")
 # One in so many tasks has a deadline in years, and one in so many a deadline soon, which comes this long (seconds)
 # after the consumers' return.
 _FAR_EVERY, _SOON_EVERY = 4, 10
 _SOON = 8.0
-# Seconds after the return within which everything should have come, and after which it's taken to be lost.
+# Seconds after they serve again within which everything should have come, and after which it's taken to be lost.
 _PROMISED = {"short": 60.0, "long": 600.0}
 _LOST = {"short": 120.0, "long": 1200.0}
 _DEADLINE = 20.0
@@ -60,10 +62,10 @@ async def run(run: Run, tally: Tally) -> None:
         run.say("the consumers are away")
         due = await _write(run, world, jetstream, tasks, warned, tally)
         run.say("they return")
-        returned = time.monotonic()
-        for name in _AWAY:
+        for name in _BACK:
             run.stack.release(name)
         await _kill_while_catching_up(run, tally)
+        returned = time.monotonic()
         run.say("a worker and the relays have been killed")
         await _agreement(run, world, temporal, due, returned, tally)
         tally.expect(
@@ -183,12 +185,14 @@ async def _shares(run: Run) -> dict[str, float]:
 
 async def _kill_while_catching_up(run: Run, tally: Tally) -> None:
     """Not the notification service: what a killed process had taken comes again later, whatever the stream."""
-    for name in _AWAY:
+    for name in _BACK:
         await run.stack.wait_ready(name, 60)
     for name in (run.random.choice(_WORKERS), *_RELAYS):
         await asyncio.sleep(run.random.uniform(0.1, 0.5))
         run.stack.kill(name)
         tally.faults += 1
+    for name in _BACK:
+        await run.stack.wait_ready(name, 60)
 
 
 async def _agreement(
