@@ -274,6 +274,9 @@ async def abort(
     context: "grpc.aio.ServicerContext[object, object]", error: DomainError
 ) -> NoReturn:
     """Ends the call with the error's status, its details in the trailing metadata."""
+    # The exception that ends the call refers to this one, and lives for as long as the call's timer (30 s). Without
+    # tracebacks it doesn't keep the request in memory for so long.
+    error.__traceback__ = error.__context__ = error.__cause__ = None
     details = error.status().SerializeToString()
     # Else nobody who looks at the context afterwards, as tracing does, would find it there.
     context.set_code(error.code)

@@ -2,7 +2,7 @@
 
 1. shutdown and overload: what can't be served is refused before it costs anything;
 2. authentication: nobody unknown gets to know what a well-formed request looks like;
-3. parsing and the proto's rules: the handler sees only well-formed requests;
+3. parsing, how many items there are (bounds.py), then the proto's rules: the handler sees only well-formed requests;
 4. the handler, which authorises first and looks at stored state then;
 5. around all of it: one mapping of exceptions to a public status, the time limit, metrics and the log.
 
@@ -23,7 +23,7 @@ import protovalidate
 import structlog
 from google.protobuf.message import DecodeError, Message
 
-from services.platform import builtin, directory, logging, telemetry, tracing
+from services.platform import bounds, builtin, directory, logging, telemetry, tracing
 from services.platform.access import ACCESS, Access
 from services.platform.config import Settings
 from services.platform.crowd import Crowd
@@ -39,6 +39,9 @@ _UNREMARKABLE = frozenset(("OK", "CANCELLED"))
 
 # Ends of calls that say nothing of whether what calls need answers, or that it doesn't.
 _UNANSWERED = frozenset(("UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "CANCELLED"))
+
+# Field violations that an answer names.
+_SHOWN = 50
 
 # How long the end of a stream waits for its reader (seconds).
 _ABORT_TIMEOUT = 1.0
@@ -171,6 +174,8 @@ class Gate(grpc.aio.ServerInterceptor):
                 code = failure.code.name
                 await abort(context, failure)
             finally:
+                # A refused call's exception keeps this frame, see `abort`.
+                raw = b""
                 elapsed = time.perf_counter() - started
                 self._crowd.leave(answered=code not in _UNANSWERED)
                 observe(code, elapsed)
@@ -202,6 +207,9 @@ class Gate(grpc.aio.ServerInterceptor):
                 if len(self._streams) > settings.max_streams:
                     raise DomainError(reasons.ERROR_REASON_OVERLOADED)
                 request = await admit(raw, context)
+                # What a stream doesn't need isn't kept while it's open.
+                raw = b""
+                request.DiscardUnknownFields()
                 stream.caller = current_caller()
                 async with aclosing(behave(request, context)) as messages:
                     async for message in messages:
@@ -229,6 +237,7 @@ class Gate(grpc.aio.ServerInterceptor):
                 code = failure.code.name
                 await _abort_unread(context, failure)
             finally:
+                raw = b""
                 self._streams.discard(stream)
                 gauge.dec()
                 telemetry.STREAMS_ENDED.labels(method, code).inc()
@@ -288,12 +297,14 @@ class Gate(grpc.aio.ServerInterceptor):
             request = parse(raw)
         except (DecodeError, ValueError, RecursionError):
             raise DomainError(reasons.ERROR_REASON_UNREADABLE_REQUEST) from None
+        if len(raw) > bounds.SMALL and (too_large := bounds.exceeded(request)):
+            raise DomainError(reasons.ERROR_REASON_INVALID_REQUEST, fields=too_large[:_SHOWN])
         # The validator's own messages quote rules, not values.
         violations = _validator.collect_violations(request)
         if violations:
             raise DomainError(
                 reasons.ERROR_REASON_INVALID_REQUEST,
-                fields=[_field(violation.proto) for violation in violations[:50]],
+                fields=[_field(violation.proto) for violation in violations[:_SHOWN]],
             )
         return request
 

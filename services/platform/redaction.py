@@ -28,9 +28,10 @@ _FRAMES = 30
 # Causes of causes, and the exceptions of a group.
 _CHAIN = 8
 
-# A second net, under the rule that none of it is logged: JSON Web Tokens and the passwords in URLs.
+# A second net, under the rule that none of it is logged: JSON Web Tokens and the passwords in URLs. The possessive
+# quantifiers (*+, ++) never go back over a long line.
 _CREDENTIALS = re.compile(
-    r"eyJ[\w-]{8,}\.[\w-]+\.[\w-]*|(?<=://)[^/@\s\"']*:[^/@\s\"']+(?=@)", re.ASCII
+    r"eyJ[\w-]{8,}+\.[\w-]++\.[\w-]*+|(?<=://)[^/@\s\"':]*+:[^/@\s\"']++(?=@)", re.ASCII
 )
 _HIDDEN = "[hidden]"
 # Shorter ones would hide words that mean nothing secret.

@@ -1,5 +1,6 @@
 """Pages of tasks."""
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -49,6 +50,9 @@ async def page(
             for row in rows:
                 if len(found) == size or bytes_found > most_bytes:
                     return found, last
+                if row.payload is not None:
+                    # Converting a payload takes up to 20 ms, and a page can have hundreds: other calls go in between.
+                    await asyncio.sleep(0)
                 task = messages.task(row)
                 found.append(task)
                 bytes_found += task.ByteSize()

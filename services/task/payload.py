@@ -7,11 +7,12 @@ from typing import Any
 
 from google.protobuf.struct_pb2 import Struct, Value
 
+from services.platform.bounds import MESSAGE_BYTES
 from services.platform.errors import invalid
 
 MAX_LEVELS = 16
-# Of the serialized Struct.
-MAX_BYTES = 64 * 1024
+# Of the serialized Struct. The gate refuses larger ones before this module sees them.
+MAX_BYTES = MESSAGE_BYTES[Struct.DESCRIPTOR.full_name]
 
 
 def parse(struct: Struct, field: str) -> dict[str, Any]:
@@ -35,11 +36,19 @@ def struct(value: Mapping[str, Any]) -> Struct:
     return message
 
 
-def same(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
-    """Whether both are the same to a client: numbers of JSON are doubles there."""
-    if one is None or other is None:
-        return one is other
-    return struct(one) == struct(other)
+def same(one: Any, other: Any) -> bool:
+    """Whether two values of JSON are the same to a client, which gets every number as a double."""
+    match one, other:
+        case dict(), dict():
+            return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+        case list(), list():
+            return len(one) == len(other) and all(map(same, one, other))
+        case (bool() | None, _) | (_, bool() | None):
+            return one is other
+        case (int() | float(), int() | float()):
+            return float(one) == float(other)
+        case _:
+            return bool(one == other)
 
 
 def _object(message: Struct, level: int) -> dict[str, Any]:

@@ -58,12 +58,12 @@ def cases(world: World, seed: int, numbers: range) -> Iterator[Case]:
         rng = random.Random(f"{seed}:{number}")
         made: dict[str, Any] = {"metadata": world.credentials(rpc)} | make(rpc, world, rng)
         if "wanted" not in made:
-            made["wanted"] = _by_the_rules(rpc, made["raw"])
+            made["wanted"] = wanted_by_the_rules(rpc, made["raw"])
         made.setdefault("refused_early", len(made["raw"]) > _UNREAD)
         yield Case(number, kind, rpc, **made)
 
 
-def _by_the_rules(rpc: Rpc, raw: bytes) -> frozenset[str] | None:
+def wanted_by_the_rules(rpc: Rpc, raw: bytes) -> frozenset[str] | None:
     """What the request alone decides, before anything that is stored is looked at."""
     if not rpc.ours:
         return DOCUMENTED

@@ -48,8 +48,8 @@ def valid(rpc: Rpc, world: World, rng: random.Random) -> Any:
 
 
 def violations(request: Message) -> list[str]:
-    """The rules of the protos that it breaks."""
-    return [found.proto.rule_id for found in _VALIDATOR.collect_violations(request)]
+    """The first rule of the protos that it breaks, if any."""
+    return [found.proto.rule_id for found in _VALIDATOR.collect_violations(request, fail_fast=True)]
 
 
 def fill(message: Any, rpc: Rpc, world: World, rng: random.Random, often: float) -> None:

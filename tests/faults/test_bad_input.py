@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import random
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +11,16 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from deploy.local.ports import free_ports
-from deploy.local.stack import Stack, running_stack
+from deploy.local.stack import Stack
 from services.platform.access import ACCESS
-from services.platform.config import Settings
 from taskflow.notification.v1.notification_service_pb2 import WatchNotificationsRequest
 from taskflow.notification.v1.notification_service_pb2_grpc import NotificationServiceStub
-from tests.faults.bad_input import CASES, MEASURED, MOST_GROWTH, hold, problem, send
+from tests.faults.bad_input import CASES, MOST_GROWTH, hold, problem, send
 from tests.faults.corpus import Case
 from tests.faults.rpcs import Rpc, every_rpc
 from tests.faults.seeds import valid
-from tests.faults.world import World, a_world
+from tests.faults.world import World
 from tests.integration.people import refusal
-
-
-@pytest.fixture(scope="module")
-async def processes(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """The services as processes of their own, as it's theirs whose memory and life is looked at."""
-    programs = {*MEASURED, "relay"}
-    names = [f"{program}_{kind}" for program in programs for kind in ("port", "http_port")]
-    known = [name for name in names if name in Settings.model_fields]
-    settings = Settings(
-        **stack.settings.model_dump()
-        | dict(zip(known, free_ports(len(known)), strict=True))
-        | {"data_dir": tmp_path_factory.mktemp("bad-input")}
-    )
-    async with running_stack(settings, only=programs) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-async def world(processes: Stack) -> AsyncIterator[World]:
-    async with a_world(processes.settings) as world:
-        yield world
 
 
 async def test_every_rpc_has_a_valid_request_that_bad_ones_are_made_of(world: World) -> None:

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etaskflow/task/v1/project.proto\x12\x10taskflow.task.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x99\x04\n\x07Project\x12\x1b\n\x02id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x02id\x12!\n\x0cworkspace_id\x18\x02 \x01(\tR\x0bworkspaceId\x12\x30\n\x03key\x18\x03 \x01(\tB\x1e\xbaH\x1br\x16\x32\x14^[A-Z][A-Z0-9]{0,9}$\xd8\x01\x01R\x03key\x12Z\n\x0c\x64isplay_name\x18\x04 \x01(\tB7\xbaH4r2\x18\x64\x32.^[^\\p{Cc}\\x{202a}-\\x{202e}\\x{2066}-\\x{2069}]*$R\x0b\x64isplayName\x12;\n\x0b\x64\x65scription\x18\x05 \x01(\tB\x19\xbaH\x16r\x14\x18\xa0\x9c\x01\x32\x0e^[^\\x{0000}]*$R\x0b\x64\x65scription\x12\x1d\n\ncreator_id\x18\x06 \x01(\tR\tcreatorId\x12=\n\x0c\x61rchive_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x61rchiveTime\x12;\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12+\n\x04\x65tag\x18\n \x01(\tB\x17\xbaH\x14r\x12\x18@2\x0e^[A-Za-z0-9]*$R\x04\x65tagb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etaskflow/task/v1/project.proto\x12\x10taskflow.task.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xab\x04\n\x07Project\x12\x1b\n\x02id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x02id\x12*\n\x0cworkspace_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18$R\x0bworkspaceId\x12\x30\n\x03key\x18\x03 \x01(\tB\x1e\xbaH\x1br\x16\x32\x14^[A-Z][A-Z0-9]{0,9}$\xd8\x01\x01R\x03key\x12Z\n\x0c\x64isplay_name\x18\x04 \x01(\tB7\xbaH4r2\x18\x64\x32.^[^\\p{Cc}\\x{202a}-\\x{202e}\\x{2066}-\\x{2069}]*$R\x0b\x64isplayName\x12;\n\x0b\x64\x65scription\x18\x05 \x01(\tB\x19\xbaH\x16r\x14\x18\xa0\x9c\x01\x32\x0e^[^\\x{0000}]*$R\x0b\x64\x65scription\x12&\n\ncreator_id\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18$R\tcreatorId\x12=\n\x0c\x61rchive_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x61rchiveTime\x12;\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12+\n\x04\x65tag\x18\n \x01(\tB\x17\xbaH\x14r\x12\x18@2\x0e^[A-Za-z0-9]*$R\x04\x65tagb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,14 +35,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PROJECT'].fields_by_name['id']._loaded_options = None
   _globals['_PROJECT'].fields_by_name['id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_PROJECT'].fields_by_name['workspace_id']._loaded_options = None
+  _globals['_PROJECT'].fields_by_name['workspace_id']._serialized_options = b'\272H\004r\002\030$'
   _globals['_PROJECT'].fields_by_name['key']._loaded_options = None
   _globals['_PROJECT'].fields_by_name['key']._serialized_options = b'\272H\033r\0262\024^[A-Z][A-Z0-9]{0,9}$\330\001\001'
   _globals['_PROJECT'].fields_by_name['display_name']._loaded_options = None
   _globals['_PROJECT'].fields_by_name['display_name']._serialized_options = b'\272H4r2\030d2.^[^\\p{Cc}\\x{202a}-\\x{202e}\\x{2066}-\\x{2069}]*$'
   _globals['_PROJECT'].fields_by_name['description']._loaded_options = None
   _globals['_PROJECT'].fields_by_name['description']._serialized_options = b'\272H\026r\024\030\240\234\0012\016^[^\\x{0000}]*$'
+  _globals['_PROJECT'].fields_by_name['creator_id']._loaded_options = None
+  _globals['_PROJECT'].fields_by_name['creator_id']._serialized_options = b'\272H\004r\002\030$'
   _globals['_PROJECT'].fields_by_name['etag']._loaded_options = None
   _globals['_PROJECT'].fields_by_name['etag']._serialized_options = b'\272H\024r\022\030@2\016^[A-Za-z0-9]*$'
   _globals['_PROJECT']._serialized_start=115
-  _globals['_PROJECT']._serialized_end=652
+  _globals['_PROJECT']._serialized_end=670
 # @@protoc_insertion_point(module_scope)
