@@ -23,10 +23,11 @@ from workflows.activities import (
     ReminderActivities,
 )
 from workflows.dispatcher import Dispatcher
-from workflows.enrichers import build_enricher
+from workflows.enrichers import Enricher, build_enricher
 from workflows.front_door import FrontDoor
 from workflows.handlers import load_handlers
 from workflows.mail import Mailer, SmtpSettings
+from workflows.text_process import TextProcess
 
 log = structlog.get_logger()
 
@@ -45,7 +46,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         return health | {"nats": bus.connected}
 
     http = await telemetry.serve_http(settings.host, settings.worker_http_port, report)
-    activities = build_activities(settings, door)
+    enricher = _enricher(settings)
+    activities = build_activities(settings, door, enricher)
 
     async def dispatch() -> None:
         temporal = await worker.connect(settings)
@@ -57,26 +59,29 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     await beside(loops, stop.wait(), patience=worker.LONGEST_SHUTDOWN + 1)
     http.close()
     await bus.close()
+    await enricher.close()
     await door.close()
     log.info("stopped")
 
 
-def build_activities(settings: Settings, door: FrontDoor) -> worker.Activities:
+def build_activities(settings: Settings, door: FrontDoor, enricher: Enricher) -> worker.Activities:
     return worker.Activities(
-        EnrichmentActivities(
-            door.suggestions,
-            build_enricher(
-                settings.ai_base_url or "",
-                settings.ai_model or "",
-                settings.ai_api_key.get_secret_value() if settings.ai_api_key else "",
-                timeout=settings.ai_timeout,
-                output_tokens=settings.ai_max_output_tokens,
-                allow_private=settings.ai_allow_private,
-            ),
-        ),
+        EnrichmentActivities(door.suggestions, enricher),
         ReminderActivities(door.reminders),
         JobActivities(door.jobs, load_handlers()),
         EmailActivities(door.email, Mailer(_smtp(settings)), settings.mail_from),
+    )
+
+
+def _enricher(settings: Settings) -> Enricher:
+    return build_enricher(
+        TextProcess(settings.text_cpu_seconds),
+        settings.ai_base_url or "",
+        settings.ai_model or "",
+        settings.ai_api_key.get_secret_value() if settings.ai_api_key else "",
+        timeout=settings.ai_timeout,
+        output_tokens=settings.ai_max_output_tokens,
+        allow_private=settings.ai_allow_private,
     )
 
 

@@ -6,6 +6,7 @@ Activities raise gRPC errors as they come; `edge` turns whatever leaves them int
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta
+from email.message import EmailMessage
 from email.utils import parseaddr
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -47,6 +48,7 @@ from workflows.enrichers import (
 )
 from workflows.handlers import Handlers, JobContext, JobError, PermanentJobError
 from workflows.mail import Item, Mailer, PermanentMailError, TemporaryMailError, compose, render
+from workflows.text_process import UnreadableText
 
 log = structlog.get_logger()
 
@@ -101,6 +103,7 @@ class EnrichmentActivities:
             description=given.description,
             deadline=given.deadline or None,
             similar=tuple(given.similar_titles),
+            workspace=given.workspace_id,
         )
         try:
             return await self._enricher.suggest(request)
@@ -115,6 +118,8 @@ class EnrichmentActivities:
             ) from None
         except (InvalidModelOutput, ModelRefused) as error:
             raise ApplicationError(str(error), type="MODEL_UNUSABLE", non_retryable=True) from None
+        except UnreadableText as error:
+            raise ApplicationError(str(error), type="TEXT_UNREADABLE", non_retryable=True) from None
 
     @activity.defn(name="enrichment.fail")
     async def fail(self, failed: contracts.FailedEnrichment) -> None:
@@ -283,18 +288,8 @@ class EmailActivities:
         if not prepared.items:
             return MailOutcome.EMPTY
         try:
-            message = compose(
-                batch.batch_id,
-                render(
-                    [_item(item) for item in prepared.items],
-                    recipient_name=prepared.display_name,
-                    zone=_known_zone(prepared.time_zone),
-                ),
-                sender=self._sender,
-                sender_name=self._sender_name,
-                recipient=prepared.email,
-                recipient_name=prepared.display_name,
-            )
+            # Some 100 ms for 200 notifications: a thread lets the event loop go on meanwhile.
+            message = await asyncio.to_thread(self._message, batch.batch_id, prepared)
             await self._mailer.send(message)
         except PermanentMailError as error:
             raise ApplicationError(str(error), type="MAIL_REFUSED", non_retryable=True) from None
@@ -302,6 +297,23 @@ class EmailActivities:
             raise ApplicationError(str(error), type="MAIL_DELAYED") from None
         log.info("mail sent", batch_id=batch.batch_id, notifications=len(prepared.items))
         return MailOutcome.SENT
+
+    def _message(
+        self, batch_id: str, prepared: email_rpc.PrepareEmailBatchResponse
+    ) -> EmailMessage:
+        rendered = render(
+            [_item(item) for item in prepared.items],
+            recipient_name=prepared.display_name,
+            zone=_known_zone(prepared.time_zone),
+        )
+        return compose(
+            batch_id,
+            rendered,
+            sender=self._sender,
+            sender_name=self._sender_name,
+            recipient=prepared.email,
+            recipient_name=prepared.display_name,
+        )
 
     @activity.defn(name="email.finish")
     async def finish(self, finished: contracts.FinishedMail) -> None:

@@ -8,7 +8,10 @@ Others are added by installing a distribution with an entry point of the group `
     async def resize(payload: Payload, job: JobContext) -> Result: ...
 
 A handler may run more than once for one job, as after the loss of a worker: it has to be idempotent, and `job.key` is
-what to recognise a repetition by. It must not block the event loop.
+what to recognise a repetition by.
+
+All handlers share the worker's event loop with reminders, mail and suggestions. One that computes for long has to do so
+in a process of its own, as with `concurrent.futures.ProcessPoolExecutor`; a thread isn't enough.
 """
 
 import json

@@ -26,7 +26,9 @@ from workflows.enrichers.sanitise import clean_line, clean_text, cut
 _MAX_SUBJECT: Final = 120
 # What may stand in a Message-ID as it is; anything else is hashed.
 _DOT_ATOM: Final = re.compile(r"[A-Za-z0-9_+/=-]+(?:\.[A-Za-z0-9_+/=-]+)*")
-_LOGIN: Final = re.compile(r"[^@\s]+@[^@\s]+")
+_LOGIN: Final = re.compile(r"\A[^@\s]+@[^@\s]+\Z")
+# Printable ASCII without blanks and angle brackets.
+_WEB_ADDRESS: Final = re.compile(r"https?://[!-;=?-~]+")
 
 _TEMPLATES: Final = Environment(
     loader=PackageLoader("workflows", "templates"),
@@ -227,7 +229,7 @@ def _shown(item: Item, zone: ZoneInfo) -> dict[str, str | None]:
 
 def _web_address(link: str | None) -> str | None:
     """The link when it is one for the web: a mail must not carry `javascript:` or line breaks."""
-    if link is None or not re.fullmatch(r"https?://[!-;=?-~]+", link):
+    if link is None or not _WEB_ADDRESS.fullmatch(link):
         return None
     return link
 

@@ -166,6 +166,9 @@ class Settings(BaseSettings):
 
     enrich_debounce: Seconds = 2
     """Seconds that a task's text has to stay as it is before suggestions are made for it."""
+    text_cpu_seconds: Annotated[float, Field(ge=0.1, le=10)] = 1
+    """Seconds of processor time that reading one task's text or one model's answer may take; then its suggestions fail.
+    The slowest text we know takes a tenth of that."""
     email_window: Seconds = 300
     """Seconds in which a person's notifications are gathered into one mail."""
     reminder_offsets: Annotated[tuple[Annotated[int, Field(ge=0)], ...], NoDecode] = (

@@ -1,14 +1,18 @@
 """The model-backed enricher at a model server of the tests, which answers what a test wants."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 from tests.fakes.model_server import ModelServer, model_server
 from workflows.enrichers import Kind
 from workflows.enrichers.circuit import Circuit
 from workflows.enrichers.model import ModelEnricher, ModelSettings
+from workflows.text_process import TextProcess
+
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
 
 KEY = "sk-planted-secret"
 
@@ -16,15 +20,25 @@ KEY = "sk-planted-secret"
 PRIORITY: frozenset[Kind] = frozenset({"priority"})
 
 
+class InThisProcess(TextProcess):
+    """For tests that aren't about the child process: each would start one, which takes longer than the test."""
+
+    async def call(
+        self, workspace: str, function: Callable[[*Arguments], Result], *arguments: *Arguments
+    ) -> Result:
+        return function(*arguments)
+
+
 @asynccontextmanager
 async def enriching(
-    timeout: float = 10.0, **settings: Any
+    timeout: float = 10.0, texts: TextProcess | None = None, **settings: Any
 ) -> AsyncIterator[tuple[ModelEnricher, ModelServer]]:
     async with model_server() as server:
         enricher = ModelEnricher(
             ModelSettings(
                 server.base_url, "m-1", KEY, timeout=timeout, allow_private=True, **settings
             ),
+            texts or InThisProcess(1.0),
             # The circuit has its own tests; here it must not hide the endpoint's answers.
             Circuit(failures_to_open=1_000),
         )

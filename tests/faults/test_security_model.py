@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.enriching import KEY, PRIORITY, enriching, with_reason
+from tests.fakes.enriching import KEY, PRIORITY, InThisProcess, enriching, with_reason
 from tests.fakes.model_server import Reply, Request, model_server
 from workflows.enrichers import EnrichRequest, InvalidModelOutput, ModelRefused
 from workflows.enrichers.model import ModelEnricher, ModelSettings
@@ -73,7 +73,9 @@ def test_6_public_addresses_are_public(address: str) -> None:
 )
 async def test_6_the_model_address_may_not_be_inside_unless_configured(host: str) -> None:
     async with model_server() as server:
-        enricher = ModelEnricher(ModelSettings(f"http://{host}:{server.port}/v1", "m", KEY))
+        enricher = ModelEnricher(
+            ModelSettings(f"http://{host}:{server.port}/v1", "m", KEY), InThisProcess(1.0)
+        )
         with pytest.raises(ModelRefused, match="not allowed"):
             await enricher.suggest(TASK)
         await enricher.close()

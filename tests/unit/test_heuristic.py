@@ -19,7 +19,7 @@ import pytest
 
 from workflows.enrichers import EnrichRequest
 from workflows.enrichers.cues import CUES
-from workflows.enrichers.heuristic import HeuristicEnricher, suggest_priority
+from workflows.enrichers.heuristic import suggest, suggest_priority
 from workflows.enrichers.initials import ANY, initials
 from workflows.enrichers.tidy import tidy_description
 
@@ -152,14 +152,13 @@ def test_no_text_makes_it_slow(text: str) -> None:
     assert time.process_time() - started < 0.1
 
 
-async def test_only_the_wanted_kinds_are_proposed() -> None:
-    enricher = HeuristicEnricher()
+def test_only_the_wanted_kinds_are_proposed() -> None:
     text = "todo: call the bank; order the parts; write to Kim"
-    both = await enricher.suggest(EnrichRequest("Move", text))
+    both = suggest(EnrichRequest("Move", text))
     assert [proposal.kind for proposal in both] == ["priority", "description"]
     request = EnrichRequest("Move", text, kinds=frozenset({"description"}))
-    assert [proposal.kind for proposal in await enricher.suggest(request)] == ["description"]
-    assert await enricher.suggest(EnrichRequest("Move", text, kinds=frozenset())) == []
+    assert [proposal.kind for proposal in suggest(request)] == ["description"]
+    assert suggest(EnrichRequest("Move", text, kinds=frozenset())) == []
     for proposal in both:
         assert proposal.model == "heuristic"
         assert proposal.prompt_version

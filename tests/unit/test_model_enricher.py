@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import time
 import unicodedata
@@ -13,7 +14,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.fakes.enriching import KEY, PRIORITY, enriching, with_reason
+from tests.fakes.enriching import KEY, PRIORITY, InThisProcess, enriching, with_reason
 from tests.fakes.model_server import Reply, model_server, priority, suggestion
 from workflows.enrichers import (
     EnrichRequest,
@@ -29,7 +30,8 @@ from workflows.enrichers.heuristic import HeuristicEnricher
 from workflows.enrichers.model import ModelEnricher, ModelSettings
 from workflows.enrichers.prompt import PROMPT_VERSION
 from workflows.enrichers.sanitise import clean_text, cut, cut_bytes
-from workflows.enrichers.transport import guarded_client
+from workflows.enrichers.transport import MAX_RESPONSE, guarded_client
+from workflows.text_process import TextProcess
 
 DESCRIPTION: frozenset[Kind] = frozenset({"description"})
 TASK = EnrichRequest("Fix the door", "It has to work today", kinds=PRIORITY)
@@ -40,7 +42,7 @@ def described(value: str, reason: str = "clearer", confidence: float = 0.7) -> R
 
 
 async def test_a_suggestion_names_value_reason_confidence_model_and_prompt_version() -> None:
-    async with enriching() as (enricher, server):
+    async with enriching(texts=TextProcess(1.0)) as (enricher, server):
         server.replies = [priority("HIGH", 'says "today"', 0.8)]
         assert await enricher.suggest(TASK) == [
             Proposal("priority", "HIGH", 'says "today"', 0.8, "m-1", PROMPT_VERSION)
@@ -104,6 +106,33 @@ async def test_a_fenced_answer_is_read() -> None:
     async with enriching() as (enricher, server):
         server.replies = [Reply(f"```json\n{priority('LOW').content}\n```")]
         assert (await enricher.suggest(TASK))[0].value == "LOW"
+
+
+@pytest.mark.parametrize(
+    ("reply", "complaint"),
+    [
+        (Reply(raw=b"[" * (MAX_RESPONSE + 1)), "too large"),
+        (Reply(raw=gzip.compress(b" " * 9), headers={"Content-Encoding": "gzip"}), "compressed"),
+    ],
+)
+async def test_a_response_is_read_up_to_a_limit(reply: Reply, complaint: str) -> None:
+    async with enriching() as (enricher, server):
+        server.replies = [reply]
+        with pytest.raises(ModelRefused, match=complaint):
+            await enricher.suggest(TASK)
+        assert server.requests[0].headers["accept-encoding"] == "identity"
+        assert (await enricher.suggest(TASK))[0].value == "HIGH"
+
+
+async def test_an_answer_with_a_key_of_its_own_is_refused_without_quoting_it() -> None:
+    reply = suggestion(
+        priority={"value": "LOW", "reason": "r", "confidence": 1, "planted-personal-text": 1}
+    )
+    async with enriching() as (enricher, server):
+        server.replies = [reply, reply]
+        with pytest.raises(InvalidModelOutput) as caught:
+            await enricher.suggest(TASK)
+    assert "planted" not in str(caught.value)
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 529])
@@ -191,7 +220,9 @@ async def test_slow_cut_off_and_absent_endpoints_are_retryable() -> None:
         server.replies = [Reply(hang_up=True)]
         with pytest.raises(RetryableModelError):
             await enricher.suggest(TASK)
-    gone = ModelEnricher(ModelSettings(server.base_url, "m", allow_private=True))
+    gone = ModelEnricher(
+        ModelSettings(server.base_url, "m", allow_private=True), InThisProcess(1.0)
+    )
     with pytest.raises(RetryableModelError):
         await gone.suggest(TASK)
     await gone.close()
@@ -231,6 +262,13 @@ BAD_ANSWERS = [
     json.dumps({**json.loads(with_reason()), "tool": "delete"}),
     "x" * 300_000,
 ]
+
+
+async def test_what_is_wrong_with_an_answer_comes_back_from_the_process_that_reads_it() -> None:
+    async with enriching(texts=TextProcess(1.0)) as (enricher, server):
+        server.replies = [Reply("no JSON"), priority("MEDIUM")]
+        assert (await enricher.suggest(TASK))[0].value == "MEDIUM"
+        assert "not one JSON object" in server.requests[1].body["messages"][-1]["content"]
 
 
 @pytest.mark.parametrize("bad", BAD_ANSWERS, ids=range(len(BAD_ANSWERS)))
@@ -337,7 +375,9 @@ async def test_errors_carry_neither_task_text_nor_key_nor_answer() -> None:
 async def test_an_endpoint_that_keeps_failing_is_left_alone_for_a_while() -> None:
     async with model_server() as server:
         server.answer = lambda request: Reply(status=500)
-        enricher = ModelEnricher(ModelSettings(server.base_url, "m", allow_private=True))
+        enricher = ModelEnricher(
+            ModelSettings(server.base_url, "m", allow_private=True), InThisProcess(1.0)
+        )
         for _ in range(FAILURES_TO_OPEN + 3):
             with pytest.raises(RetryableModelError) as caught:
                 await enricher.suggest(TASK)
@@ -372,18 +412,20 @@ async def test_a_name_that_does_not_exist_is_retryable(monkeypatch: pytest.Monke
         raise OSError("no such name")
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
-    enricher = ModelEnricher(ModelSettings("https://model.example/v1", "m"))
+    enricher = ModelEnricher(ModelSettings("https://model.example/v1", "m"), InThisProcess(1.0))
     with pytest.raises(RetryableModelError):
         await enricher.suggest(TASK)
     await enricher.close()
 
 
 def test_configuration_picks_the_enricher() -> None:
-    assert isinstance(build_enricher(), HeuristicEnricher)
-    assert isinstance(build_enricher("https://m.example/v1", "m", "k"), ModelEnricher)
+    assert isinstance(build_enricher(InThisProcess(1.0)), HeuristicEnricher)
+    assert isinstance(
+        build_enricher(InThisProcess(1.0), "https://m.example/v1", "m", "k"), ModelEnricher
+    )
     for half in (("https://m.example/v1", ""), ("", "m"), ("ftp://m.example", "m"), ("m", "m")):
         with pytest.raises(ValueError, match="model"):
-            build_enricher(*half)
+            build_enricher(InThisProcess(1.0), *half)
 
 
 def test_cutting_never_splits_a_character() -> None:

@@ -33,6 +33,7 @@ from workflows.enrichers import EnrichRequest, Proposal, build_enricher
 from workflows.front_door import FrontDoor
 from workflows.handlers import Handler, Handlers
 from workflows.mail import Mailer, SmtpSettings
+from workflows.text_process import TextProcess
 from workflows.worker import Activities, build_workers
 
 HISTORIES = Path(__file__).parent / "histories"
@@ -52,7 +53,8 @@ class FakeModel:
     def __init__(self) -> None:
         self.answers: list[Exception | Callable[[], Awaitable[list[Proposal]]]] = []
         self.asked: list[EnrichRequest] = []
-        self._rules = build_enricher()
+        self.texts = TextProcess(0.5)
+        self._rules = build_enricher(self.texts)
 
     async def suggest(self, request: EnrichRequest) -> list[Proposal]:
         self.asked.append(request)
@@ -62,6 +64,9 @@ class FakeModel:
                 raise answer
             return await answer()
         return await self._rules.suggest(request)
+
+    async def close(self) -> None:
+        await self._rules.close()
 
 
 class Examine:
@@ -152,6 +157,7 @@ async def worker(
         for each in build_workers(env.client, activities, 20):
             await stack.enter_async_context(each)
         yield model
+    await model.close()
     await door.close()
 
 

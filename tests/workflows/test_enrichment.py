@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
+from uuid import uuid4
 
 import grpc
 import pytest
@@ -10,6 +12,7 @@ from temporalio.client import WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
 
 from taskflow.task.v1 import suggestion_pb2, task_pb2
+from tests.fakes import readings
 from tests.workflows.conftest import PRIVATE, Examine, FakeModel
 from tests.workflows.services_double import Services, Task
 from workflows import contracts
@@ -174,6 +177,45 @@ async def test_an_unusable_answer_fails_at_once_and_leaves_the_task_alone(
     assert services.suggestions == []
     assert [failure.error for failure in services.failures] == [str(error)]
     await examine(handle)
+
+
+async def test_texts_that_take_for_ever_are_failed_jobs_and_other_tasks_get_their_suggestions(
+    env: WorkflowEnvironment, services: Services, model: FakeModel, examine: Examine
+) -> None:
+    ended: list[str] = []
+    waited_for: list[int] = []
+
+    async def poisonous() -> list[Proposal]:
+        try:
+            await model.texts.call("loud", readings.never_ends, f"{PRIVATE}!")
+        finally:
+            ended.append("loud")
+        return []
+
+    async def quiet() -> list[Proposal]:
+        before = len(ended)
+        await model.texts.call(str(uuid4()), readings.length, PRIVATE)
+        waited_for.append(len(ended) - before)
+        return [Proposal("priority", "HIGH", "says so", 0.7, "m", "p-1")]
+
+    poisoned, others = [str(uuid4()) for _ in range(6)], [str(uuid4()) for _ in range(3)]
+    for task_id in poisoned + others:
+        services.tasks[task_id] = Task(f"Call {PRIVATE}")
+    model.answers = [poisonous] * len(poisoned)
+    failing = [await start(env, task_id) for task_id in poisoned]
+    while model.answers:
+        await asyncio.sleep(0.01)
+    model.answers = [quiet] * len(others)
+    for handle in [await start(env, task_id) for task_id in others]:
+        assert await handle.result() is Enrichment.STORED
+    assert max(waited_for) <= 1, "poisonous texts that a text of another workspace waited for"
+    for handle in failing:
+        assert await handle.result() is Enrichment.FAILED
+        await examine(handle)
+    assert {failure.task_id for failure in services.failures} == set(poisoned)
+    assert {failure.error for failure in services.failures} == {"the text takes too long to read"}
+    assert {stored.task_id for stored in services.suggestions} == set(others)
+    assert len(model.asked) == len(poisoned) + len(others), "a poisonous text was tried again"
 
 
 async def test_an_outage_of_the_task_service_costs_time_and_no_suggestion(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -14,7 +13,7 @@ from workflows.enrichers.types import MAX_DESCRIPTION, MAX_REASON, Kind, Proposa
 
 # Characters. Far above any valid answer; bounds the work on nonsense.
 _MAX_ANSWER: Final = 200_000
-_FENCED: Final = re.compile(r"^\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*$", re.S)
+_FENCE: Final = "```"
 
 
 class Unusable(Exception):
@@ -39,11 +38,18 @@ def read_answer(text: str, kinds: frozenset[Kind], original: str, model: str) ->
 def _parsed(text: str) -> Any:
     if len(text) > _MAX_ANSWER:
         raise Unusable("the answer is far too long")
-    fenced = _FENCED.match(text)
     try:
-        return json.loads(fenced[1] if fenced else text)
+        return json.loads(_unfenced(text))
     except (ValueError, RecursionError):
         raise Unusable("the answer is not one JSON object") from None
+
+
+def _unfenced(text: str) -> str:
+    """What stands between a line with a fence, as for a block of code, and a fence at the end."""
+    opening, _, rest = text.strip().partition("\n")
+    if opening.rstrip() in (_FENCE, f"{_FENCE}json") and rest.endswith(_FENCE):
+        return rest.removesuffix(_FENCE).strip()
+    return text
 
 
 def _proposal(kind: Kind, raw: Any, original: str, model: str) -> Proposal | None:
@@ -82,7 +88,10 @@ def _reason(text: str) -> str:
 
 def _explained(error: ValidationError) -> str:
     problems = error.errors(include_input=False, include_url=False, include_context=False)
-    return "; ".join(
-        f"{'.'.join(str(step) for step in problem['loc'][:1])}: {problem['msg']}"
-        for problem in problems[:3]
-    )
+    return "; ".join(f"{_field(problem['loc'])}: {problem['msg']}" for problem in problems[:3])
+
+
+def _field(path: tuple[int | str, ...]) -> str:
+    """Another key is the model's words, which could be a task's."""
+    known = [step for step in path[:1] if step in PriorityAnswer.model_fields]
+    return str(known[0]) if known else "the proposal"

@@ -213,7 +213,7 @@ INCIDENT_NAMED_AFTER: Final = (
 # "Critical? No." takes back what it asks.
 NEGATED_AFTER: Final = (
     r"\?\s*(?:no|nope|nah|not|none|hardly|never)\b"
-    r"|\s+(?:is|are|would be|sounds|seems) (?:overrated|exaggerated|too (?:strong|much)|an overstatement|"
+    r"|\s{1,20}(?:is|are|would be|sounds|seems) (?:overrated|exaggerated|too (?:strong|much)|an overstatement|"
     r"the wrong word|not the (?:right )?word|a strong word)\b"
 )
 # "Normally I'd say whenever" and "used to be optional" set up the opposite.

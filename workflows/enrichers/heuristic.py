@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from workflows.enrichers import cues
 from workflows.enrichers.initials import ANY, initials
 from workflows.enrichers.tidy import tidy_description
 from workflows.enrichers.types import EnrichRequest, PriorityName, Proposal
+
+if TYPE_CHECKING:
+    # The child process that applies the rules needs none of what this one imports.
+    from workflows.text_process import TextProcess
 
 MODEL: Final = "heuristic"
 RULES_VERSION: Final = "rules-1"
@@ -30,7 +34,9 @@ _INITIALS: Final = [initials(cue.pattern) for cue in cues.CUES]
 _SIGNS: Final = re.compile(r"(?P<shout>!!+)|(?P<smile>[:;]-?\))")
 _WORD: Final = re.compile(r"(?<![\w-])\w")
 _NOW: Final = re.compile(r"\bNOW\b|\bnow[ !.]*$|\bQuick(?:ly)?[!,]")
-_NOT_NOW: Final = re.compile(r"(?:\bno need|\bnot|n't|\bnever|\buntil|\bby|\bfrom)\b[^.!?:]*$")
+_NOT_NOW: Final = re.compile(
+    rf"(?:\bno need|\bnot|n't|\bnever|\buntil|\bby|\bfrom)\b[^.!?:]{{0,{_CONTEXT}}}$"
+)
 _MENTION_AFTER: Final = re.compile(cues.MENTIONED_AFTER)
 _INCIDENT_NAMED: Final = re.compile(cues.INCIDENT_NAMED_AFTER)
 _MENTION_BEFORE: Final = re.compile(cues.MENTIONED_BEFORE)
@@ -58,19 +64,30 @@ class _Reading(NamedTuple):
 
 
 class HeuristicEnricher:
-    """Implements `Enricher` by rules; the reason of a proposal quotes the words it rests on."""
+    """Implements `Enricher` by rules, which a child process applies."""
+
+    def __init__(self, texts: TextProcess) -> None:
+        self._texts = texts
 
     async def suggest(self, request: EnrichRequest) -> list[Proposal]:
-        proposals = []
-        if "priority" in request.kinds:
-            proposals.append(suggest_priority(request.title, request.description))
-        if "description" in request.kinds:
-            tidied = tidy_description(request.description)
-            if tidied is not None:
-                proposals.append(
-                    Proposal("description", tidied.text, tidied.reason, 0.6, MODEL, RULES_VERSION)
-                )
-        return proposals
+        return await self._texts.call(request.workspace, suggest, request)
+
+    async def close(self) -> None:
+        await self._texts.close()
+
+
+def suggest(request: EnrichRequest) -> list[Proposal]:
+    """What the rules propose; the reason of a proposal quotes the words it rests on."""
+    proposals = []
+    if "priority" in request.kinds:
+        proposals.append(suggest_priority(request.title, request.description))
+    if "description" in request.kinds:
+        tidied = tidy_description(request.description)
+        if tidied is not None:
+            proposals.append(
+                Proposal("description", tidied.text, tidied.reason, 0.6, MODEL, RULES_VERSION)
+            )
+    return proposals
 
 
 def suggest_priority(title: str, description: str) -> Proposal:

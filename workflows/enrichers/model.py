@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from workflows.enrichers.answer import Unusable, read_answer
 from workflows.enrichers.circuit import Circuit
 from workflows.enrichers.prompt import Prompt, build_prompt
-from workflows.enrichers.transport import ForbiddenAddress, guarded_client
+from workflows.enrichers.transport import ForbiddenAddress, UnfitResponse, guarded_client
 from workflows.enrichers.types import (
     EnrichRequest,
     InvalidModelOutput,
@@ -25,6 +25,7 @@ from workflows.enrichers.types import (
     Proposal,
     RetryableModelError,
 )
+from workflows.text_process import TextProcess
 
 # Seconds. An endpoint that asks for more is asked again after this.
 _MAX_RETRY_AFTER: Final = 3_600.0
@@ -82,8 +83,11 @@ class ModelEnricher:
     cause: they end up in workflow histories.
     """
 
-    def __init__(self, settings: ModelSettings, circuit: Circuit | None = None) -> None:
+    def __init__(
+        self, settings: ModelSettings, texts: TextProcess, circuit: Circuit | None = None
+    ) -> None:
         self._settings = settings
+        self._texts = texts
         self._circuit = circuit or Circuit()
         self._dialect = _Dialect()
         self._client = openai.AsyncOpenAI(
@@ -99,32 +103,45 @@ class ModelEnricher:
         self._client.project = None
 
     async def suggest(self, request: EnrichRequest) -> list[Proposal]:
-        prompt = build_prompt(request, self._settings.input_tokens)
+        prompt = await self._texts.call(
+            request.workspace, build_prompt, request, self._settings.input_tokens
+        )
         if not prompt.kinds:
             return []
         with self._circuit.attempt():
             try:
                 async with asyncio.timeout(self._settings.timeout):
-                    return await self._converse(prompt, request.description)
+                    return await self._converse(prompt, request)
             except TimeoutError:
                 raise RetryableModelError("the model took too long") from None
 
     async def close(self) -> None:
         await self._client.close()
+        await self._texts.close()
 
-    async def _converse(self, prompt: Prompt, original: str) -> list[Proposal]:
+    async def _converse(self, prompt: Prompt, request: EnrichRequest) -> list[Proposal]:
         messages = [_message("system", prompt.system), _message("user", prompt.user)]
         answer = await self._ask(messages, prompt)
         try:
-            return read_answer(answer, prompt.kinds, original, self._settings.model)
+            return await self._read(answer, prompt, request)
         except Unusable as problem:
             messages.append(_message("assistant", answer))
             messages.append(_message("user", _correction(problem)))
         answer = await self._ask(messages, prompt)
         try:
-            return read_answer(answer, prompt.kinds, original, self._settings.model)
+            return await self._read(answer, prompt, request)
         except Unusable as problem:
             raise InvalidModelOutput(f"invalid answer after a correction: {problem}") from None
+
+    async def _read(self, answer: str, prompt: Prompt, request: EnrichRequest) -> list[Proposal]:
+        return await self._texts.call(
+            request.workspace,
+            read_answer,
+            answer,
+            prompt.kinds,
+            request.description,
+            self._settings.model,
+        )
 
     async def _ask(self, messages: list[dict[str, str]], prompt: Prompt) -> str:
         dialect = self._dialect
@@ -150,6 +167,8 @@ class ModelEnricher:
             raise RetryableModelError("the model endpoint can't be reached") from None
         except ForbiddenAddress as refusal:
             raise ModelRefused(f"the model endpoint is not allowed: {refusal}") from None
+        except UnfitResponse as refusal:
+            raise ModelRefused(f"the model endpoint's response is {refusal}") from None
         except (openai.APIResponseValidationError, ValueError):
             # HTTP 200 with a body that isn't JSON; read as an answer without words.
             return None

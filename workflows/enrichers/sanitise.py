@@ -6,6 +6,8 @@ import re
 import unicodedata
 from typing import Final
 
+from services.platform.nfc import nfc
+
 _LINE_ENDS: Final = re.compile("\r\n?|[\u0085\u2028\u2029]")
 # Control characters except tab and newline, lone surrogates, bidirectional controls, invisible
 # tag characters, the byte order mark and the noncharacters. Joiners stay: emoji and scripts
@@ -19,7 +21,7 @@ _JOINERS: Final = frozenset("\u200c\u200d\ufe0e\ufe0f")
 
 def clean_text(text: str) -> str:
     """NFC, plain newlines, none of the characters that hide, reorder or break text."""
-    return unicodedata.normalize("NFC", _UNSAFE.sub("", _LINE_ENDS.sub("\n", text)))
+    return nfc(_UNSAFE.sub("", _LINE_ENDS.sub("\n", text)))
 
 
 def clean_line(text: str) -> str:

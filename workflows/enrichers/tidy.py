@@ -18,11 +18,13 @@ _MIN_ITEMS = 3
 
 # Anything where spaces or separators carry meaning is left alone.
 _VERBATIM: Final = re.compile(
-    r"```|~~~|^(?: {4}|\t)\S|^[ \t]*\||^>|\{|\}|</|&&|\$ |;[ \t]*$|https?://\S*;", re.M
+    r"```|~~~|^(?: {4}|\t)\S|^[ \t]*\||^>|\{|\}|</|&&|\$ |;[ \t]*$|(?<!\S)(?>\S*?https?://)\S*;",
+    re.M,
 )
-_INTRODUCED: Final = re.compile(r"^([^\n:;.]{1,60}:)\s+([^\n]*;[^\n]*)$", re.M)
+_INTRODUCED: Final = re.compile(r"^([^\n:;.]{1,60}:)\s++([^\n;]*+;[^\n]*+)$", re.M)
 _NUMBERED: Final = re.compile(r"(?<!\S)(\d{1,2})[.)]\s+")
-_DASHED: Final = re.compile(r"\s+[-*•]\s+")
+# A run of blanks is looked at once, from its start.
+_DASHED: Final = re.compile(r"(?<!\s)\s++[-*•]\s++")
 _SPACES: Final = re.compile(r"(?<=\S)[ \t\u00a0]{2,}(?=\S)")
 _BLANK_LINES: Final = re.compile(r"\n(?:[ \t]*\n){2,}")
 

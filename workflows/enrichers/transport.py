@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 import httpx2
+
+# Bytes. A description of 20,000 characters takes up to 240,000 in JSON within JSON; models that think say more.
+MAX_RESPONSE: Final = 1024 * 1024
 
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 _IPV4_COMPATIBLE: Final = IPv6Network("::/96")
@@ -22,7 +26,44 @@ class ForbiddenAddress(Exception):
     """The address isn't public, and private ones are not allowed here."""
 
 
-class GuardedTransport(httpx2.AsyncHTTPTransport):
+class UnfitResponse(Exception):
+    """A response whose size has no bound that this side knows."""
+
+
+class BoundedTransport(httpx2.AsyncHTTPTransport):
+    """Reads at most `MAX_RESPONSE` bytes of a response.
+
+    Raises `UnfitResponse` for a longer one. A compressed one is refused, as little of it can be much to read.
+    """
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        request.headers["accept-encoding"] = "identity"
+        response = await super().handle_async_request(request)
+        if response.headers.get("content-encoding", "identity") != "identity":
+            await response.aclose()
+            raise UnfitResponse("compressed")
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        response.stream = _Bounded(response.stream)
+        return response
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for part in self._stream:
+            size += len(part)
+            if size > MAX_RESPONSE:
+                raise UnfitResponse("too large")
+            yield part
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class GuardedTransport(BoundedTransport):
     """Connects to public addresses only.
 
     Raises `ForbiddenAddress` before anything is sent when one of the name's addresses is not.
@@ -45,7 +86,7 @@ class GuardedTransport(httpx2.AsyncHTTPTransport):
 
 def guarded_client(timeout: float, allow_private: bool = False) -> httpx2.AsyncClient:
     """`timeout` in seconds, for each of connect, read and write."""
-    transport = httpx2.AsyncHTTPTransport() if allow_private else GuardedTransport()
+    transport = BoundedTransport() if allow_private else GuardedTransport()
     return httpx2.AsyncClient(
         transport=transport, timeout=timeout, trust_env=False, follow_redirects=False
     )

@@ -18,7 +18,8 @@ class EnrichRequest:
     """The text of one task, and which kinds of proposal are wanted.
 
     `deadline` is for people ("2026-12-01 in Europe/Berlin"). `similar` holds titles of tasks that
-    the requesting user may see; an enricher must not look for others by itself.
+    the requesting user may see; an enricher must not look for others by itself. Workspaces whose
+    texts wait to be read take turns.
     """
 
     title: str
@@ -26,6 +27,7 @@ class EnrichRequest:
     deadline: str | None = None
     similar: tuple[str, ...] = ()
     kinds: frozenset[Kind] = frozenset({"priority", "description"})
+    workspace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,12 @@ class Enricher(Protocol):
     async def suggest(self, request: EnrichRequest) -> list[Proposal]:
         """At most one proposal of each wanted kind, none when there is nothing to improve.
 
-        Raises `RetryableModelError`, `InvalidModelOutput` or `ModelRefused`.
+        Raises `RetryableModelError`, `InvalidModelOutput`, `ModelRefused` or `UnreadableText`.
         """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections and processes."""
         ...
 
 

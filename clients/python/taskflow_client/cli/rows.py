@@ -26,6 +26,8 @@ _TITLE_LENGTH = 255
 _DESCRIPTION_LENGTH = 20_000
 _LABELS = 20
 _LABEL_LENGTH = 64
+_BLANKS = re.compile(r"[ _]+")
+_SEPARATOR = re.compile(r"[,;|]")
 _REFUSED = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 # Request ids are derived under this name, so that a file imported again gives the same ones.
@@ -225,7 +227,7 @@ def _status(text: str) -> Any:
 
 
 def _choice(text: str, allowed: list[Any]) -> str:
-    word = re.sub(r"[ _]+", "-", text.lower())
+    word = _BLANKS.sub("-", text.lower())
     if word not in allowed:
         raise ValueError(f"{text!r} isn't one of {', '.join(allowed)}")
     return word
@@ -236,7 +238,7 @@ def _labels(value: Any) -> list[str]:
     if isinstance(value, list):
         labels = [_text(label) for label in value]
     else:
-        labels = [label.strip() for label in re.split(r"[,;|]", value)]
+        labels = [label.strip() for label in _SEPARATOR.split(value)]
     labels = list(dict.fromkeys(label for label in labels if label))
     if len(labels) > _LABELS:
         raise ValueError(f"{len(labels)} labels, at most {_LABELS} are allowed")
