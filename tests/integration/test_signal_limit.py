@@ -224,6 +224,36 @@ async def test_a_deadline_whose_signal_is_refused_has_its_reminder(
     assert timedelta(0) <= at - due < timedelta(seconds=1)
 
 
+@pytest.mark.parametrize("call", ["PlanReminder", "EmitReminder"])
+async def test_a_reminder_that_waits_for_the_task_service_goes_on_in_new_runs(
+    bus: Bus, services: Services, client: Client, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Not on the time-skipping server: its clock stands still once a run has left an activity behind."""
+    monkeypatch.setattr(contracts, "HISTORY_LIMIT", LIMIT // 2)
+    task_id = str(uuid4())
+    services.offsets = (0,)
+    due = datetime.now(UTC) + timedelta(milliseconds=500)
+    services.tasks[task_id] = Task(due=due, wanted=False)
+    back = asyncio.Event()
+
+    async def away() -> None:
+        await back.wait()
+
+    services.during[call] = away
+    await publish(bus, "task.updated", moved(task_id, 2, due))
+    await wait_until_called(services, call)
+    for revision in range(3, LIMIT):
+        await publish(bus, "task.updated", moved(task_id, revision, due))
+    run = await client.get_workflow_handle(contracts.reminder_id(task_id)).describe()
+    assert run.raw_description.workflow_execution_info.first_run_id != run.run_id
+    back.set()
+    async with asyncio.timeout(20):
+        while not services.ledger:
+            await asyncio.sleep(0.02)
+    assert list(services.ledger) == [(task_id, due, 0)]
+    assert services.parked == []
+
+
 async def test_a_signal_that_is_wrong_in_itself_is_still_parked(
     bus: Bus, services: Services
 ) -> None:

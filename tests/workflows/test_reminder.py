@@ -316,32 +316,6 @@ async def test_a_sleeping_reminder_goes_on_in_new_runs_and_comes_on_time(
     await examine(first, "reminder_continued_asleep")
 
 
-@pytest.mark.parametrize("call", ["PlanReminder", "EmitReminder"])
-async def test_a_reminder_that_waits_for_the_task_service_goes_on_in_new_runs(
-    env: WorkflowEnvironment, services: Services, task_id: str, call: str
-) -> None:
-    services.offsets = (0,)
-    due = await later(env, 2 * SECOND)
-    services.tasks[task_id] = Task(due=due)
-    back = asyncio.Event()
-    services.during[call] = lambda: wait_for(back)
-    with env.auto_time_skipping_disabled():
-        handle = await change(env, task_id, 1)
-        while not services.calls[call]:
-            await asyncio.sleep(0.01)
-        try:
-            await storm(env, task_id, MANY)
-            await first_run(env, handle)
-        finally:
-            back.set()
-        await handle.result()
-    assert sent(services, task_id) == [(due, 0)]
-
-
-async def wait_for(event: asyncio.Event) -> None:
-    await event.wait()
-
-
 async def test_a_long_run_plans_again_before_it_ends_though_no_signal_came(
     env: WorkflowEnvironment,
     services: Services,
