@@ -72,7 +72,9 @@ async def run(run: Run, tally: Tally) -> None:
             await events.settled(world.settings, 30) is not None,
             "the consumers don't follow the event stream again after 30 s",
         )
-    await _check(world, tally)
+        await _check(world, tally)
+        run.stack.release("notification-2")
+        await run.stack.wait_ready("notification-2", 60)
     for consumer in _CONSUMERS:
         tally.expect(
             warned.get(consumer, 0) > 0.5,
