@@ -32,7 +32,7 @@ from tests.fakes.mail_receiver import MailReceiver, mail_receiver
 from tests.workflows.services_double import SECRET, Services, Task, serving_doubles
 from workflows import __main__ as process
 from workflows import contracts
-from workflows.dispatcher import CONSUMER, Dispatcher
+from workflows.dispatcher import CONSUMER, SUBJECTS, Dispatcher
 from workflows.front_door import FrontDoor
 
 pytestmark = pytest.mark.xdist_group("signal_limit")
@@ -91,11 +91,10 @@ async def bus(engines: Stack) -> AsyncIterator[Bus]:
     connection = Bus(engines.settings, name="test")
     await connection.connect()
     await connection.ensure_stream()
+    # As the relay does.
+    await connection.add_durable(CONSUMER, SUBJECTS, 0)
     stop = asyncio.Event()
     running = asyncio.create_task(process.run(engines.settings, stop))
-    async with asyncio.timeout(20):
-        while not await connection.jetstream.consumers_info(platform_bus.STREAM):
-            await asyncio.sleep(0.05)
     yield connection
     stop.set()
     await asyncio.wait_for(running, 10)

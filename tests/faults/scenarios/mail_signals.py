@@ -28,7 +28,7 @@ from tests.fakes.mail_receiver import MailReceiver, mail_receiver
 from tests.faults.harness.scenario import Run, Tally
 from tests.workflows.services_double import SECRET, Services, serving_doubles
 from workflows import contracts
-from workflows.dispatcher import CONSUMER
+from workflows.dispatcher import CONSUMER, SUBJECTS
 
 PROMISE = "Mail is neither doubled nor forgotten"
 LIMIT_SECONDS = {"short": 90.0, "long": 1200.0}
@@ -85,6 +85,8 @@ async def _a_desk(run: Run) -> AsyncIterator[Desk]:
             bus = Bus(stack.settings, name="harness")
             await bus.connect()
             await bus.ensure_stream()
+            # As the relay does.
+            await bus.add_durable(CONSUMER, SUBJECTS, 0)
             yield Desk(stack.settings, bus, services, mails, str(uuid7()))
             await bus.close()
 
