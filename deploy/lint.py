@@ -84,6 +84,9 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "import contracts": _python(
         "-c", "from importlinter.cli import lint_imports_command as run; run()"
     ),
+    "method and event options": _python(
+        "-c", "import services.platform.methods, services.platform.event_types"
+    ),
     "buf lint": lambda: _run(BUF, "lint"),
     "buf format": lambda: _run(BUF, "format", "--diff", "--exit-code"),
     "buf breaking": _breaking,

@@ -14,7 +14,6 @@ from services.migrations import wait_until_current
 from services.notification import recovery as notification_recovery
 from services.notification import rpc as notification_rpc
 from services.platform import recovery, retention, telemetry
-from services.platform.access import ACCESS
 from services.platform.bus import Bus
 from services.platform.channels import internal_channel
 from services.platform.config import Settings
@@ -23,6 +22,7 @@ from services.platform.health import Check, Health
 from services.platform.identity import Identity, KeySource
 from services.platform.interceptors import Gate
 from services.platform.loops import beside
+from services.platform.methods import services_of
 from services.platform.relay import Relay
 from services.platform.runtime import Loop, Platform
 from services.platform.seal import Seal
@@ -43,12 +43,6 @@ _REGISTER: dict[str, Register] = {
     "task": task_rpc.register,
     "notification": notification_rpc.register,
 }
-# The proto packages that each service answers for.
-_PACKAGES = {
-    "auth": ("taskflow.auth.v1",),
-    "task": ("taskflow.task.v1",),
-    "notification": ("taskflow.notification.v1", "taskflow.event.v1"),
-}
 
 
 async def run_service(name: str, settings: Settings, stop: asyncio.Event) -> None:
@@ -64,7 +58,7 @@ async def run_service(name: str, settings: Settings, stop: asyncio.Event) -> Non
         gate,
         port=getattr(settings, f"{name}_port"),
         http_port=getattr(settings, f"{name}_http_port"),
-        services=_full_names(_PACKAGES[name]),
+        services=services_of(name),
         checks=_checks(name, db, bus) | {"signing_keys": identity.wait_for_keys},
     )
     await wait_until_current(db)
@@ -158,8 +152,3 @@ def _checks(name: str, db: Database, bus: Bus) -> dict[str, Check]:
     if name == "relay":
         checks["nats"] = nats
     return checks
-
-
-def _full_names(packages: tuple[str, ...]) -> list[str]:
-    services = {method.rpartition("/")[0].removeprefix("/") for method in ACCESS}
-    return sorted(service for service in services if service.rpartition(".")[0] in packages)

@@ -14,29 +14,18 @@ from deploy.local import binaries
 from deploy.local.probes import gateway_routes
 from deploy.local.program import Program
 from services.platform.config import Settings
+from services.platform.methods import METHODS
+from taskflow.options.v1.options_pb2 import CAPACITY_PASSWORDS
 
 _TEMPLATE = Path(__file__).resolve().parents[1] / "envoy" / "envoy.yaml.j2"
-# Which service answers what: first what can last, which doesn't count as calls under way. Any service can answer
-# reflection for all, and health is asked of the main one.
-_LASTING = {
-    "/taskflow.task.v1.TaskService/WatchTasks": "task",
-    "/taskflow.notification.v1.NotificationService/WatchNotifications": "notification",
-    "/grpc.health.v1.Health/": "task",
-}
+# gRPC's own services, each answered by the same process for all. Their calls can last.
+_HEALTH = {"/grpc.health.v1.Health/": "task"}
 _REFLECTION = {
     "/grpc.reflection.v1.ServerReflection/": "task",
     "/grpc.reflection.v1alpha.ServerReflection/": "task",
 }
-# What hashes a password, of which few can be under way at once.
+# The auth service's cluster for methods that hash a password, of which few can run at once.
 _PASSWORDS = "passwords"
-_ROUTES = {
-    "/taskflow.auth.v1.AuthService/Login": _PASSWORDS,
-    "/taskflow.auth.v1.AuthService/Register": _PASSWORDS,
-    "/taskflow.auth.v1.": "auth",
-    "/taskflow.task.v1.": "task",
-    "/taskflow.notification.v1.": "notification",
-    "/taskflow.event.v1.": "notification",
-}
 # A name stands for so many replicas at least.
 _NAMED_REPLICAS = 2
 # For each process, what it checks in about a second: further ones it would refuse as well, at many times the cost.
@@ -95,11 +84,19 @@ def rendered(
 
 
 def _routes(reflection: bool) -> list[tuple[str, str, bool]]:
-    """Prefix, cluster, and whether it can last."""
-    lasting = _LASTING | (_REFLECTION if reflection else {})
+    """Prefix, cluster, and whether calls can last; Envoy takes the first prefix that matches.
+
+    Streams come first: they don't count as calls under way.
+    """
+    public = [method for method in METHODS.values() if not method.internal]
+    streams = {method.path: method.process for method in public if method.streams}
+    lasting = streams | _HEALTH | (_REFLECTION if reflection else {})
+    passwords = [method.path for method in public if method.capacity == CAPACITY_PASSWORDS]
+    packages = {f"/{method.service.rpartition('.')[0]}.": method.process for method in public}
     return [
-        *((prefix, cluster, True) for prefix, cluster in lasting.items()),
-        *((prefix, cluster, False) for prefix, cluster in _ROUTES.items()),
+        *((prefix, process, True) for prefix, process in lasting.items()),
+        *((path, _PASSWORDS, False) for path in passwords),
+        *((prefix, process, False) for prefix, process in packages.items()),
     ]
 
 

@@ -4,19 +4,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
+from services.platform import event_types
 from services.platform.bus import PoisonEvent
-from taskflow.event.v1.event_pb2 import Event, ReminderDue, TaskUpdated
+from taskflow.event.v1.event_pb2 import Event, ReminderDue, TaskCreated, TaskUpdated
 from taskflow.notification.v1 import notification_pb2 as kinds
 from taskflow.notification.v1.notification_pb2 import NotificationKind
 from taskflow.task.v1 import task_pb2
 from taskflow.task.v1.task_pb2 import Task
 
 # What `tell` has something to say about.
-SUBJECTS = [
-    "taskflow.*.task.created",
-    "taskflow.*.task.updated",
-    "taskflow.*.task.reminder_due",
-]
+SUBJECTS = event_types.subjects(TaskCreated, TaskUpdated, ReminderDue)
 
 _STATUS_WORDS = {
     # Tasks start there, so one that changes to it has been somewhere else.

@@ -24,13 +24,14 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 
 from services.platform import bounds, builtin, directory, logging, telemetry, tracing
-from services.platform.access import ACCESS, Access
 from services.platform.config import Settings
 from services.platform.crowd import Crowd
 from services.platform.db import Database
 from services.platform.errors import DomainError, abort, public
 from services.platform.identity import SERVICE_HEADER, Caller, Identity
+from services.platform.methods import METHODS, Method
 from taskflow.error.v1 import error_reason_pb2 as reasons
+from taskflow.options.v1.options_pb2 import ACCESS_OPEN
 
 log = structlog.get_logger()
 
@@ -109,7 +110,7 @@ class Gate(grpc.aio.ServerInterceptor):
     def _wrap(self, method: str, inner: Any) -> Any:
         if method.startswith("/grpc."):
             return builtin.guarded(inner)
-        access = ACCESS[method]
+        declared = METHODS[method]
         parse: Callable[[bytes], Message] = inner.request_deserializer
         write: Callable[[Any], bytes] = inner.response_serializer
 
@@ -118,10 +119,10 @@ class Gate(grpc.aio.ServerInterceptor):
             return message if isinstance(message, bytes) else write(message)
 
         async def admit(raw: bytes, context: Context) -> Message:
-            if access is not Access.SERVICE:
+            if not declared.internal:
                 self.last_arrival = time.monotonic()
-            if access is not Access.OPEN:
-                await self._authenticate(access, context)
+            if declared.access != ACCESS_OPEN:
+                await self._authenticate(declared, context)
             return self._read(parse, raw)
 
         if inner.response_streaming:
@@ -275,17 +276,17 @@ class Gate(grpc.aio.ServerInterceptor):
         for stream in list(self._streams):
             stream.end(DomainError(reasons.ERROR_REASON_DRAINING))
 
-    async def _authenticate(self, access: Access, context: Context) -> None:
-        wanted = SERVICE_HEADER if access is Access.SERVICE else "authorization"
+    async def _authenticate(self, method: Method, context: Context) -> None:
+        wanted = SERVICE_HEADER if method.internal else "authorization"
         sent = [value for key, value in context.invocation_metadata() or () if key == wanted]
-        if access is Access.SERVICE:
+        if method.internal:
             match sent:
                 case [str(secret)] if self._identity.is_service(secret):
                     return
             raise DomainError(reasons.ERROR_REASON_NOT_FOR_CALLER)
         match sent:
             case [str(value)] if value[:7].lower() == "bearer ":
-                _caller.set(await self._identity.caller(value[7:].strip(), access.role))
+                _caller.set(await self._identity.caller(value[7:].strip(), method.role))
             case _:
                 raise DomainError(reasons.ERROR_REASON_CREDENTIALS_MISSING)
 

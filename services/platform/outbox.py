@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy import insert
 from uuid_utils.compat import uuid7
 
+from services.platform import event_types
 from services.platform.bus import replay_subject
 from services.platform.db import Statement, Transaction
 from services.platform.tables import outbox
@@ -64,7 +65,11 @@ async def add_replay(tx: Transaction, consumer: str, event_id: str, payload: byt
 
 
 def row(event: Event) -> dict[str, Any]:
-    """The columns to insert, for a statement that writes the event with something else. Sets id, time and trace."""
+    """The columns to insert, for a statement that writes the event with something else. Sets id, time and trace.
+
+    Raises UndeclaredEvent for a type that event.proto doesn't declare.
+    """
+    event_types.check(event)
     event_id = uuid7()
     event.id = str(event_id)
     event.occur_time.GetCurrentTime()

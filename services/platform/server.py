@@ -12,19 +12,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.platform import telemetry
-from services.platform.access import ACCESS, Access
 from services.platform.config import Settings
 from services.platform.health import Check, Health, Servicer
 from services.platform.interceptors import Gate
-from taskflow.auth.v1 import auth_service_pb2, user_service_pb2, workspace_service_pb2
-from taskflow.event.v1 import dead_letter_service_pb2
-from taskflow.notification.v1 import notification_service_pb2
-from taskflow.task.v1 import (
-    job_service_pb2,
-    project_service_pb2,
-    suggestion_service_pb2,
-    task_service_pb2,
-)
+from services.platform.methods import public_services
 
 log = structlog.get_logger()
 
@@ -34,32 +25,6 @@ _STEPS = 20
 _QUIET_STEPS = 5
 # The same as the gateway's.
 _STREAMS_PER_CONNECTION = 1000
-
-# Any process answers reflection for all public services, as the gateway asks only one; so it has to know them.
-_DESCRIBED = (
-    auth_service_pb2,
-    user_service_pb2,
-    workspace_service_pb2,
-    dead_letter_service_pb2,
-    notification_service_pb2,
-    job_service_pb2,
-    project_service_pb2,
-    suggestion_service_pb2,
-    task_service_pb2,
-)
-
-
-def _public_services() -> list[str]:
-    internal = {
-        method.rpartition("/")[0] for method, access in ACCESS.items() if access is Access.SERVICE
-    }
-    described = {
-        service.full_name
-        for module in _DESCRIBED
-        for service in module.DESCRIPTOR.services_by_name.values()
-        if f"/{service.full_name}" not in internal
-    }
-    return sorted(described | {health_pb2.DESCRIPTOR.services_by_name["Health"].full_name})
 
 
 class Server:
@@ -109,9 +74,12 @@ class Server:
         )
         health_pb2_grpc.add_HealthServicer_to_server(Servicer(self.health), self.grpc)
         if settings.reflection:
-            reflection.enable_server_reflection(
-                _public_services(), self.grpc, descriptor_pool.Default()
-            )
+            # The gateway asks only one process, so each describes the public services of all.
+            described = [
+                *public_services(),
+                health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+            ]
+            reflection.enable_server_reflection(described, self.grpc, descriptor_pool.Default())
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until `stop` is set, then drains."""

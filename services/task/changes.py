@@ -1,13 +1,27 @@
 """What a stream of changes says about an event."""
 
-from taskflow.event.v1.event_pb2 import Event
+from taskflow.event.v1.event_pb2 import (
+    Event,
+    JobChanged,
+    SuggestionChanged,
+    TaskCreated,
+    TaskDeleted,
+    TaskUndeleted,
+    TaskUpdated,
+)
 from taskflow.task.v1 import task_service_pb2
 from taskflow.task.v1.task_pb2 import Task
 from taskflow.task.v1.task_service_pb2 import TaskChange, WatchTasksResponse
 
-# Their subjects, after the workspace.
-TASK_EVENTS = ("task.created", "task.updated", "task.deleted", "task.undeleted")
-SHOWN_EVENTS = (*TASK_EVENTS, "job.*", "suggestion.*")
+# Facts of the events that a stream shows.
+SHOWN_FACTS = (
+    TaskCreated,
+    TaskUpdated,
+    TaskDeleted,
+    TaskUndeleted,
+    JobChanged,
+    SuggestionChanged,
+)
 
 _KINDS = {
     "task_created": task_service_pb2.TASK_CHANGE_KIND_CREATED,

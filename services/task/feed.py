@@ -11,11 +11,12 @@ from nats.aio.msg import Msg
 from nats.js.api import StreamInfo
 from uuid_utils.compat import uuid7
 
+from services.platform import event_types
 from services.platform.bus import STREAM, Bus, event_id, ordered
 from services.platform.loops import beside
-from services.task.changes import SHOWN_EVENTS
+from services.task.changes import SHOWN_FACTS
 from services.task.ring import Entry, Position, Reader, Ring, Room
-from taskflow.event.v1.event_pb2 import Event
+from taskflow.event.v1.event_pb2 import Event, MemberRemoved
 
 log = structlog.get_logger()
 
@@ -207,7 +208,7 @@ class Feed:
 
 
 def _subjects(workspace_id: str) -> list[str]:
-    return [f"taskflow.{workspace_id}.{name}" for name in (*SHOWN_EVENTS, "member.removed")]
+    return event_types.subjects(*SHOWN_FACTS, MemberRemoved, workspace=workspace_id)
 
 
 def _position(message: Msg, epoch: str) -> Position:

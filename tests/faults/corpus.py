@@ -10,9 +10,9 @@ import grpc
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError
 
-from services.platform.access import Access
 from services.platform.identity import SERVICE_HEADER
 from services.platform.seal import Seal
+from taskflow.options.v1.options_pb2 import ACCESS_OPEN, ACCESS_SERVICE
 from tests.faults import texts, wire
 from tests.faults.rpcs import Place, Rpc, every_rpc, message_of, places
 from tests.faults.seeds import valid, violations
@@ -279,9 +279,9 @@ def _wrong_credentials(rpc: Rpc, world: World, rng: random.Random) -> dict[str, 
         )
     )
     wanted: frozenset[str] | None = DOCUMENTED
-    if rpc.access is Access.SERVICE:
+    if rpc.access == ACCESS_SERVICE:
         wanted = frozenset({"PERMISSION_DENIED"})
-    elif rpc.access is not Access.OPEN:
+    elif rpc.access != ACCESS_OPEN:
         wanted = frozenset({"UNAUTHENTICATED"})
     return {"raw": raw, "metadata": sent, "wanted": wanted}
 

@@ -10,8 +10,8 @@ import grpc.aio
 from google.rpc import error_details_pb2, status_pb2
 from sqlalchemy import text
 
-from services.platform.access import Access
 from services.platform.db import Statement
+from taskflow.options.v1.options_pb2 import ACCESS_OPEN, ACCESS_OPERATOR, ACCESS_SERVICE
 from tests.faults.rpcs import Place, Rpc, every_rpc, is_id, kind_of, places
 from tests.faults.seeds import valid
 from tests.faults.world import World
@@ -59,7 +59,7 @@ class Told:
 
 def id_places() -> list[tuple[Rpc, Place]]:
     """All places where an id can be sent, of calls that users make."""
-    callers = {Access.OPEN, Access.SERVICE}
+    callers = {ACCESS_OPEN, ACCESS_SERVICE}
     return [
         (rpc, place)
         for rpc in every_rpc()
@@ -71,7 +71,7 @@ def id_places() -> list[tuple[Rpc, Place]]:
 
 def seal_places() -> list[tuple[Rpc, Place]]:
     """All places where a page token or a cursor can be sent."""
-    callers = {Access.OPEN, Access.SERVICE, Access.OPERATOR}
+    callers = {ACCESS_OPEN, ACCESS_SERVICE, ACCESS_OPERATOR}
     return [
         (rpc, place)
         for rpc in every_rpc()

@@ -1,4 +1,4 @@
-"""Every RPC there is, from the table of roles and the descriptors; and the codes that reasons are documented with."""
+"""Every RPC there is, from the descriptors and their options; and the codes that reasons are documented with."""
 
 import re
 from dataclasses import dataclass
@@ -11,24 +11,22 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-import services.app  # noqa: F401 — loads the protos of every service
-from services.platform.access import ACCESS, Access
+import services.app  # noqa: F401 — loads gRPC's own protos
+from services.platform.methods import METHODS
+from taskflow.options.v1.options_pb2 import ACCESS_OPEN, Access
 
 _REASONS = Path(__file__).parents[2] / "protos/taskflow/error/v1/error_reason.proto"
-# Which process answers for a proto package.
-_PROCESS = {
-    "taskflow.auth.v1": "auth",
-    "taskflow.task.v1": "task",
-    "taskflow.notification.v1": "notification",
-    "taskflow.event.v1": "notification",
-}
+# gRPC's own services, which anyone may call and every process answers.
+_FOREIGN = ("grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection")
 
 
 @dataclass(frozen=True)
 class Rpc:
     path: str
-    access: Access
+    access: Access.ValueType
     method: MethodDescriptor
+    # The process that the tests ask.
+    process: str
 
     @property
     def name(self) -> str:
@@ -47,26 +45,20 @@ class Rpc:
         """Whether it's of TaskFlow, and not gRPC's own health or reflection."""
         return self.path.startswith("/taskflow.")
 
-    @property
-    def process(self) -> str:
-        """The service that answers it; health and reflection are answered by each."""
-        return _PROCESS[self.method.containing_service.file.package] if self.ours else "auth"
-
 
 @cache
 def every_rpc() -> tuple[Rpc, ...]:
-    """All of the table of roles but the versions of reflection that nothing here describes."""
-    found = []
-    for path, access in ACCESS.items():
-        service, name = path.removeprefix("/").split("/")
-        try:
-            described = descriptor_pool.Default().FindServiceByName(service)
-        except KeyError:
-            if path.startswith("/grpc."):
-                continue
-            raise
-        found.append(Rpc(path, access, described.FindMethodByName(name)))
-    return tuple(found)
+    """All RPCs of TaskFlow, and gRPC's own health and reflection."""
+    ours = [
+        Rpc(path, method.access, method.descriptor, method.process)
+        for path, method in METHODS.items()
+    ]
+    foreign = [
+        Rpc(f"/{name}/{method.name}", ACCESS_OPEN, method, "auth")
+        for name in _FOREIGN
+        for method in descriptor_pool.Default().FindServiceByName(name).methods
+    ]
+    return (*ours, *foreign)
 
 
 @cache

@@ -19,13 +19,13 @@ from temporalio.client import Client, WorkflowExecutionStatus
 
 from deploy.local.ports import free_ports
 from deploy.local.stack import Stack, running_stack
-from services.platform.access import Access
 from services.platform.config import Settings
 from services.platform.db import Statement
 from services.platform.directory import users
 from services.platform.identity import SERVICE_HEADER
 from taskflow.auth.v1 import auth_service_pb2
 from taskflow.auth.v1.workspace_pb2 import ROLE_ADMIN, ROLE_OWNER
+from taskflow.options.v1.options_pb2 import ACCESS_SERVICE
 from taskflow.task.v1 import task_service_pb2, task_service_pb2_grpc
 from taskflow.task.v1.task_pb2 import Due, Task
 from tests.conftest import serving, settings_for
@@ -247,7 +247,7 @@ async def _histories(client: Client, task_id: str, assignee_id: str) -> dict[str
 
 @pytest.mark.parametrize(
     "rpc",
-    [pytest.param(rpc, id=rpc.name) for rpc in every_rpc() if rpc.access is Access.SERVICE],
+    [pytest.param(rpc, id=rpc.name) for rpc in every_rpc() if rpc.access == ACCESS_SERVICE],
 )
 async def test_9_service_ports_ask_for_service_identity(world: World, rpc: Rpc) -> None:
     secret = world.settings.service_secret.get_secret_value()
@@ -375,7 +375,7 @@ async def test_9_no_spelling_of_an_inner_path_leads_inside(
         return
     # What a service gets then isn't the path of anything that it serves.
     told = (await running).decode()
-    inner = {rpc.path for rpc in every_rpc() if rpc.access is Access.SERVICE}
+    inner = {rpc.path for rpc in every_rpc() if rpc.access == ACCESS_SERVICE}
     assert told.splitlines()[0] not in inner
 
 

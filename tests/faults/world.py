@@ -11,7 +11,6 @@ import grpc.aio
 from sqlalchemy import text
 
 from services.auth.logic import grant_operator
-from services.platform.access import Access
 from services.platform.config import Settings
 from services.platform.db import Database, Statement
 from services.platform.identity import SERVICE_HEADER
@@ -26,6 +25,7 @@ from taskflow.notification.v1.notification_service_pb2 import (
     WatchNotificationsRequest,
 )
 from taskflow.notification.v1.notification_service_pb2_grpc import NotificationServiceStub
+from taskflow.options.v1 import options_pb2
 from taskflow.task.v1.internal_service_pb2 import StoreSuggestionsRequest, SuggestionDraft
 from taskflow.task.v1.internal_service_pb2_grpc import SuggestionInternalServiceStub
 from taskflow.task.v1.job_service_pb2 import ListJobsRequest
@@ -91,11 +91,11 @@ class World:
     def credentials(self, rpc: Rpc) -> Metadata:
         """Of somebody who may make the call."""
         match rpc.access:
-            case Access.OPEN:
+            case options_pb2.ACCESS_OPEN:
                 return ()
-            case Access.SERVICE:
+            case options_pb2.ACCESS_SERVICE:
                 return self.service
-            case Access.OPERATOR:
+            case options_pb2.ACCESS_OPERATOR:
                 return self.operator.credentials
         return (self.leaver if rpc.name in _ENDS_THE_SESSION else self.owner).credentials
 

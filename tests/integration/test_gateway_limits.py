@@ -8,15 +8,14 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from google.protobuf import descriptor_pool
 from google.rpc import status_pb2
 from grpc_health.v1 import health_pb2
 
 from deploy.local.envoy import PASSWORDS_AT_ONCE, configuration
 from deploy.local.stack import running_stack
-from services.platform.access import ACCESS
 from services.platform.config import Settings
 from services.platform.errors import DomainError
+from services.platform.methods import METHODS
 from taskflow.error.v1 import error_reason_pb2 as reasons
 from tests.conftest import settings_for
 from tests.faults import frames
@@ -200,12 +199,8 @@ async def test_metadata_that_is_too_large_is_refused_as_such(
 
 def test_every_stream_has_a_place_of_its_own_beside_the_calls() -> None:
     text = configuration(Settings(), "127.0.0.1", {"auth": [1], "task": [2], "notification": [3]})
-    for path in ACCESS:
-        service, name = path.removeprefix("/").split("/")
-        try:
-            method = descriptor_pool.Default().FindServiceByName(service).FindMethodByName(name)
-        except KeyError:
-            continue
-        if method.server_streaming and path.startswith("/taskflow."):
-            place = text[text.index(f'prefix: "{path}"') :]
-            assert "priority: HIGH" in place[: place.index("retry_policy")], path
+    streams = [path for path, method in METHODS.items() if method.streams]
+    assert streams
+    for path in streams:
+        place = text[text.index(f'prefix: "{path}"') :]
+        assert "priority: HIGH" in place[: place.index("retry_policy")], path

@@ -18,19 +18,13 @@ from taskflow_client.errors import (
     Unavailable,
     from_rpc_error,
 )
-from taskflow_client.repeatable import is_repeatable
+from taskflow_client.methods import is_open, is_repeatable
 
 # Seconds before the first retry and between later ones, at most; they double, and are drawn from 50
 # to 100 % of that.
 FIRST_BACKOFF = 0.1
 LAST_BACKOFF = 5.0
 
-_OPEN = {
-    "/taskflow.auth.v1.AuthService/Register",
-    "/taskflow.auth.v1.AuthService/Login",
-    "/taskflow.auth.v1.AuthService/RefreshToken",
-    "/taskflow.auth.v1.AuthService/GetSigningKeys",
-}
 # Reasons for which a renewed token can help.
 RENEWABLE = {"TOKEN_INVALID", "SESSION_REVOKED"}
 
@@ -109,7 +103,7 @@ class UnaryToken(grpc.aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(
         self, continuation: _Continue, client_call_details: _Details, request: Any
     ) -> Any:
-        if _method(client_call_details) in _OPEN:
+        if is_open(_method(client_call_details)):
             return await continuation(client_call_details, request)
         token = await self._credentials.access_token()
         try:

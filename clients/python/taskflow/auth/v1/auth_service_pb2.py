@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from taskflow.auth.v1 import user_pb2 as taskflow_dot_auth_dot_v1_dot_user__pb2
+from taskflow.options.v1 import options_pb2 as taskflow_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#taskflow/auth/v1/auth_service.proto\x12\x10taskflow.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btaskflow/auth/v1/user.proto\"\xe6\x01\n\x06Tokens\x12!\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tR\x0b\x61\x63\x63\x65ssToken\x12H\n\x12\x61\x63\x63\x65ss_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x10\x61\x63\x63\x65ssExpireTime\x12#\n\rrefresh_token\x18\x03 \x01(\tR\x0crefreshToken\x12J\n\x13refresh_expire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x11refreshExpireTime\"\xe6\x02\n\x0fRegisterRequest\x12W\n\x05\x65mail\x18\x01 \x01(\tBA\xbaH>r<\x10\x03\x18\xfe\x01\x32\x35^[^\\s\\p{C}@<>,;\"()\\[\\]\\\\]+@[^\\s\\p{C}@<>,;\"()\\[\\]\\\\]+$R\x05\x65mail\x12\x36\n\x08password\x18\x02 \x01(\tB\x1a\xbaH\x17r\x15\x10\n\x18\x80\x01\x32\x0e^[^\\x{0000}]*$R\x08password\x12\\\n\x0c\x64isplay_name\x18\x03 \x01(\tB9\xbaH6r4\x10\x01\x18\x64\x32.^[^\\p{Cc}\\x{202a}-\\x{202e}\\x{2066}-\\x{2069}]*$R\x0b\x64isplayName\x12\x38\n\ttime_zone\x18\x04 \x01(\tB\x1b\xbaH\x18r\x16\x18@2\x12^[A-Za-z0-9_+/-]*$R\x08timeZone\x12*\n\nrequest_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\">\n\x10RegisterResponse\x12*\n\x04user\x18\x01 \x01(\x0b\x32\x16.taskflow.auth.v1.UserR\x04user\"\xc9\x01\n\x0cLoginRequest\x12\x30\n\x05\x65mail\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x10\x01\x18\xfe\x01\x32\x0e^[^\\x{0000}]*$R\x05\x65mail\x12\x36\n\x08password\x18\x02 \x01(\tB\x1a\xbaH\x17r\x15\x10\x01\x18\x80\x01\x32\x0e^[^\\x{0000}]*$R\x08password\x12O\n\x06\x64\x65vice\x18\x03 \x01(\tB7\xbaH4r2\x18\x64\x32.^[^\\p{Cc}\\x{202a}-\\x{202e}\\x{2066}-\\x{2069}]*$R\x06\x64\x65vice\"m\n\rLoginResponse\x12*\n\x04user\x18\x01 \x01(\x0b\x32\x16.taskflow.auth.v1.UserR\x04user\x12\x30\n\x06tokens\x18\x02 \x01(\x0b\x32\x18.taskflow.auth.v1.TokensR\x06tokens\"F\n\x13RefreshTokenRequest\x12/\n\rrefresh_token\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x04R\x0crefreshToken\"H\n\x14RefreshTokenResponse\x12\x30\n\x06tokens\x18\x01 \x01(\x0b\x32\x18.taskflow.auth.v1.TokensR\x06tokens\"\x0f\n\rLogoutRequest\"\x10\n\x0eLogoutResponse\"\x17\n\x15GetSigningKeysRequest\"J\n\x16GetSigningKeysResponse\x12\x30\n\x04keys\x18\x01 \x03(\x0b\x32\x1c.taskflow.auth.v1.SigningKeyR\x04keys\"p\n\nSigningKey\x12\x10\n\x03kid\x18\x01 \x01(\tR\x03kid\x12\x10\n\x03kty\x18\x02 \x01(\tR\x03kty\x12\x10\n\x03\x61lg\x18\x03 \x01(\tR\x03\x61lg\x12\x10\n\x03\x63rv\x18\x04 \x01(\tR\x03\x63rv\x12\x0c\n\x01x\x18\x05 \x01(\tR\x01x\x12\x0c\n\x01y\x18\x06 \x01(\tR\x01y2\xbb\x03\n\x0b\x41uthService\x12Q\n\x08Register\x12!.taskflow.auth.v1.RegisterRequest\x1a\".taskflow.auth.v1.RegisterResponse\x12H\n\x05Login\x12\x1e.taskflow.auth.v1.LoginRequest\x1a\x1f.taskflow.auth.v1.LoginResponse\x12]\n\x0cRefreshToken\x12%.taskflow.auth.v1.RefreshTokenRequest\x1a&.taskflow.auth.v1.RefreshTokenResponse\x12K\n\x06Logout\x12\x1f.taskflow.auth.v1.LogoutRequest\x1a .taskflow.auth.v1.LogoutResponse\x12\x63\n\x0eGetSigningKeys\x12\'.taskflow.auth.v1.GetSigningKeysRequest\x1a(.taskflow.auth.v1.GetSigningKeysResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#taskflow/auth/v1/auth_service.proto\x12\x10taskflow.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btaskflow/auth/v1/user.proto\x1a!taskflow/options/v1/options.proto\"\xe6\x01\n\x06Tokens\x12!\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tR\x0b\x61\x63\x63\x65ssToken\x12H\n\x12\x61\x63\x63\x65ss_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x10\x61\x63\x63\x65ssExpireTime\x12#\n\rrefresh_token\x18\x03 \x01(\tR\x0crefreshToken\x12J\n\x13refresh_expire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x11refreshExpireTime\"\xe6\x02\n\x0fRegisterRequest\x12W\n\x05\x65mail\x18\x01 \x01(\tBA\xbaH>r<\x10\x03\x18\xfe\x01\x32\x35^[^\\s\\p{C}@<>,;\"()\\[\\]\\\\]+@[^\\s\\p{C}@<>,;\"()\\[\\]\\\\]+$R\x05\x65mail\x12\x36\n\x08password\x18\x02 \x01(\tB\x1a\xbaH\x17r\x15\x10\n\x18\x80\x01\x32\x0e^[^\\x{0000}]*$R\x08password\x12\\\n\x0c\x64isplay_name\x18\x03 \x01(\tB9\xbaH6r4\x10\x01\x18\x64\x32.^[^\\p{Cc}\\x{202a}-\\x{202e}\\x{2066}-\\x{2069}]*$R\x0b\x64isplayName\x12\x38\n\ttime_zone\x18\x04 \x01(\tB\x1b\xbaH\x18r\x16\x18@2\x12^[A-Za-z0-9_+/-]*$R\x08timeZone\x12*\n\nrequest_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\">\n\x10RegisterResponse\x12*\n\x04user\x18\x01 \x01(\x0b\x32\x16.taskflow.auth.v1.UserR\x04user\"\xc9\x01\n\x0cLoginRequest\x12\x30\n\x05\x65mail\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x10\x01\x18\xfe\x01\x32\x0e^[^\\x{0000}]*$R\x05\x65mail\x12\x36\n\x08password\x18\x02 \x01(\tB\x1a\xbaH\x17r\x15\x10\x01\x18\x80\x01\x32\x0e^[^\\x{0000}]*$R\x08password\x12O\n\x06\x64\x65vice\x18\x03 \x01(\tB7\xbaH4r2\x18\x64\x32.^[^\\p{Cc}\\x{202a}-\\x{202e}\\x{2066}-\\x{2069}]*$R\x06\x64\x65vice\"m\n\rLoginResponse\x12*\n\x04user\x18\x01 \x01(\x0b\x32\x16.taskflow.auth.v1.UserR\x04user\x12\x30\n\x06tokens\x18\x02 \x01(\x0b\x32\x18.taskflow.auth.v1.TokensR\x06tokens\"F\n\x13RefreshTokenRequest\x12/\n\rrefresh_token\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x04R\x0crefreshToken\"H\n\x14RefreshTokenResponse\x12\x30\n\x06tokens\x18\x01 \x01(\x0b\x32\x18.taskflow.auth.v1.TokensR\x06tokens\"\x0f\n\rLogoutRequest\"\x10\n\x0eLogoutResponse\"\x17\n\x15GetSigningKeysRequest\"J\n\x16GetSigningKeysResponse\x12\x30\n\x04keys\x18\x01 \x03(\x0b\x32\x1c.taskflow.auth.v1.SigningKeyR\x04keys\"p\n\nSigningKey\x12\x10\n\x03kid\x18\x01 \x01(\tR\x03kid\x12\x10\n\x03kty\x18\x02 \x01(\tR\x03kty\x12\x10\n\x03\x61lg\x18\x03 \x01(\tR\x03\x61lg\x12\x10\n\x03\x63rv\x18\x04 \x01(\tR\x03\x63rv\x12\x0c\n\x01x\x18\x05 \x01(\tR\x01x\x12\x0c\n\x01y\x18\x06 \x01(\tR\x01y2\x89\x04\n\x0b\x41uthService\x12i\n\x08Register\x12!.taskflow.auth.v1.RegisterRequest\x1a\".taskflow.auth.v1.RegisterResponse\"\x16\xca\xf3\x18\x12\x08\x01\x10\x02\x1a\nrequest_id(\x01\x12T\n\x05Login\x12\x1e.taskflow.auth.v1.LoginRequest\x1a\x1f.taskflow.auth.v1.LoginResponse\"\n\xca\xf3\x18\x06\x08\x01\x10\x01(\x01\x12g\n\x0cRefreshToken\x12%.taskflow.auth.v1.RefreshTokenRequest\x1a&.taskflow.auth.v1.RefreshTokenResponse\"\x08\xca\xf3\x18\x04\x08\x01\x10\x01\x12W\n\x06Logout\x12\x1f.taskflow.auth.v1.LogoutRequest\x1a .taskflow.auth.v1.LogoutResponse\"\n\xca\xf3\x18\x06\x08\x02\x10\x01 \x02\x12m\n\x0eGetSigningKeys\x12\'.taskflow.auth.v1.GetSigningKeysRequest\x1a(.taskflow.auth.v1.GetSigningKeysResponse\"\x08\xca\xf3\x18\x04\x08\x01\x10\x01\x1a\x08\xca\xf3\x18\x04\x61uthb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,30 +53,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGINREQUEST'].fields_by_name['device']._serialized_options = b'\272H4r2\030d2.^[^\\p{Cc}\\x{202a}-\\x{202e}\\x{2066}-\\x{2069}]*$'
   _globals['_REFRESHTOKENREQUEST'].fields_by_name['refresh_token']._loaded_options = None
   _globals['_REFRESHTOKENREQUEST'].fields_by_name['refresh_token']._serialized_options = b'\272H\007r\005\020\001\030\200\004'
-  _globals['_TOKENS']._serialized_start=149
-  _globals['_TOKENS']._serialized_end=379
-  _globals['_REGISTERREQUEST']._serialized_start=382
-  _globals['_REGISTERREQUEST']._serialized_end=740
-  _globals['_REGISTERRESPONSE']._serialized_start=742
-  _globals['_REGISTERRESPONSE']._serialized_end=804
-  _globals['_LOGINREQUEST']._serialized_start=807
-  _globals['_LOGINREQUEST']._serialized_end=1008
-  _globals['_LOGINRESPONSE']._serialized_start=1010
-  _globals['_LOGINRESPONSE']._serialized_end=1119
-  _globals['_REFRESHTOKENREQUEST']._serialized_start=1121
-  _globals['_REFRESHTOKENREQUEST']._serialized_end=1191
-  _globals['_REFRESHTOKENRESPONSE']._serialized_start=1193
-  _globals['_REFRESHTOKENRESPONSE']._serialized_end=1265
-  _globals['_LOGOUTREQUEST']._serialized_start=1267
-  _globals['_LOGOUTREQUEST']._serialized_end=1282
-  _globals['_LOGOUTRESPONSE']._serialized_start=1284
-  _globals['_LOGOUTRESPONSE']._serialized_end=1300
-  _globals['_GETSIGNINGKEYSREQUEST']._serialized_start=1302
-  _globals['_GETSIGNINGKEYSREQUEST']._serialized_end=1325
-  _globals['_GETSIGNINGKEYSRESPONSE']._serialized_start=1327
-  _globals['_GETSIGNINGKEYSRESPONSE']._serialized_end=1401
-  _globals['_SIGNINGKEY']._serialized_start=1403
-  _globals['_SIGNINGKEY']._serialized_end=1515
-  _globals['_AUTHSERVICE']._serialized_start=1518
-  _globals['_AUTHSERVICE']._serialized_end=1961
+  _globals['_AUTHSERVICE']._loaded_options = None
+  _globals['_AUTHSERVICE']._serialized_options = b'\312\363\030\004auth'
+  _globals['_AUTHSERVICE'].methods_by_name['Register']._loaded_options = None
+  _globals['_AUTHSERVICE'].methods_by_name['Register']._serialized_options = b'\312\363\030\022\010\001\020\002\032\nrequest_id(\001'
+  _globals['_AUTHSERVICE'].methods_by_name['Login']._loaded_options = None
+  _globals['_AUTHSERVICE'].methods_by_name['Login']._serialized_options = b'\312\363\030\006\010\001\020\001(\001'
+  _globals['_AUTHSERVICE'].methods_by_name['RefreshToken']._loaded_options = None
+  _globals['_AUTHSERVICE'].methods_by_name['RefreshToken']._serialized_options = b'\312\363\030\004\010\001\020\001'
+  _globals['_AUTHSERVICE'].methods_by_name['Logout']._loaded_options = None
+  _globals['_AUTHSERVICE'].methods_by_name['Logout']._serialized_options = b'\312\363\030\006\010\002\020\001 \002'
+  _globals['_AUTHSERVICE'].methods_by_name['GetSigningKeys']._loaded_options = None
+  _globals['_AUTHSERVICE'].methods_by_name['GetSigningKeys']._serialized_options = b'\312\363\030\004\010\001\020\001'
+  _globals['_TOKENS']._serialized_start=184
+  _globals['_TOKENS']._serialized_end=414
+  _globals['_REGISTERREQUEST']._serialized_start=417
+  _globals['_REGISTERREQUEST']._serialized_end=775
+  _globals['_REGISTERRESPONSE']._serialized_start=777
+  _globals['_REGISTERRESPONSE']._serialized_end=839
+  _globals['_LOGINREQUEST']._serialized_start=842
+  _globals['_LOGINREQUEST']._serialized_end=1043
+  _globals['_LOGINRESPONSE']._serialized_start=1045
+  _globals['_LOGINRESPONSE']._serialized_end=1154
+  _globals['_REFRESHTOKENREQUEST']._serialized_start=1156
+  _globals['_REFRESHTOKENREQUEST']._serialized_end=1226
+  _globals['_REFRESHTOKENRESPONSE']._serialized_start=1228
+  _globals['_REFRESHTOKENRESPONSE']._serialized_end=1300
+  _globals['_LOGOUTREQUEST']._serialized_start=1302
+  _globals['_LOGOUTREQUEST']._serialized_end=1317
+  _globals['_LOGOUTRESPONSE']._serialized_start=1319
+  _globals['_LOGOUTRESPONSE']._serialized_end=1335
+  _globals['_GETSIGNINGKEYSREQUEST']._serialized_start=1337
+  _globals['_GETSIGNINGKEYSREQUEST']._serialized_end=1360
+  _globals['_GETSIGNINGKEYSRESPONSE']._serialized_start=1362
+  _globals['_GETSIGNINGKEYSRESPONSE']._serialized_end=1436
+  _globals['_SIGNINGKEY']._serialized_start=1438
+  _globals['_SIGNINGKEY']._serialized_end=1550
+  _globals['_AUTHSERVICE']._serialized_start=1553
+  _globals['_AUTHSERVICE']._serialized_end=2074
 # @@protoc_insertion_point(module_scope)

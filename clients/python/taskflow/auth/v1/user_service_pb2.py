@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from taskflow.auth.v1 import user_pb2 as taskflow_dot_auth_dot_v1_dot_user__pb2
+from taskflow.options.v1 import options_pb2 as taskflow_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#taskflow/auth/v1/user_service.proto\x12\x10taskflow.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1btaskflow/auth/v1/user.proto\"\x17\n\x15GetCurrentUserRequest\"D\n\x16GetCurrentUserResponse\x12*\n\x04user\x18\x01 \x01(\x0b\x32\x16.taskflow.auth.v1.UserR\x04user\"\x8b\x01\n\x18UpdateCurrentUserRequest\x12\x32\n\x04user\x18\x01 \x01(\x0b\x32\x16.taskflow.auth.v1.UserB\x06\xbaH\x03\xc8\x01\x01R\x04user\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMask\"G\n\x19UpdateCurrentUserResponse\x12*\n\x04user\x18\x01 \x01(\x0b\x32\x16.taskflow.auth.v1.UserR\x04user\";\n\x14\x42\x61tchGetUsersRequest\x12#\n\x03ids\x18\x01 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x08\x01\x10\x64\"\x05r\x03\xb0\x01\x01R\x03ids\"E\n\x15\x42\x61tchGetUsersResponse\x12,\n\x05users\x18\x01 \x03(\x0b\x32\x16.taskflow.auth.v1.UserR\x05users2\xc2\x02\n\x0bUserService\x12\x63\n\x0eGetCurrentUser\x12\'.taskflow.auth.v1.GetCurrentUserRequest\x1a(.taskflow.auth.v1.GetCurrentUserResponse\x12l\n\x11UpdateCurrentUser\x12*.taskflow.auth.v1.UpdateCurrentUserRequest\x1a+.taskflow.auth.v1.UpdateCurrentUserResponse\x12`\n\rBatchGetUsers\x12&.taskflow.auth.v1.BatchGetUsersRequest\x1a\'.taskflow.auth.v1.BatchGetUsersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#taskflow/auth/v1/user_service.proto\x12\x10taskflow.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1btaskflow/auth/v1/user.proto\x1a!taskflow/options/v1/options.proto\"\x17\n\x15GetCurrentUserRequest\"D\n\x16GetCurrentUserResponse\x12*\n\x04user\x18\x01 \x01(\x0b\x32\x16.taskflow.auth.v1.UserR\x04user\"\x8b\x01\n\x18UpdateCurrentUserRequest\x12\x32\n\x04user\x18\x01 \x01(\x0b\x32\x16.taskflow.auth.v1.UserB\x06\xbaH\x03\xc8\x01\x01R\x04user\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMask\"G\n\x19UpdateCurrentUserResponse\x12*\n\x04user\x18\x01 \x01(\x0b\x32\x16.taskflow.auth.v1.UserR\x04user\";\n\x14\x42\x61tchGetUsersRequest\x12#\n\x03ids\x18\x01 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x08\x01\x10\x64\"\x05r\x03\xb0\x01\x01R\x03ids\"E\n\x15\x42\x61tchGetUsersResponse\x12,\n\x05users\x18\x01 \x03(\x0b\x32\x16.taskflow.auth.v1.UserR\x05users2\xf0\x02\n\x0bUserService\x12o\n\x0eGetCurrentUser\x12\'.taskflow.auth.v1.GetCurrentUserRequest\x1a(.taskflow.auth.v1.GetCurrentUserResponse\"\n\xca\xf3\x18\x06\x08\x02\x10\x01 \x01\x12x\n\x11UpdateCurrentUser\x12*.taskflow.auth.v1.UpdateCurrentUserRequest\x1a+.taskflow.auth.v1.UpdateCurrentUserResponse\"\n\xca\xf3\x18\x06\x08\x02\x10\x01 \x02\x12l\n\rBatchGetUsers\x12&.taskflow.auth.v1.BatchGetUsersRequest\x1a\'.taskflow.auth.v1.BatchGetUsersResponse\"\n\xca\xf3\x18\x06\x08\x02\x10\x01 \x07\x1a\x08\xca\xf3\x18\x04\x61uthb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,18 +39,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATECURRENTUSERREQUEST'].fields_by_name['user']._serialized_options = b'\272H\003\310\001\001'
   _globals['_BATCHGETUSERSREQUEST'].fields_by_name['ids']._loaded_options = None
   _globals['_BATCHGETUSERSREQUEST'].fields_by_name['ids']._serialized_options = b'\272H\016\222\001\013\010\001\020d\"\005r\003\260\001\001'
-  _globals['_GETCURRENTUSERREQUEST']._serialized_start=149
-  _globals['_GETCURRENTUSERREQUEST']._serialized_end=172
-  _globals['_GETCURRENTUSERRESPONSE']._serialized_start=174
-  _globals['_GETCURRENTUSERRESPONSE']._serialized_end=242
-  _globals['_UPDATECURRENTUSERREQUEST']._serialized_start=245
-  _globals['_UPDATECURRENTUSERREQUEST']._serialized_end=384
-  _globals['_UPDATECURRENTUSERRESPONSE']._serialized_start=386
-  _globals['_UPDATECURRENTUSERRESPONSE']._serialized_end=457
-  _globals['_BATCHGETUSERSREQUEST']._serialized_start=459
-  _globals['_BATCHGETUSERSREQUEST']._serialized_end=518
-  _globals['_BATCHGETUSERSRESPONSE']._serialized_start=520
-  _globals['_BATCHGETUSERSRESPONSE']._serialized_end=589
-  _globals['_USERSERVICE']._serialized_start=592
-  _globals['_USERSERVICE']._serialized_end=914
+  _globals['_USERSERVICE']._loaded_options = None
+  _globals['_USERSERVICE']._serialized_options = b'\312\363\030\004auth'
+  _globals['_USERSERVICE'].methods_by_name['GetCurrentUser']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['GetCurrentUser']._serialized_options = b'\312\363\030\006\010\002\020\001 \001'
+  _globals['_USERSERVICE'].methods_by_name['UpdateCurrentUser']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['UpdateCurrentUser']._serialized_options = b'\312\363\030\006\010\002\020\001 \002'
+  _globals['_USERSERVICE'].methods_by_name['BatchGetUsers']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['BatchGetUsers']._serialized_options = b'\312\363\030\006\010\002\020\001 \007'
+  _globals['_GETCURRENTUSERREQUEST']._serialized_start=184
+  _globals['_GETCURRENTUSERREQUEST']._serialized_end=207
+  _globals['_GETCURRENTUSERRESPONSE']._serialized_start=209
+  _globals['_GETCURRENTUSERRESPONSE']._serialized_end=277
+  _globals['_UPDATECURRENTUSERREQUEST']._serialized_start=280
+  _globals['_UPDATECURRENTUSERREQUEST']._serialized_end=419
+  _globals['_UPDATECURRENTUSERRESPONSE']._serialized_start=421
+  _globals['_UPDATECURRENTUSERRESPONSE']._serialized_end=492
+  _globals['_BATCHGETUSERSREQUEST']._serialized_start=494
+  _globals['_BATCHGETUSERSREQUEST']._serialized_end=553
+  _globals['_BATCHGETUSERSRESPONSE']._serialized_start=555
+  _globals['_BATCHGETUSERSRESPONSE']._serialized_end=624
+  _globals['_USERSERVICE']._serialized_start=627
+  _globals['_USERSERVICE']._serialized_end=995
 # @@protoc_insertion_point(module_scope)

@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from taskflow.auth.v1 import workspace_pb2 as taskflow_dot_auth_dot_v1_dot_workspace__pb2
+from taskflow.options.v1 import options_pb2 as taskflow_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(taskflow/auth/v1/workspace_service.proto\x12\x10taskflow.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a taskflow/auth/v1/workspace.proto\"\xd5\x01\n\x16\x43reateWorkspaceRequest\x12\\\n\x0c\x64isplay_name\x18\x01 \x01(\tB9\xbaH6r4\x10\x01\x18\x64\x32.^[^\\p{Cc}\\x{202a}-\\x{202e}\\x{2066}-\\x{2069}]*$R\x0b\x64isplayName\x12\"\n\nai_enabled\x18\x02 \x01(\x08H\x00R\taiEnabled\x88\x01\x01\x12*\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestIdB\r\n\x0b_ai_enabled\"T\n\x17\x43reateWorkspaceResponse\x12\x39\n\tworkspace\x18\x01 \x01(\x0b\x32\x1b.taskflow.auth.v1.WorkspaceR\tworkspace\"/\n\x13GetWorkspaceRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\"Q\n\x14GetWorkspaceResponse\x12\x39\n\tworkspace\x18\x01 \x01(\x0b\x32\x1b.taskflow.auth.v1.WorkspaceR\tworkspace\"f\n\x15ListWorkspacesRequest\x12$\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"}\n\x16ListWorkspacesResponse\x12;\n\nworkspaces\x18\x01 \x03(\x0b\x32\x1b.taskflow.auth.v1.WorkspaceR\nworkspaces\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd1\x01\n\x16UpdateWorkspaceRequest\x12z\n\tworkspace\x18\x01 \x01(\x0b\x32\x1b.taskflow.auth.v1.WorkspaceB?\xbaH<\xba\x01\x36\n\x15workspace.id.required\x12\x0eid is required\x1a\rthis.id != \'\'\xc8\x01\x01R\tworkspace\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMask\"T\n\x17UpdateWorkspaceResponse\x12\x39\n\tworkspace\x18\x01 \x01(\x0b\x32\x1b.taskflow.auth.v1.WorkspaceR\tworkspace\"\xd5\x01\n\x10\x41\x64\x64MemberRequest\x12+\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0bworkspaceId\x12\x30\n\x05\x65mail\x18\x02 \x01(\tB\x1a\xbaH\x17r\x15\x10\x01\x18\xfe\x01\x32\x0e^[^\\x{0000}]*$R\x05\x65mail\x12\x36\n\x04role\x18\x03 \x01(\x0e\x32\x16.taskflow.auth.v1.RoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x04role\x12*\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"E\n\x11\x41\x64\x64MemberResponse\x12\x30\n\x06member\x18\x01 \x01(\x0b\x32\x18.taskflow.auth.v1.MemberR\x06member\"\x90\x01\n\x12ListMembersRequest\x12+\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0bworkspaceId\x12$\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"q\n\x13ListMembersResponse\x12\x32\n\x07members\x18\x01 \x03(\x0b\x32\x18.taskflow.auth.v1.MemberR\x07members\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xca\x01\n\x13UpdateMemberRequest\x12+\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0bworkspaceId\x12!\n\x07user_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06userId\x12\x36\n\x04role\x18\x03 \x01(\x0e\x32\x16.taskflow.auth.v1.RoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x04role\x12+\n\x04\x65tag\x18\x04 \x01(\tB\x17\xbaH\x14r\x12\x18@2\x0e^[A-Za-z0-9]*$R\x04\x65tag\"H\n\x14UpdateMemberResponse\x12\x30\n\x06member\x18\x01 \x01(\x0b\x32\x18.taskflow.auth.v1.MemberR\x06member\"e\n\x13RemoveMemberRequest\x12+\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0bworkspaceId\x12!\n\x07user_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06userId\"\x16\n\x14RemoveMemberResponse2\x96\x06\n\x10WorkspaceService\x12\x66\n\x0f\x43reateWorkspace\x12(.taskflow.auth.v1.CreateWorkspaceRequest\x1a).taskflow.auth.v1.CreateWorkspaceResponse\x12]\n\x0cGetWorkspace\x12%.taskflow.auth.v1.GetWorkspaceRequest\x1a&.taskflow.auth.v1.GetWorkspaceResponse\x12\x63\n\x0eListWorkspaces\x12\'.taskflow.auth.v1.ListWorkspacesRequest\x1a(.taskflow.auth.v1.ListWorkspacesResponse\x12\x66\n\x0fUpdateWorkspace\x12(.taskflow.auth.v1.UpdateWorkspaceRequest\x1a).taskflow.auth.v1.UpdateWorkspaceResponse\x12T\n\tAddMember\x12\".taskflow.auth.v1.AddMemberRequest\x1a#.taskflow.auth.v1.AddMemberResponse\x12Z\n\x0bListMembers\x12$.taskflow.auth.v1.ListMembersRequest\x1a%.taskflow.auth.v1.ListMembersResponse\x12]\n\x0cUpdateMember\x12%.taskflow.auth.v1.UpdateMemberRequest\x1a&.taskflow.auth.v1.UpdateMemberResponse\x12]\n\x0cRemoveMember\x12%.taskflow.auth.v1.RemoveMemberRequest\x1a&.taskflow.auth.v1.RemoveMemberResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(taskflow/auth/v1/workspace_service.proto\x12\x10taskflow.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a taskflow/auth/v1/workspace.proto\x1a!taskflow/options/v1/options.proto\"\xd5\x01\n\x16\x43reateWorkspaceRequest\x12\\\n\x0c\x64isplay_name\x18\x01 \x01(\tB9\xbaH6r4\x10\x01\x18\x64\x32.^[^\\p{Cc}\\x{202a}-\\x{202e}\\x{2066}-\\x{2069}]*$R\x0b\x64isplayName\x12\"\n\nai_enabled\x18\x02 \x01(\x08H\x00R\taiEnabled\x88\x01\x01\x12*\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestIdB\r\n\x0b_ai_enabled\"T\n\x17\x43reateWorkspaceResponse\x12\x39\n\tworkspace\x18\x01 \x01(\x0b\x32\x1b.taskflow.auth.v1.WorkspaceR\tworkspace\"/\n\x13GetWorkspaceRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\"Q\n\x14GetWorkspaceResponse\x12\x39\n\tworkspace\x18\x01 \x01(\x0b\x32\x1b.taskflow.auth.v1.WorkspaceR\tworkspace\"f\n\x15ListWorkspacesRequest\x12$\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"}\n\x16ListWorkspacesResponse\x12;\n\nworkspaces\x18\x01 \x03(\x0b\x32\x1b.taskflow.auth.v1.WorkspaceR\nworkspaces\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd1\x01\n\x16UpdateWorkspaceRequest\x12z\n\tworkspace\x18\x01 \x01(\x0b\x32\x1b.taskflow.auth.v1.WorkspaceB?\xbaH<\xba\x01\x36\n\x15workspace.id.required\x12\x0eid is required\x1a\rthis.id != \'\'\xc8\x01\x01R\tworkspace\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMask\"T\n\x17UpdateWorkspaceResponse\x12\x39\n\tworkspace\x18\x01 \x01(\x0b\x32\x1b.taskflow.auth.v1.WorkspaceR\tworkspace\"\xd5\x01\n\x10\x41\x64\x64MemberRequest\x12+\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0bworkspaceId\x12\x30\n\x05\x65mail\x18\x02 \x01(\tB\x1a\xbaH\x17r\x15\x10\x01\x18\xfe\x01\x32\x0e^[^\\x{0000}]*$R\x05\x65mail\x12\x36\n\x04role\x18\x03 \x01(\x0e\x32\x16.taskflow.auth.v1.RoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x04role\x12*\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"E\n\x11\x41\x64\x64MemberResponse\x12\x30\n\x06member\x18\x01 \x01(\x0b\x32\x18.taskflow.auth.v1.MemberR\x06member\"\x90\x01\n\x12ListMembersRequest\x12+\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0bworkspaceId\x12$\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"q\n\x13ListMembersResponse\x12\x32\n\x07members\x18\x01 \x03(\x0b\x32\x18.taskflow.auth.v1.MemberR\x07members\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xca\x01\n\x13UpdateMemberRequest\x12+\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0bworkspaceId\x12!\n\x07user_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06userId\x12\x36\n\x04role\x18\x03 \x01(\x0e\x32\x16.taskflow.auth.v1.RoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x04role\x12+\n\x04\x65tag\x18\x04 \x01(\tB\x17\xbaH\x14r\x12\x18@2\x0e^[A-Za-z0-9]*$R\x04\x65tag\"H\n\x14UpdateMemberResponse\x12\x30\n\x06member\x18\x01 \x01(\x0b\x32\x18.taskflow.auth.v1.MemberR\x06member\"e\n\x13RemoveMemberRequest\x12+\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0bworkspaceId\x12!\n\x07user_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06userId\"\x16\n\x14RemoveMemberResponse2\x98\x07\n\x10WorkspaceService\x12~\n\x0f\x43reateWorkspace\x12(.taskflow.auth.v1.CreateWorkspaceRequest\x1a).taskflow.auth.v1.CreateWorkspaceResponse\"\x16\xca\xf3\x18\x12\x08\x02\x10\x02\x1a\nrequest_id \x08\x12i\n\x0cGetWorkspace\x12%.taskflow.auth.v1.GetWorkspaceRequest\x1a&.taskflow.auth.v1.GetWorkspaceResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01 \x07\x12o\n\x0eListWorkspaces\x12\'.taskflow.auth.v1.ListWorkspacesRequest\x1a(.taskflow.auth.v1.ListWorkspacesResponse\"\n\xca\xf3\x18\x06\x08\x02\x10\x01 \x07\x12r\n\x0fUpdateWorkspace\x12(.taskflow.auth.v1.UpdateWorkspaceRequest\x1a).taskflow.auth.v1.UpdateWorkspaceResponse\"\n\xca\xf3\x18\x06\x08\x05\x10\x01 \x08\x12l\n\tAddMember\x12\".taskflow.auth.v1.AddMemberRequest\x1a#.taskflow.auth.v1.AddMemberResponse\"\x16\xca\xf3\x18\x12\x08\x05\x10\x02\x1a\nrequest_id \x08\x12\x66\n\x0bListMembers\x12$.taskflow.auth.v1.ListMembersRequest\x1a%.taskflow.auth.v1.ListMembersResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01 \x07\x12i\n\x0cUpdateMember\x12%.taskflow.auth.v1.UpdateMemberRequest\x1a&.taskflow.auth.v1.UpdateMemberResponse\"\n\xca\xf3\x18\x06\x08\x05\x10\x01 \x08\x12i\n\x0cRemoveMember\x12%.taskflow.auth.v1.RemoveMemberRequest\x1a&.taskflow.auth.v1.RemoveMemberResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x03 \x08\x1a\x08\xca\xf3\x18\x04\x61uthb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -72,38 +73,56 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REMOVEMEMBERREQUEST'].fields_by_name['workspace_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_REMOVEMEMBERREQUEST'].fields_by_name['user_id']._loaded_options = None
   _globals['_REMOVEMEMBERREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\005r\003\260\001\001'
-  _globals['_CREATEWORKSPACEREQUEST']._serialized_start=160
-  _globals['_CREATEWORKSPACEREQUEST']._serialized_end=373
-  _globals['_CREATEWORKSPACERESPONSE']._serialized_start=375
-  _globals['_CREATEWORKSPACERESPONSE']._serialized_end=459
-  _globals['_GETWORKSPACEREQUEST']._serialized_start=461
-  _globals['_GETWORKSPACEREQUEST']._serialized_end=508
-  _globals['_GETWORKSPACERESPONSE']._serialized_start=510
-  _globals['_GETWORKSPACERESPONSE']._serialized_end=591
-  _globals['_LISTWORKSPACESREQUEST']._serialized_start=593
-  _globals['_LISTWORKSPACESREQUEST']._serialized_end=695
-  _globals['_LISTWORKSPACESRESPONSE']._serialized_start=697
-  _globals['_LISTWORKSPACESRESPONSE']._serialized_end=822
-  _globals['_UPDATEWORKSPACEREQUEST']._serialized_start=825
-  _globals['_UPDATEWORKSPACEREQUEST']._serialized_end=1034
-  _globals['_UPDATEWORKSPACERESPONSE']._serialized_start=1036
-  _globals['_UPDATEWORKSPACERESPONSE']._serialized_end=1120
-  _globals['_ADDMEMBERREQUEST']._serialized_start=1123
-  _globals['_ADDMEMBERREQUEST']._serialized_end=1336
-  _globals['_ADDMEMBERRESPONSE']._serialized_start=1338
-  _globals['_ADDMEMBERRESPONSE']._serialized_end=1407
-  _globals['_LISTMEMBERSREQUEST']._serialized_start=1410
-  _globals['_LISTMEMBERSREQUEST']._serialized_end=1554
-  _globals['_LISTMEMBERSRESPONSE']._serialized_start=1556
-  _globals['_LISTMEMBERSRESPONSE']._serialized_end=1669
-  _globals['_UPDATEMEMBERREQUEST']._serialized_start=1672
-  _globals['_UPDATEMEMBERREQUEST']._serialized_end=1874
-  _globals['_UPDATEMEMBERRESPONSE']._serialized_start=1876
-  _globals['_UPDATEMEMBERRESPONSE']._serialized_end=1948
-  _globals['_REMOVEMEMBERREQUEST']._serialized_start=1950
-  _globals['_REMOVEMEMBERREQUEST']._serialized_end=2051
-  _globals['_REMOVEMEMBERRESPONSE']._serialized_start=2053
-  _globals['_REMOVEMEMBERRESPONSE']._serialized_end=2075
-  _globals['_WORKSPACESERVICE']._serialized_start=2078
-  _globals['_WORKSPACESERVICE']._serialized_end=2868
+  _globals['_WORKSPACESERVICE']._loaded_options = None
+  _globals['_WORKSPACESERVICE']._serialized_options = b'\312\363\030\004auth'
+  _globals['_WORKSPACESERVICE'].methods_by_name['CreateWorkspace']._loaded_options = None
+  _globals['_WORKSPACESERVICE'].methods_by_name['CreateWorkspace']._serialized_options = b'\312\363\030\022\010\002\020\002\032\nrequest_id \010'
+  _globals['_WORKSPACESERVICE'].methods_by_name['GetWorkspace']._loaded_options = None
+  _globals['_WORKSPACESERVICE'].methods_by_name['GetWorkspace']._serialized_options = b'\312\363\030\006\010\003\020\001 \007'
+  _globals['_WORKSPACESERVICE'].methods_by_name['ListWorkspaces']._loaded_options = None
+  _globals['_WORKSPACESERVICE'].methods_by_name['ListWorkspaces']._serialized_options = b'\312\363\030\006\010\002\020\001 \007'
+  _globals['_WORKSPACESERVICE'].methods_by_name['UpdateWorkspace']._loaded_options = None
+  _globals['_WORKSPACESERVICE'].methods_by_name['UpdateWorkspace']._serialized_options = b'\312\363\030\006\010\005\020\001 \010'
+  _globals['_WORKSPACESERVICE'].methods_by_name['AddMember']._loaded_options = None
+  _globals['_WORKSPACESERVICE'].methods_by_name['AddMember']._serialized_options = b'\312\363\030\022\010\005\020\002\032\nrequest_id \010'
+  _globals['_WORKSPACESERVICE'].methods_by_name['ListMembers']._loaded_options = None
+  _globals['_WORKSPACESERVICE'].methods_by_name['ListMembers']._serialized_options = b'\312\363\030\006\010\003\020\001 \007'
+  _globals['_WORKSPACESERVICE'].methods_by_name['UpdateMember']._loaded_options = None
+  _globals['_WORKSPACESERVICE'].methods_by_name['UpdateMember']._serialized_options = b'\312\363\030\006\010\005\020\001 \010'
+  _globals['_WORKSPACESERVICE'].methods_by_name['RemoveMember']._loaded_options = None
+  _globals['_WORKSPACESERVICE'].methods_by_name['RemoveMember']._serialized_options = b'\312\363\030\006\010\003\020\003 \010'
+  _globals['_CREATEWORKSPACEREQUEST']._serialized_start=195
+  _globals['_CREATEWORKSPACEREQUEST']._serialized_end=408
+  _globals['_CREATEWORKSPACERESPONSE']._serialized_start=410
+  _globals['_CREATEWORKSPACERESPONSE']._serialized_end=494
+  _globals['_GETWORKSPACEREQUEST']._serialized_start=496
+  _globals['_GETWORKSPACEREQUEST']._serialized_end=543
+  _globals['_GETWORKSPACERESPONSE']._serialized_start=545
+  _globals['_GETWORKSPACERESPONSE']._serialized_end=626
+  _globals['_LISTWORKSPACESREQUEST']._serialized_start=628
+  _globals['_LISTWORKSPACESREQUEST']._serialized_end=730
+  _globals['_LISTWORKSPACESRESPONSE']._serialized_start=732
+  _globals['_LISTWORKSPACESRESPONSE']._serialized_end=857
+  _globals['_UPDATEWORKSPACEREQUEST']._serialized_start=860
+  _globals['_UPDATEWORKSPACEREQUEST']._serialized_end=1069
+  _globals['_UPDATEWORKSPACERESPONSE']._serialized_start=1071
+  _globals['_UPDATEWORKSPACERESPONSE']._serialized_end=1155
+  _globals['_ADDMEMBERREQUEST']._serialized_start=1158
+  _globals['_ADDMEMBERREQUEST']._serialized_end=1371
+  _globals['_ADDMEMBERRESPONSE']._serialized_start=1373
+  _globals['_ADDMEMBERRESPONSE']._serialized_end=1442
+  _globals['_LISTMEMBERSREQUEST']._serialized_start=1445
+  _globals['_LISTMEMBERSREQUEST']._serialized_end=1589
+  _globals['_LISTMEMBERSRESPONSE']._serialized_start=1591
+  _globals['_LISTMEMBERSRESPONSE']._serialized_end=1704
+  _globals['_UPDATEMEMBERREQUEST']._serialized_start=1707
+  _globals['_UPDATEMEMBERREQUEST']._serialized_end=1909
+  _globals['_UPDATEMEMBERRESPONSE']._serialized_start=1911
+  _globals['_UPDATEMEMBERRESPONSE']._serialized_end=1983
+  _globals['_REMOVEMEMBERREQUEST']._serialized_start=1985
+  _globals['_REMOVEMEMBERREQUEST']._serialized_end=2086
+  _globals['_REMOVEMEMBERRESPONSE']._serialized_start=2088
+  _globals['_REMOVEMEMBERRESPONSE']._serialized_end=2110
+  _globals['_WORKSPACESERVICE']._serialized_start=2113
+  _globals['_WORKSPACESERVICE']._serialized_end=3033
 # @@protoc_insertion_point(module_scope)

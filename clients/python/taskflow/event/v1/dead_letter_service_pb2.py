@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from taskflow.options.v1 import options_pb2 as taskflow_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+taskflow/event/v1/dead_letter_service.proto\x12\x11taskflow.event.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfe\x01\n\nDeadLetter\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n\x08\x63onsumer\x18\x02 \x01(\tR\x08\x63onsumer\x12\x19\n\x08\x65vent_id\x18\x03 \x01(\tR\x07\x65ventId\x12\x1d\n\nevent_type\x18\x04 \x01(\tR\teventType\x12\x14\n\x05\x65rror\x18\x05 \x01(\tR\x05\x65rror\x12\x37\n\tpark_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08parkTime\x12;\n\x0breplay_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nreplayTime\"\x92\x01\n\x16ListDeadLettersRequest\x12)\n\x10include_replayed\x18\x01 \x01(\x08R\x0fincludeReplayed\x12$\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"\x83\x01\n\x17ListDeadLettersResponse\x12@\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32\x1d.taskflow.event.v1.DeadLetterR\x0b\x64\x65\x61\x64Letters\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"3\n\x17ReplayDeadLetterRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\"Z\n\x18ReplayDeadLetterResponse\x12>\n\x0b\x64\x65\x61\x64_letter\x18\x01 \x01(\x0b\x32\x1d.taskflow.event.v1.DeadLetterR\ndeadLetter\"\x87\x02\n\x10ParkEventRequest\x12\x34\n\x08\x63onsumer\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x64\x32\r^[a-z0-9_-]+$R\x08\x63onsumer\x12\x34\n\x07subject\x18\x02 \x01(\tB\x1a\xbaH\x17r\x15\x10\x01\x18\xac\x02\x32\x0e^[^\\x{0000}]*$R\x07subject\x12\x32\n\x08\x65vent_id\x18\x03 \x01(\tB\x17\xbaH\x14r\x12\x18\x64\x32\x0e^[^\\x{0000}]*$R\x07\x65ventId\x12#\n\x07payload\x18\x04 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x10R\x07payload\x12.\n\x05\x65rror\x18\x05 \x01(\tB\x18\xbaH\x15r\x13\x18\xe8\x07\x32\x0e^[^\\x{0000}]*$R\x05\x65rror\"\x13\n\x11ParkEventResponse2\xea\x01\n\x11\x44\x65\x61\x64LetterService\x12h\n\x0fListDeadLetters\x12).taskflow.event.v1.ListDeadLettersRequest\x1a*.taskflow.event.v1.ListDeadLettersResponse\x12k\n\x10ReplayDeadLetter\x12*.taskflow.event.v1.ReplayDeadLetterRequest\x1a+.taskflow.event.v1.ReplayDeadLetterResponse2s\n\x19\x44\x65\x61\x64LetterInternalService\x12V\n\tParkEvent\x12#.taskflow.event.v1.ParkEventRequest\x1a$.taskflow.event.v1.ParkEventResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+taskflow/event/v1/dead_letter_service.proto\x12\x11taskflow.event.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!taskflow/options/v1/options.proto\"\xfe\x01\n\nDeadLetter\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n\x08\x63onsumer\x18\x02 \x01(\tR\x08\x63onsumer\x12\x19\n\x08\x65vent_id\x18\x03 \x01(\tR\x07\x65ventId\x12\x1d\n\nevent_type\x18\x04 \x01(\tR\teventType\x12\x14\n\x05\x65rror\x18\x05 \x01(\tR\x05\x65rror\x12\x37\n\tpark_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08parkTime\x12;\n\x0breplay_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nreplayTime\"\x92\x01\n\x16ListDeadLettersRequest\x12)\n\x10include_replayed\x18\x01 \x01(\x08R\x0fincludeReplayed\x12$\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"\x83\x01\n\x17ListDeadLettersResponse\x12@\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32\x1d.taskflow.event.v1.DeadLetterR\x0b\x64\x65\x61\x64Letters\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"3\n\x17ReplayDeadLetterRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\"Z\n\x18ReplayDeadLetterResponse\x12>\n\x0b\x64\x65\x61\x64_letter\x18\x01 \x01(\x0b\x32\x1d.taskflow.event.v1.DeadLetterR\ndeadLetter\"\x87\x02\n\x10ParkEventRequest\x12\x34\n\x08\x63onsumer\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x64\x32\r^[a-z0-9_-]+$R\x08\x63onsumer\x12\x34\n\x07subject\x18\x02 \x01(\tB\x1a\xbaH\x17r\x15\x10\x01\x18\xac\x02\x32\x0e^[^\\x{0000}]*$R\x07subject\x12\x32\n\x08\x65vent_id\x18\x03 \x01(\tB\x17\xbaH\x14r\x12\x18\x64\x32\x0e^[^\\x{0000}]*$R\x07\x65ventId\x12#\n\x07payload\x18\x04 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x10R\x07payload\x12.\n\x05\x65rror\x18\x05 \x01(\tB\x18\xbaH\x15r\x13\x18\xe8\x07\x32\x0e^[^\\x{0000}]*$R\x05\x65rror\"\x13\n\x11ParkEventResponse2\x94\x02\n\x11\x44\x65\x61\x64LetterService\x12t\n\x0fListDeadLetters\x12).taskflow.event.v1.ListDeadLettersRequest\x1a*.taskflow.event.v1.ListDeadLettersResponse\"\n\xca\xf3\x18\x06\x08\x07\x10\x01 \x02\x12w\n\x10ReplayDeadLetter\x12*.taskflow.event.v1.ReplayDeadLetterRequest\x1a+.taskflow.event.v1.ReplayDeadLetterResponse\"\n\xca\xf3\x18\x06\x08\x07\x10\x01 \x02\x1a\x10\xca\xf3\x18\x0cnotification2\x8f\x01\n\x19\x44\x65\x61\x64LetterInternalService\x12`\n\tParkEvent\x12#.taskflow.event.v1.ParkEventRequest\x1a$.taskflow.event.v1.ParkEventResponse\"\x08\xca\xf3\x18\x04\x08\x08\x10\x01\x1a\x10\xca\xf3\x18\x0cnotificationb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,22 +50,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PARKEVENTREQUEST'].fields_by_name['payload']._serialized_options = b'\272H\006z\004\030\200\200\020'
   _globals['_PARKEVENTREQUEST'].fields_by_name['error']._loaded_options = None
   _globals['_PARKEVENTREQUEST'].fields_by_name['error']._serialized_options = b'\272H\025r\023\030\350\0072\016^[^\\x{0000}]*$'
-  _globals['_DEADLETTER']._serialized_start=129
-  _globals['_DEADLETTER']._serialized_end=383
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=386
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=532
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=535
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=666
-  _globals['_REPLAYDEADLETTERREQUEST']._serialized_start=668
-  _globals['_REPLAYDEADLETTERREQUEST']._serialized_end=719
-  _globals['_REPLAYDEADLETTERRESPONSE']._serialized_start=721
-  _globals['_REPLAYDEADLETTERRESPONSE']._serialized_end=811
-  _globals['_PARKEVENTREQUEST']._serialized_start=814
-  _globals['_PARKEVENTREQUEST']._serialized_end=1077
-  _globals['_PARKEVENTRESPONSE']._serialized_start=1079
-  _globals['_PARKEVENTRESPONSE']._serialized_end=1098
-  _globals['_DEADLETTERSERVICE']._serialized_start=1101
-  _globals['_DEADLETTERSERVICE']._serialized_end=1335
-  _globals['_DEADLETTERINTERNALSERVICE']._serialized_start=1337
-  _globals['_DEADLETTERINTERNALSERVICE']._serialized_end=1452
+  _globals['_DEADLETTERSERVICE']._loaded_options = None
+  _globals['_DEADLETTERSERVICE']._serialized_options = b'\312\363\030\014notification'
+  _globals['_DEADLETTERSERVICE'].methods_by_name['ListDeadLetters']._loaded_options = None
+  _globals['_DEADLETTERSERVICE'].methods_by_name['ListDeadLetters']._serialized_options = b'\312\363\030\006\010\007\020\001 \002'
+  _globals['_DEADLETTERSERVICE'].methods_by_name['ReplayDeadLetter']._loaded_options = None
+  _globals['_DEADLETTERSERVICE'].methods_by_name['ReplayDeadLetter']._serialized_options = b'\312\363\030\006\010\007\020\001 \002'
+  _globals['_DEADLETTERINTERNALSERVICE']._loaded_options = None
+  _globals['_DEADLETTERINTERNALSERVICE']._serialized_options = b'\312\363\030\014notification'
+  _globals['_DEADLETTERINTERNALSERVICE'].methods_by_name['ParkEvent']._loaded_options = None
+  _globals['_DEADLETTERINTERNALSERVICE'].methods_by_name['ParkEvent']._serialized_options = b'\312\363\030\004\010\010\020\001'
+  _globals['_DEADLETTER']._serialized_start=164
+  _globals['_DEADLETTER']._serialized_end=418
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=421
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=567
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=570
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=701
+  _globals['_REPLAYDEADLETTERREQUEST']._serialized_start=703
+  _globals['_REPLAYDEADLETTERREQUEST']._serialized_end=754
+  _globals['_REPLAYDEADLETTERRESPONSE']._serialized_start=756
+  _globals['_REPLAYDEADLETTERRESPONSE']._serialized_end=846
+  _globals['_PARKEVENTREQUEST']._serialized_start=849
+  _globals['_PARKEVENTREQUEST']._serialized_end=1112
+  _globals['_PARKEVENTRESPONSE']._serialized_start=1114
+  _globals['_PARKEVENTRESPONSE']._serialized_end=1133
+  _globals['_DEADLETTERSERVICE']._serialized_start=1136
+  _globals['_DEADLETTERSERVICE']._serialized_end=1412
+  _globals['_DEADLETTERINTERNALSERVICE']._serialized_start=1415
+  _globals['_DEADLETTERINTERNALSERVICE']._serialized_end=1558
 # @@protoc_insertion_point(module_scope)

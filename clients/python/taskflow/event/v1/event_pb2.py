@@ -25,51 +25,84 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from taskflow.auth.v1 import workspace_pb2 as taskflow_dot_auth_dot_v1_dot_workspace__pb2
+from taskflow.options.v1 import options_pb2 as taskflow_dot_options_dot_v1_dot_options__pb2
 from taskflow.task.v1 import job_pb2 as taskflow_dot_task_dot_v1_dot_job__pb2
 from taskflow.task.v1 import project_pb2 as taskflow_dot_task_dot_v1_dot_project__pb2
 from taskflow.task.v1 import suggestion_pb2 as taskflow_dot_task_dot_v1_dot_suggestion__pb2
 from taskflow.task.v1 import task_pb2 as taskflow_dot_task_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtaskflow/event/v1/event.proto\x12\x11taskflow.event.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a taskflow/auth/v1/workspace.proto\x1a\x1ataskflow/task/v1/job.proto\x1a\x1etaskflow/task/v1/project.proto\x1a!taskflow/task/v1/suggestion.proto\x1a\x1btaskflow/task/v1/task.proto\"\xf3\x0b\n\x05\x45vent\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04type\x18\x02 \x01(\tR\x04type\x12!\n\x0cworkspace_id\x18\x03 \x01(\tR\x0bworkspaceId\x12!\n\x0c\x61ggregate_id\x18\x04 \x01(\tR\x0b\x61ggregateId\x12\x1a\n\x08revision\x18\x05 \x01(\x03R\x08revision\x12\x19\n\x08\x61\x63tor_id\x18\x06 \x01(\tR\x07\x61\x63torId\x12\x39\n\noccur_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\toccurTime\x12!\n\x0ctrace_parent\x18\x08 \x01(\tR\x0btraceParent\x12\x43\n\x0ctask_created\x18\x14 \x01(\x0b\x32\x1e.taskflow.event.v1.TaskCreatedH\x00R\x0btaskCreated\x12\x43\n\x0ctask_updated\x18\x15 \x01(\x0b\x32\x1e.taskflow.event.v1.TaskUpdatedH\x00R\x0btaskUpdated\x12\x43\n\x0ctask_deleted\x18\x16 \x01(\x0b\x32\x1e.taskflow.event.v1.TaskDeletedH\x00R\x0btaskDeleted\x12I\n\x0etask_undeleted\x18\x17 \x01(\x0b\x32 .taskflow.event.v1.TaskUndeletedH\x00R\rtaskUndeleted\x12L\n\x11task_reminder_due\x18\x18 \x01(\x0b\x32\x1e.taskflow.event.v1.ReminderDueH\x00R\x0ftaskReminderDue\x12g\n\x1atask_suggestions_requested\x18\x19 \x01(\x0b\x32\'.taskflow.event.v1.SuggestionsRequestedH\x00R\x18taskSuggestionsRequested\x12L\n\x0fproject_changed\x18\x1e \x01(\x0b\x32!.taskflow.event.v1.ProjectChangedH\x00R\x0eprojectChanged\x12@\n\x0bjob_changed\x18\x1f \x01(\x0b\x32\x1d.taskflow.event.v1.JobChangedH\x00R\njobChanged\x12U\n\x12suggestion_changed\x18  \x01(\x0b\x32$.taskflow.event.v1.SuggestionChangedH\x00R\x11suggestionChanged\x12\x43\n\x0cmember_added\x18( \x01(\x0b\x32\x1e.taskflow.event.v1.MemberAddedH\x00R\x0bmemberAdded\x12I\n\x0emember_updated\x18) \x01(\x0b\x32 .taskflow.event.v1.MemberUpdatedH\x00R\rmemberUpdated\x12I\n\x0emember_removed\x18* \x01(\x0b\x32 .taskflow.event.v1.MemberRemovedH\x00R\rmemberRemoved\x12R\n\x11workspace_changed\x18+ \x01(\x0b\x32#.taskflow.event.v1.WorkspaceChangedH\x00R\x10workspaceChanged\x12L\n\x0fsession_revoked\x18, \x01(\x0b\x32!.taskflow.event.v1.SessionRevokedH\x00R\x0esessionRevoked\x12P\n\x11time_zone_changed\x18- \x01(\x0b\x32\".taskflow.event.v1.TimeZoneChangedH\x00R\x0ftimeZoneChanged\x12[\n\x14notification_created\x18\x32 \x01(\x0b\x32&.taskflow.event.v1.NotificationCreatedH\x00R\x13notificationCreatedB\x07\n\x05\x66\x61\x63ts\"Z\n\x0bTaskCreated\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\x12\x1f\n\x0b\x61i_disabled\x18\x02 \x01(\x08R\naiDisabled\"\xcd\x01\n\x0bTaskUpdated\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\x12.\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x06\x62\x65\x66ore\x12\x41\n\x0e\x63hanged_fields\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\rchangedFields\x12\x1f\n\x0b\x61i_disabled\x18\x04 \x01(\x08R\naiDisabled\"9\n\x0bTaskDeleted\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\";\n\rTaskUndeleted\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\"`\n\x0bReminderDue\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\x12%\n\x0eoffset_seconds\x18\x02 \x01(\x05R\roffsetSeconds\"T\n\x14SuggestionsRequested\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12#\n\rtext_revision\x18\x02 \x01(\x03R\x0ctextRevision\"E\n\x0eProjectChanged\x12\x33\n\x07project\x18\x01 \x01(\x0b\x32\x19.taskflow.task.v1.ProjectR\x07project\"5\n\nJobChanged\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.taskflow.task.v1.JobR\x03job\"Q\n\x11SuggestionChanged\x12<\n\nsuggestion\x18\x01 \x01(\x0b\x32\x1c.taskflow.task.v1.SuggestionR\nsuggestion\"R\n\x0bMemberAdded\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12*\n\x04role\x18\x02 \x01(\x0e\x32\x16.taskflow.auth.v1.RoleR\x04role\"T\n\rMemberUpdated\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12*\n\x04role\x18\x02 \x01(\x0e\x32\x16.taskflow.auth.v1.RoleR\x04role\"(\n\rMemberRemoved\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\"1\n\x10WorkspaceChanged\x12\x1d\n\nai_enabled\x18\x01 \x01(\x08R\taiEnabled\"H\n\x0eSessionRevoked\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\"*\n\x0fTimeZoneChanged\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\"W\n\x13NotificationCreated\x12\'\n\x0fnotification_id\x18\x01 \x01(\tR\x0enotificationId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userIdb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtaskflow/event/v1/event.proto\x12\x11taskflow.event.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a taskflow/auth/v1/workspace.proto\x1a!taskflow/options/v1/options.proto\x1a\x1ataskflow/task/v1/job.proto\x1a\x1etaskflow/task/v1/project.proto\x1a!taskflow/task/v1/suggestion.proto\x1a\x1btaskflow/task/v1/task.proto\"\xf3\x0b\n\x05\x45vent\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04type\x18\x02 \x01(\tR\x04type\x12!\n\x0cworkspace_id\x18\x03 \x01(\tR\x0bworkspaceId\x12!\n\x0c\x61ggregate_id\x18\x04 \x01(\tR\x0b\x61ggregateId\x12\x1a\n\x08revision\x18\x05 \x01(\x03R\x08revision\x12\x19\n\x08\x61\x63tor_id\x18\x06 \x01(\tR\x07\x61\x63torId\x12\x39\n\noccur_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\toccurTime\x12!\n\x0ctrace_parent\x18\x08 \x01(\tR\x0btraceParent\x12\x43\n\x0ctask_created\x18\x14 \x01(\x0b\x32\x1e.taskflow.event.v1.TaskCreatedH\x00R\x0btaskCreated\x12\x43\n\x0ctask_updated\x18\x15 \x01(\x0b\x32\x1e.taskflow.event.v1.TaskUpdatedH\x00R\x0btaskUpdated\x12\x43\n\x0ctask_deleted\x18\x16 \x01(\x0b\x32\x1e.taskflow.event.v1.TaskDeletedH\x00R\x0btaskDeleted\x12I\n\x0etask_undeleted\x18\x17 \x01(\x0b\x32 .taskflow.event.v1.TaskUndeletedH\x00R\rtaskUndeleted\x12L\n\x11task_reminder_due\x18\x18 \x01(\x0b\x32\x1e.taskflow.event.v1.ReminderDueH\x00R\x0ftaskReminderDue\x12g\n\x1atask_suggestions_requested\x18\x19 \x01(\x0b\x32\'.taskflow.event.v1.SuggestionsRequestedH\x00R\x18taskSuggestionsRequested\x12L\n\x0fproject_changed\x18\x1e \x01(\x0b\x32!.taskflow.event.v1.ProjectChangedH\x00R\x0eprojectChanged\x12@\n\x0bjob_changed\x18\x1f \x01(\x0b\x32\x1d.taskflow.event.v1.JobChangedH\x00R\njobChanged\x12U\n\x12suggestion_changed\x18  \x01(\x0b\x32$.taskflow.event.v1.SuggestionChangedH\x00R\x11suggestionChanged\x12\x43\n\x0cmember_added\x18( \x01(\x0b\x32\x1e.taskflow.event.v1.MemberAddedH\x00R\x0bmemberAdded\x12I\n\x0emember_updated\x18) \x01(\x0b\x32 .taskflow.event.v1.MemberUpdatedH\x00R\rmemberUpdated\x12I\n\x0emember_removed\x18* \x01(\x0b\x32 .taskflow.event.v1.MemberRemovedH\x00R\rmemberRemoved\x12R\n\x11workspace_changed\x18+ \x01(\x0b\x32#.taskflow.event.v1.WorkspaceChangedH\x00R\x10workspaceChanged\x12L\n\x0fsession_revoked\x18, \x01(\x0b\x32!.taskflow.event.v1.SessionRevokedH\x00R\x0esessionRevoked\x12P\n\x11time_zone_changed\x18- \x01(\x0b\x32\".taskflow.event.v1.TimeZoneChangedH\x00R\x0ftimeZoneChanged\x12[\n\x14notification_created\x18\x32 \x01(\x0b\x32&.taskflow.event.v1.NotificationCreatedH\x00R\x13notificationCreatedB\x07\n\x05\x66\x61\x63ts\"l\n\x0bTaskCreated\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\x12\x1f\n\x0b\x61i_disabled\x18\x02 \x01(\x08R\naiDisabled:\x10\xca\xf3\x18\x0ctask.created\"\xdf\x01\n\x0bTaskUpdated\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\x12.\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x06\x62\x65\x66ore\x12\x41\n\x0e\x63hanged_fields\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\rchangedFields\x12\x1f\n\x0b\x61i_disabled\x18\x04 \x01(\x08R\naiDisabled:\x10\xca\xf3\x18\x0ctask.updated\"K\n\x0bTaskDeleted\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task:\x10\xca\xf3\x18\x0ctask.deleted\"O\n\rTaskUndeleted\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task:\x12\xca\xf3\x18\x0etask.undeleted\"w\n\x0bReminderDue\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\x12%\n\x0eoffset_seconds\x18\x02 \x01(\x05R\roffsetSeconds:\x15\xca\xf3\x18\x11task.reminder_due\"t\n\x14SuggestionsRequested\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12#\n\rtext_revision\x18\x02 \x01(\x03R\x0ctextRevision:\x1e\xca\xf3\x18\x1atask.suggestions_requested\"\x97\x01\n\x0eProjectChanged\x12\x33\n\x07project\x18\x01 \x01(\x0b\x32\x19.taskflow.task.v1.ProjectR\x07project:P\xca\xf3\x18\x0fproject.created\xca\xf3\x18\x0fproject.updated\xca\xf3\x18\x10project.archived\xca\xf3\x18\x12project.unarchived\"U\n\nJobChanged\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.taskflow.task.v1.JobR\x03job:\x1e\xca\xf3\x18\x0bjob.created\xca\xf3\x18\x0bjob.updated\"\x7f\n\x11SuggestionChanged\x12<\n\nsuggestion\x18\x01 \x01(\x0b\x32\x1c.taskflow.task.v1.SuggestionR\nsuggestion:,\xca\xf3\x18\x12suggestion.created\xca\xf3\x18\x12suggestion.updated\"d\n\x0bMemberAdded\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12*\n\x04role\x18\x02 \x01(\x0e\x32\x16.taskflow.auth.v1.RoleR\x04role:\x10\xca\xf3\x18\x0cmember.added\"h\n\rMemberUpdated\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12*\n\x04role\x18\x02 \x01(\x0e\x32\x16.taskflow.auth.v1.RoleR\x04role:\x12\xca\xf3\x18\x0emember.updated\"<\n\rMemberRemoved\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId:\x12\xca\xf3\x18\x0emember.removed\"]\n\x10WorkspaceChanged\x12\x1d\n\nai_enabled\x18\x01 \x01(\x08R\taiEnabled:*\xca\xf3\x18\x11workspace.created\xca\xf3\x18\x11workspace.updated\"]\n\x0eSessionRevoked\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId:\x13\xca\xf3\x18\x0fsession.revoked\"F\n\x0fTimeZoneChanged\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId:\x1a\xca\xf3\x18\x16user.time_zone_changed\"q\n\x13NotificationCreated\x12\'\n\x0fnotification_id\x18\x01 \x01(\tR\x0enotificationId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId:\x18\xca\xf3\x18\x14notification.createdb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'taskflow.event.v1.event_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVENT']._serialized_start=278
-  _globals['_EVENT']._serialized_end=1801
-  _globals['_TASKCREATED']._serialized_start=1803
-  _globals['_TASKCREATED']._serialized_end=1893
-  _globals['_TASKUPDATED']._serialized_start=1896
-  _globals['_TASKUPDATED']._serialized_end=2101
-  _globals['_TASKDELETED']._serialized_start=2103
-  _globals['_TASKDELETED']._serialized_end=2160
-  _globals['_TASKUNDELETED']._serialized_start=2162
-  _globals['_TASKUNDELETED']._serialized_end=2221
-  _globals['_REMINDERDUE']._serialized_start=2223
-  _globals['_REMINDERDUE']._serialized_end=2319
-  _globals['_SUGGESTIONSREQUESTED']._serialized_start=2321
-  _globals['_SUGGESTIONSREQUESTED']._serialized_end=2405
-  _globals['_PROJECTCHANGED']._serialized_start=2407
-  _globals['_PROJECTCHANGED']._serialized_end=2476
-  _globals['_JOBCHANGED']._serialized_start=2478
-  _globals['_JOBCHANGED']._serialized_end=2531
-  _globals['_SUGGESTIONCHANGED']._serialized_start=2533
-  _globals['_SUGGESTIONCHANGED']._serialized_end=2614
-  _globals['_MEMBERADDED']._serialized_start=2616
-  _globals['_MEMBERADDED']._serialized_end=2698
-  _globals['_MEMBERUPDATED']._serialized_start=2700
-  _globals['_MEMBERUPDATED']._serialized_end=2784
-  _globals['_MEMBERREMOVED']._serialized_start=2786
-  _globals['_MEMBERREMOVED']._serialized_end=2826
-  _globals['_WORKSPACECHANGED']._serialized_start=2828
-  _globals['_WORKSPACECHANGED']._serialized_end=2877
-  _globals['_SESSIONREVOKED']._serialized_start=2879
-  _globals['_SESSIONREVOKED']._serialized_end=2951
-  _globals['_TIMEZONECHANGED']._serialized_start=2953
-  _globals['_TIMEZONECHANGED']._serialized_end=2995
-  _globals['_NOTIFICATIONCREATED']._serialized_start=2997
-  _globals['_NOTIFICATIONCREATED']._serialized_end=3084
+  _globals['_TASKCREATED']._loaded_options = None
+  _globals['_TASKCREATED']._serialized_options = b'\312\363\030\014task.created'
+  _globals['_TASKUPDATED']._loaded_options = None
+  _globals['_TASKUPDATED']._serialized_options = b'\312\363\030\014task.updated'
+  _globals['_TASKDELETED']._loaded_options = None
+  _globals['_TASKDELETED']._serialized_options = b'\312\363\030\014task.deleted'
+  _globals['_TASKUNDELETED']._loaded_options = None
+  _globals['_TASKUNDELETED']._serialized_options = b'\312\363\030\016task.undeleted'
+  _globals['_REMINDERDUE']._loaded_options = None
+  _globals['_REMINDERDUE']._serialized_options = b'\312\363\030\021task.reminder_due'
+  _globals['_SUGGESTIONSREQUESTED']._loaded_options = None
+  _globals['_SUGGESTIONSREQUESTED']._serialized_options = b'\312\363\030\032task.suggestions_requested'
+  _globals['_PROJECTCHANGED']._loaded_options = None
+  _globals['_PROJECTCHANGED']._serialized_options = b'\312\363\030\017project.created\312\363\030\017project.updated\312\363\030\020project.archived\312\363\030\022project.unarchived'
+  _globals['_JOBCHANGED']._loaded_options = None
+  _globals['_JOBCHANGED']._serialized_options = b'\312\363\030\013job.created\312\363\030\013job.updated'
+  _globals['_SUGGESTIONCHANGED']._loaded_options = None
+  _globals['_SUGGESTIONCHANGED']._serialized_options = b'\312\363\030\022suggestion.created\312\363\030\022suggestion.updated'
+  _globals['_MEMBERADDED']._loaded_options = None
+  _globals['_MEMBERADDED']._serialized_options = b'\312\363\030\014member.added'
+  _globals['_MEMBERUPDATED']._loaded_options = None
+  _globals['_MEMBERUPDATED']._serialized_options = b'\312\363\030\016member.updated'
+  _globals['_MEMBERREMOVED']._loaded_options = None
+  _globals['_MEMBERREMOVED']._serialized_options = b'\312\363\030\016member.removed'
+  _globals['_WORKSPACECHANGED']._loaded_options = None
+  _globals['_WORKSPACECHANGED']._serialized_options = b'\312\363\030\021workspace.created\312\363\030\021workspace.updated'
+  _globals['_SESSIONREVOKED']._loaded_options = None
+  _globals['_SESSIONREVOKED']._serialized_options = b'\312\363\030\017session.revoked'
+  _globals['_TIMEZONECHANGED']._loaded_options = None
+  _globals['_TIMEZONECHANGED']._serialized_options = b'\312\363\030\026user.time_zone_changed'
+  _globals['_NOTIFICATIONCREATED']._loaded_options = None
+  _globals['_NOTIFICATIONCREATED']._serialized_options = b'\312\363\030\024notification.created'
+  _globals['_EVENT']._serialized_start=313
+  _globals['_EVENT']._serialized_end=1836
+  _globals['_TASKCREATED']._serialized_start=1838
+  _globals['_TASKCREATED']._serialized_end=1946
+  _globals['_TASKUPDATED']._serialized_start=1949
+  _globals['_TASKUPDATED']._serialized_end=2172
+  _globals['_TASKDELETED']._serialized_start=2174
+  _globals['_TASKDELETED']._serialized_end=2249
+  _globals['_TASKUNDELETED']._serialized_start=2251
+  _globals['_TASKUNDELETED']._serialized_end=2330
+  _globals['_REMINDERDUE']._serialized_start=2332
+  _globals['_REMINDERDUE']._serialized_end=2451
+  _globals['_SUGGESTIONSREQUESTED']._serialized_start=2453
+  _globals['_SUGGESTIONSREQUESTED']._serialized_end=2569
+  _globals['_PROJECTCHANGED']._serialized_start=2572
+  _globals['_PROJECTCHANGED']._serialized_end=2723
+  _globals['_JOBCHANGED']._serialized_start=2725
+  _globals['_JOBCHANGED']._serialized_end=2810
+  _globals['_SUGGESTIONCHANGED']._serialized_start=2812
+  _globals['_SUGGESTIONCHANGED']._serialized_end=2939
+  _globals['_MEMBERADDED']._serialized_start=2941
+  _globals['_MEMBERADDED']._serialized_end=3041
+  _globals['_MEMBERUPDATED']._serialized_start=3043
+  _globals['_MEMBERUPDATED']._serialized_end=3147
+  _globals['_MEMBERREMOVED']._serialized_start=3149
+  _globals['_MEMBERREMOVED']._serialized_end=3209
+  _globals['_WORKSPACECHANGED']._serialized_start=3211
+  _globals['_WORKSPACECHANGED']._serialized_end=3304
+  _globals['_SESSIONREVOKED']._serialized_start=3306
+  _globals['_SESSIONREVOKED']._serialized_end=3399
+  _globals['_TIMEZONECHANGED']._serialized_start=3401
+  _globals['_TIMEZONECHANGED']._serialized_end=3471
+  _globals['_NOTIFICATIONCREATED']._serialized_start=3473
+  _globals['_NOTIFICATIONCREATED']._serialized_end=3586
 # @@protoc_insertion_point(module_scope)

@@ -143,7 +143,7 @@ Global___Event: _TypeAlias = Event  # noqa: Y015
 
 @_typing.final
 class TaskCreated(_message.Message):
-    """task.created"""
+    """A task was created."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -169,7 +169,7 @@ Global___TaskCreated: _TypeAlias = TaskCreated  # noqa: Y015
 
 @_typing.final
 class TaskUpdated(_message.Message):
-    """task.updated"""
+    """Fields of a task changed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -209,7 +209,7 @@ Global___TaskUpdated: _TypeAlias = TaskUpdated  # noqa: Y015
 
 @_typing.final
 class TaskDeleted(_message.Message):
-    """task.deleted"""
+    """A task was deleted; it can be undeleted."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -231,7 +231,7 @@ Global___TaskDeleted: _TypeAlias = TaskDeleted  # noqa: Y015
 
 @_typing.final
 class TaskUndeleted(_message.Message):
-    """task.undeleted"""
+    """A deleted task was brought back."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -253,7 +253,7 @@ Global___TaskUndeleted: _TypeAlias = TaskUndeleted  # noqa: Y015
 
 @_typing.final
 class ReminderDue(_message.Message):
-    """task.reminder_due"""
+    """A reminder of a task's deadline is due."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -279,7 +279,7 @@ Global___ReminderDue: _TypeAlias = ReminderDue  # noqa: Y015
 
 @_typing.final
 class SuggestionsRequested(_message.Message):
-    """task.suggestions_requested"""
+    """A user asked for suggestions for a task."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -303,7 +303,7 @@ Global___SuggestionsRequested: _TypeAlias = SuggestionsRequested  # noqa: Y015
 
 @_typing.final
 class ProjectChanged(_message.Message):
-    """project.created, project.updated, project.archived, project.unarchived"""
+    """A project was created, changed, archived or unarchived."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -325,7 +325,7 @@ Global___ProjectChanged: _TypeAlias = ProjectChanged  # noqa: Y015
 
 @_typing.final
 class JobChanged(_message.Message):
-    """job.created, job.updated"""
+    """A job was created, or its state changed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -347,7 +347,7 @@ Global___JobChanged: _TypeAlias = JobChanged  # noqa: Y015
 
 @_typing.final
 class SuggestionChanged(_message.Message):
-    """suggestion.created, suggestion.updated"""
+    """A suggestion was made, or its state changed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -369,7 +369,7 @@ Global___SuggestionChanged: _TypeAlias = SuggestionChanged  # noqa: Y015
 
 @_typing.final
 class MemberAdded(_message.Message):
-    """member.added"""
+    """A user became a member of a workspace."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -393,7 +393,7 @@ Global___MemberAdded: _TypeAlias = MemberAdded  # noqa: Y015
 
 @_typing.final
 class MemberUpdated(_message.Message):
-    """member.updated"""
+    """A member's role changed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -417,7 +417,7 @@ Global___MemberUpdated: _TypeAlias = MemberUpdated  # noqa: Y015
 
 @_typing.final
 class MemberRemoved(_message.Message):
-    """member.removed"""
+    """A member left or was removed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -438,7 +438,7 @@ Global___MemberRemoved: _TypeAlias = MemberRemoved  # noqa: Y015
 
 @_typing.final
 class WorkspaceChanged(_message.Message):
-    """workspace.created, workspace.updated"""
+    """A workspace was created or changed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -459,7 +459,7 @@ Global___WorkspaceChanged: _TypeAlias = WorkspaceChanged  # noqa: Y015
 
 @_typing.final
 class SessionRevoked(_message.Message):
-    """session.revoked"""
+    """A session ended before it expired."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -483,7 +483,7 @@ Global___SessionRevoked: _TypeAlias = SessionRevoked  # noqa: Y015
 
 @_typing.final
 class TimeZoneChanged(_message.Message):
-    """user.time_zone_changed"""
+    """A user's time zone changed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -504,7 +504,7 @@ Global___TimeZoneChanged: _TypeAlias = TimeZoneChanged  # noqa: Y015
 
 @_typing.final
 class NotificationCreated(_message.Message):
-    """notification.created"""
+    """A notification was stored for a user."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

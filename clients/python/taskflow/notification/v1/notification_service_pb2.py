@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from taskflow.notification.v1 import notification_pb2 as taskflow_dot_notification_dot_v1_dot_notification__pb2
+from taskflow.options.v1 import options_pb2 as taskflow_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n3taskflow/notification/v1/notification_service.proto\x12\x18taskflow.notification.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a+taskflow/notification/v1/notification.proto\"\x8a\x01\n\x18ListNotificationsRequest\x12\x1f\n\x0bunread_only\x18\x01 \x01(\x08R\nunreadOnly\x12$\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"\xa9\x01\n\x19ListNotificationsResponse\x12L\n\rnotifications\x18\x01 \x03(\x0b\x32&.taskflow.notification.v1.NotificationR\rnotifications\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x16\n\x06\x63ursor\x18\x03 \x01(\tR\x06\x63ursor\"\x17\n\x15GetUnreadCountRequest\";\n\x16GetUnreadCountResponse\x12!\n\x0cunread_count\x18\x01 \x01(\x03R\x0bunreadCount\"6\n\x0fMarkReadRequest\x12#\n\x03ids\x18\x01 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x08\x01\x10\x64\"\x05r\x03\xb0\x01\x01R\x03ids\"5\n\x10MarkReadResponse\x12!\n\x0cmarked_count\x18\x01 \x01(\x03R\x0bmarkedCount\"C\n\x12MarkAllReadRequest\x12-\n\x0eup_to_sequence\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00R\x0cupToSequence\"8\n\x13MarkAllReadResponse\x12!\n\x0cmarked_count\x18\x01 \x01(\x03R\x0bmarkedCount\"=\n\x19WatchNotificationsRequest\x12 \n\x06\x63ursor\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\x06\x63ursor\"\xa3\x03\n\x1aWatchNotificationsResponse\x12\x16\n\x06\x63ursor\x18\x01 \x01(\tR\x06\x63ursor\x12\x46\n\x06\x63hange\x18\x02 \x01(\x0b\x32,.taskflow.notification.v1.NotificationChangeH\x00R\x06\x63hange\x12^\n\theartbeat\x18\x03 \x01(\x0b\x32>.taskflow.notification.v1.WatchNotificationsResponse.HeartbeatH\x00R\theartbeat\x12R\n\x05reset\x18\x04 \x01(\x0b\x32:.taskflow.notification.v1.WatchNotificationsResponse.ResetH\x00R\x05reset\x1a`\n\tHeartbeat\x12.\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\x12#\n\rhead_sequence\x18\x02 \x01(\x03R\x0cheadSequence\x1a\x07\n\x05ResetB\x06\n\x04kind2\xdb\x04\n\x13NotificationService\x12|\n\x11ListNotifications\x12\x32.taskflow.notification.v1.ListNotificationsRequest\x1a\x33.taskflow.notification.v1.ListNotificationsResponse\x12s\n\x0eGetUnreadCount\x12/.taskflow.notification.v1.GetUnreadCountRequest\x1a\x30.taskflow.notification.v1.GetUnreadCountResponse\x12\x61\n\x08MarkRead\x12).taskflow.notification.v1.MarkReadRequest\x1a*.taskflow.notification.v1.MarkReadResponse\x12j\n\x0bMarkAllRead\x12,.taskflow.notification.v1.MarkAllReadRequest\x1a-.taskflow.notification.v1.MarkAllReadResponse\x12\x81\x01\n\x12WatchNotifications\x12\x33.taskflow.notification.v1.WatchNotificationsRequest\x1a\x34.taskflow.notification.v1.WatchNotificationsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n3taskflow/notification/v1/notification_service.proto\x12\x18taskflow.notification.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a+taskflow/notification/v1/notification.proto\x1a!taskflow/options/v1/options.proto\"\x8a\x01\n\x18ListNotificationsRequest\x12\x1f\n\x0bunread_only\x18\x01 \x01(\x08R\nunreadOnly\x12$\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"\xa9\x01\n\x19ListNotificationsResponse\x12L\n\rnotifications\x18\x01 \x03(\x0b\x32&.taskflow.notification.v1.NotificationR\rnotifications\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x16\n\x06\x63ursor\x18\x03 \x01(\tR\x06\x63ursor\"\x17\n\x15GetUnreadCountRequest\";\n\x16GetUnreadCountResponse\x12!\n\x0cunread_count\x18\x01 \x01(\x03R\x0bunreadCount\"6\n\x0fMarkReadRequest\x12#\n\x03ids\x18\x01 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x08\x01\x10\x64\"\x05r\x03\xb0\x01\x01R\x03ids\"5\n\x10MarkReadResponse\x12!\n\x0cmarked_count\x18\x01 \x01(\x03R\x0bmarkedCount\"C\n\x12MarkAllReadRequest\x12-\n\x0eup_to_sequence\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00R\x0cupToSequence\"8\n\x13MarkAllReadResponse\x12!\n\x0cmarked_count\x18\x01 \x01(\x03R\x0bmarkedCount\"=\n\x19WatchNotificationsRequest\x12 \n\x06\x63ursor\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\x06\x63ursor\"\xa3\x03\n\x1aWatchNotificationsResponse\x12\x16\n\x06\x63ursor\x18\x01 \x01(\tR\x06\x63ursor\x12\x46\n\x06\x63hange\x18\x02 \x01(\x0b\x32,.taskflow.notification.v1.NotificationChangeH\x00R\x06\x63hange\x12^\n\theartbeat\x18\x03 \x01(\x0b\x32>.taskflow.notification.v1.WatchNotificationsResponse.HeartbeatH\x00R\theartbeat\x12R\n\x05reset\x18\x04 \x01(\x0b\x32:.taskflow.notification.v1.WatchNotificationsResponse.ResetH\x00R\x05reset\x1a`\n\tHeartbeat\x12.\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\x12#\n\rhead_sequence\x18\x02 \x01(\x03R\x0cheadSequence\x1a\x07\n\x05ResetB\x06\n\x04kind2\xbb\x05\n\x13NotificationService\x12\x88\x01\n\x11ListNotifications\x12\x32.taskflow.notification.v1.ListNotificationsRequest\x1a\x33.taskflow.notification.v1.ListNotificationsResponse\"\n\xca\xf3\x18\x06\x08\x02\x10\x01 \x05\x12\x7f\n\x0eGetUnreadCount\x12/.taskflow.notification.v1.GetUnreadCountRequest\x1a\x30.taskflow.notification.v1.GetUnreadCountResponse\"\n\xca\xf3\x18\x06\x08\x02\x10\x01 \x05\x12m\n\x08MarkRead\x12).taskflow.notification.v1.MarkReadRequest\x1a*.taskflow.notification.v1.MarkReadResponse\"\n\xca\xf3\x18\x06\x08\x02\x10\x01 \x06\x12\x86\x01\n\x0bMarkAllRead\x12,.taskflow.notification.v1.MarkAllReadRequest\x1a-.taskflow.notification.v1.MarkAllReadResponse\"\x1a\xca\xf3\x18\x16\x08\x02\x10\x02\x1a\x0eup_to_sequence \x06\x12\x8d\x01\n\x12WatchNotifications\x12\x33.taskflow.notification.v1.WatchNotificationsRequest\x1a\x34.taskflow.notification.v1.WatchNotificationsResponse\"\n\xca\xf3\x18\x06\x08\x02\x10\x01 \x05\x30\x01\x1a\x10\xca\xf3\x18\x0cnotificationb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,30 +45,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MARKALLREADREQUEST'].fields_by_name['up_to_sequence']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_WATCHNOTIFICATIONSREQUEST'].fields_by_name['cursor']._loaded_options = None
   _globals['_WATCHNOTIFICATIONSREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\005r\003\030\200\010'
-  _globals['_LISTNOTIFICATIONSREQUEST']._serialized_start=189
-  _globals['_LISTNOTIFICATIONSREQUEST']._serialized_end=327
-  _globals['_LISTNOTIFICATIONSRESPONSE']._serialized_start=330
-  _globals['_LISTNOTIFICATIONSRESPONSE']._serialized_end=499
-  _globals['_GETUNREADCOUNTREQUEST']._serialized_start=501
-  _globals['_GETUNREADCOUNTREQUEST']._serialized_end=524
-  _globals['_GETUNREADCOUNTRESPONSE']._serialized_start=526
-  _globals['_GETUNREADCOUNTRESPONSE']._serialized_end=585
-  _globals['_MARKREADREQUEST']._serialized_start=587
-  _globals['_MARKREADREQUEST']._serialized_end=641
-  _globals['_MARKREADRESPONSE']._serialized_start=643
-  _globals['_MARKREADRESPONSE']._serialized_end=696
-  _globals['_MARKALLREADREQUEST']._serialized_start=698
-  _globals['_MARKALLREADREQUEST']._serialized_end=765
-  _globals['_MARKALLREADRESPONSE']._serialized_start=767
-  _globals['_MARKALLREADRESPONSE']._serialized_end=823
-  _globals['_WATCHNOTIFICATIONSREQUEST']._serialized_start=825
-  _globals['_WATCHNOTIFICATIONSREQUEST']._serialized_end=886
-  _globals['_WATCHNOTIFICATIONSRESPONSE']._serialized_start=889
-  _globals['_WATCHNOTIFICATIONSRESPONSE']._serialized_end=1308
-  _globals['_WATCHNOTIFICATIONSRESPONSE_HEARTBEAT']._serialized_start=1195
-  _globals['_WATCHNOTIFICATIONSRESPONSE_HEARTBEAT']._serialized_end=1291
-  _globals['_WATCHNOTIFICATIONSRESPONSE_RESET']._serialized_start=1293
-  _globals['_WATCHNOTIFICATIONSRESPONSE_RESET']._serialized_end=1300
-  _globals['_NOTIFICATIONSERVICE']._serialized_start=1311
-  _globals['_NOTIFICATIONSERVICE']._serialized_end=1914
+  _globals['_NOTIFICATIONSERVICE']._loaded_options = None
+  _globals['_NOTIFICATIONSERVICE']._serialized_options = b'\312\363\030\014notification'
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['ListNotifications']._loaded_options = None
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['ListNotifications']._serialized_options = b'\312\363\030\006\010\002\020\001 \005'
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['GetUnreadCount']._loaded_options = None
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['GetUnreadCount']._serialized_options = b'\312\363\030\006\010\002\020\001 \005'
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['MarkRead']._loaded_options = None
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['MarkRead']._serialized_options = b'\312\363\030\006\010\002\020\001 \006'
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['MarkAllRead']._loaded_options = None
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['MarkAllRead']._serialized_options = b'\312\363\030\026\010\002\020\002\032\016up_to_sequence \006'
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['WatchNotifications']._loaded_options = None
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['WatchNotifications']._serialized_options = b'\312\363\030\006\010\002\020\001 \005'
+  _globals['_LISTNOTIFICATIONSREQUEST']._serialized_start=224
+  _globals['_LISTNOTIFICATIONSREQUEST']._serialized_end=362
+  _globals['_LISTNOTIFICATIONSRESPONSE']._serialized_start=365
+  _globals['_LISTNOTIFICATIONSRESPONSE']._serialized_end=534
+  _globals['_GETUNREADCOUNTREQUEST']._serialized_start=536
+  _globals['_GETUNREADCOUNTREQUEST']._serialized_end=559
+  _globals['_GETUNREADCOUNTRESPONSE']._serialized_start=561
+  _globals['_GETUNREADCOUNTRESPONSE']._serialized_end=620
+  _globals['_MARKREADREQUEST']._serialized_start=622
+  _globals['_MARKREADREQUEST']._serialized_end=676
+  _globals['_MARKREADRESPONSE']._serialized_start=678
+  _globals['_MARKREADRESPONSE']._serialized_end=731
+  _globals['_MARKALLREADREQUEST']._serialized_start=733
+  _globals['_MARKALLREADREQUEST']._serialized_end=800
+  _globals['_MARKALLREADRESPONSE']._serialized_start=802
+  _globals['_MARKALLREADRESPONSE']._serialized_end=858
+  _globals['_WATCHNOTIFICATIONSREQUEST']._serialized_start=860
+  _globals['_WATCHNOTIFICATIONSREQUEST']._serialized_end=921
+  _globals['_WATCHNOTIFICATIONSRESPONSE']._serialized_start=924
+  _globals['_WATCHNOTIFICATIONSRESPONSE']._serialized_end=1343
+  _globals['_WATCHNOTIFICATIONSRESPONSE_HEARTBEAT']._serialized_start=1230
+  _globals['_WATCHNOTIFICATIONSRESPONSE_HEARTBEAT']._serialized_end=1326
+  _globals['_WATCHNOTIFICATIONSRESPONSE_RESET']._serialized_start=1328
+  _globals['_WATCHNOTIFICATIONSRESPONSE_RESET']._serialized_end=1335
+  _globals['_NOTIFICATIONSERVICE']._serialized_start=1346
+  _globals['_NOTIFICATIONSERVICE']._serialized_end=2045
 # @@protoc_insertion_point(module_scope)

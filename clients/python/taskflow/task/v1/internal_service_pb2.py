@@ -26,12 +26,13 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from taskflow.options.v1 import options_pb2 as taskflow_dot_options_dot_v1_dot_options__pb2
 from taskflow.task.v1 import job_pb2 as taskflow_dot_task_dot_v1_dot_job__pb2
 from taskflow.task.v1 import suggestion_pb2 as taskflow_dot_task_dot_v1_dot_suggestion__pb2
 from taskflow.task.v1 import task_pb2 as taskflow_dot_task_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'taskflow/task/v1/internal_service.proto\x12\x10taskflow.task.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ataskflow/task/v1/job.proto\x1a!taskflow/task/v1/suggestion.proto\x1a\x1btaskflow/task/v1/task.proto\"l\n\x19GetEnrichmentInputRequest\x12!\n\x07task_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06taskId\x12,\n\rtext_revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00R\x0ctextRevision\"\xa6\x02\n\x1aGetEnrichmentInputResponse\x12\x16\n\x06wanted\x18\x01 \x01(\x08R\x06wanted\x12\x14\n\x05title\x18\x02 \x01(\tR\x05title\x12 \n\x0b\x64\x65scription\x18\x03 \x01(\tR\x0b\x64\x65scription\x12#\n\rtext_revision\x18\x04 \x01(\x03R\x0ctextRevision\x12\x1a\n\x08\x64\x65\x61\x64line\x18\x05 \x01(\tR\x08\x64\x65\x61\x64line\x12%\n\x0esimilar_titles\x18\x06 \x03(\tR\rsimilarTitles\x12!\n\x0cworkspace_id\x18\x07 \x01(\tR\x0bworkspaceId\x12-\n\x04wait\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationR\x04wait\"\xc8\x03\n\x0fSuggestionDraft\x12@\n\x04kind\x18\x01 \x01(\x0e\x32 .taskflow.task.v1.SuggestionKindB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x04kind\x12H\n\x08priority\x18\x02 \x01(\x0e\x32\x1e.taskflow.task.v1.TaskPriorityB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00H\x00R\x08priority\x12?\n\x0b\x64\x65scription\x18\x03 \x01(\tB\x1b\xbaH\x18r\x16\x10\x01\x18\xa0\x9c\x01\x32\x0e^[^\\x{0000}]*$H\x00R\x0b\x64\x65scription\x12\x32\n\x06reason\x18\x04 \x01(\tB\x1a\xbaH\x17r\x15\x10\x01\x18\xf4\x03\x32\x0e^[^\\x{0000}]*$R\x06reason\x12/\n\nconfidence\x18\x05 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x80?-\x00\x00\x00\x00R\nconfidence\x12\x30\n\x05model\x18\x06 \x01(\tB\x1a\xbaH\x17r\x15\x10\x01\x18\xc8\x01\x32\x0e^[^\\x{0000}]*$R\x05model\x12>\n\x0eprompt_version\x18\x07 \x01(\tB\x17\xbaH\x14r\x12\x18\x64\x32\x0e^[^\\x{0000}]*$R\rpromptVersionB\x11\n\x08proposal\x12\x05\xbaH\x02\x08\x01\"\xc2\x01\n\x17StoreSuggestionsRequest\x12!\n\x07task_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06taskId\x12\x35\n\x12\x62\x61se_text_revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00R\x10\x62\x61seTextRevision\x12M\n\x0bsuggestions\x18\x03 \x03(\x0b\x32!.taskflow.task.v1.SuggestionDraftB\x08\xbaH\x05\x92\x01\x02\x10\nR\x0bsuggestions\"2\n\x18StoreSuggestionsResponse\x12\x16\n\x06stored\x18\x01 \x01(\x08R\x06stored\"\xa1\x01\n\x15\x46\x61ilEnrichmentRequest\x12!\n\x07task_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06taskId\x12\x35\n\x12\x62\x61se_text_revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00R\x10\x62\x61seTextRevision\x12.\n\x05\x65rror\x18\x03 \x01(\tB\x18\xbaH\x15r\x13\x18\xf4\x03\x32\x0e^[^\\x{0000}]*$R\x05\x65rror\"\x18\n\x16\x46\x61ilEnrichmentResponse\"U\n\x0f\x43laimJobRequest\x12\x1f\n\x06job_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x05jobId\x12!\n\x07\x61ttempt\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00R\x07\x61ttempt\"\x88\x01\n\x10\x43laimJobResponse\x12\x18\n\x07\x63laimed\x18\x01 \x01(\x08R\x07\x63laimed\x12\'\n\x03job\x18\x02 \x01(\x0b\x32\x15.taskflow.task.v1.JobR\x03job\x12\x31\n\x07payload\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructR\x07payload\"\xd5\x01\n\x10\x46inishJobRequest\x12\x1f\n\x06job_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x05jobId\x12!\n\x07\x61ttempt\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00R\x07\x61ttempt\x12\x39\n\x06result\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructB\x06\xbaH\x03\xd8\x01\x03H\x00R\x06result\x12\x30\n\x05\x65rror\x18\x04 \x01(\tB\x18\xbaH\x15r\x13\x18\xf4\x03\x32\x0e^[^\\x{0000}]*$H\x00R\x05\x65rrorB\x10\n\x07outcome\x12\x05\xbaH\x02\x08\x01\"<\n\x11\x46inishJobResponse\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.taskflow.task.v1.JobR\x03job\"8\n\x13PlanReminderRequest\x12!\n\x07task_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06taskId\"F\n\x14PlanReminderResponse\x12.\n\x04next\x18\x01 \x01(\x0b\x32\x1a.taskflow.task.v1.ReminderR\x04next\"\xb6\x01\n\x08Reminder\x12=\n\x08\x64ue_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\x07\x64ueTime\x12.\n\x0eoffset_seconds\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\roffsetSeconds\x12;\n\x0bremind_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nremindTime\"x\n\x13\x45mitReminderRequest\x12!\n\x07task_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06taskId\x12>\n\x08reminder\x18\x02 \x01(\x0b\x32\x1a.taskflow.task.v1.ReminderB\x06\xbaH\x03\xc8\x01\x01R\x08reminder\"\x83\x01\n\x14\x45mitReminderResponse\x12;\n\x07outcome\x18\x01 \x01(\x0e\x32!.taskflow.task.v1.ReminderOutcomeR\x07outcome\x12.\n\x04next\x18\x02 \x01(\x0b\x32\x1a.taskflow.task.v1.ReminderR\x04next\"8\n\x13MoveDueTimesRequest\x12!\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06userId\"@\n\x14MoveDueTimesResponse\x12\x14\n\x05moved\x18\x01 \x01(\x05R\x05moved\x12\x12\n\x04more\x18\x02 \x01(\x08R\x04more*\x85\x02\n\x0fReminderOutcome\x12 \n\x1cREMINDER_OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n\x15REMINDER_OUTCOME_SENT\x10\x01\x12!\n\x1dREMINDER_OUTCOME_SKIPPED_PAST\x10\x02\x12\x1a\n\x16REMINDER_OUTCOME_MOVED\x10\x03\x12\x1d\n\x19REMINDER_OUTCOME_FINISHED\x10\x04\x12\x1c\n\x18REMINDER_OUTCOME_DELETED\x10\x05\x12\x1a\n\x16REMINDER_OUTCOME_EARLY\x10\x06\x12\x1d\n\x19REMINDER_OUTCOME_ARCHIVED\x10\x07\x32\xdc\x02\n\x19SuggestionInternalService\x12o\n\x12GetEnrichmentInput\x12+.taskflow.task.v1.GetEnrichmentInputRequest\x1a,.taskflow.task.v1.GetEnrichmentInputResponse\x12i\n\x10StoreSuggestions\x12).taskflow.task.v1.StoreSuggestionsRequest\x1a*.taskflow.task.v1.StoreSuggestionsResponse\x12\x63\n\x0e\x46\x61ilEnrichment\x12\'.taskflow.task.v1.FailEnrichmentRequest\x1a(.taskflow.task.v1.FailEnrichmentResponse2\xbd\x01\n\x12JobInternalService\x12Q\n\x08\x43laimJob\x12!.taskflow.task.v1.ClaimJobRequest\x1a\".taskflow.task.v1.ClaimJobResponse\x12T\n\tFinishJob\x12\".taskflow.task.v1.FinishJobRequest\x1a#.taskflow.task.v1.FinishJobResponse2\xb6\x02\n\x17ReminderInternalService\x12]\n\x0cPlanReminder\x12%.taskflow.task.v1.PlanReminderRequest\x1a&.taskflow.task.v1.PlanReminderResponse\x12]\n\x0c\x45mitReminder\x12%.taskflow.task.v1.EmitReminderRequest\x1a&.taskflow.task.v1.EmitReminderResponse\x12]\n\x0cMoveDueTimes\x12%.taskflow.task.v1.MoveDueTimesRequest\x1a&.taskflow.task.v1.MoveDueTimesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'taskflow/task/v1/internal_service.proto\x12\x10taskflow.task.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!taskflow/options/v1/options.proto\x1a\x1ataskflow/task/v1/job.proto\x1a!taskflow/task/v1/suggestion.proto\x1a\x1btaskflow/task/v1/task.proto\"l\n\x19GetEnrichmentInputRequest\x12!\n\x07task_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06taskId\x12,\n\rtext_revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00R\x0ctextRevision\"\xa6\x02\n\x1aGetEnrichmentInputResponse\x12\x16\n\x06wanted\x18\x01 \x01(\x08R\x06wanted\x12\x14\n\x05title\x18\x02 \x01(\tR\x05title\x12 \n\x0b\x64\x65scription\x18\x03 \x01(\tR\x0b\x64\x65scription\x12#\n\rtext_revision\x18\x04 \x01(\x03R\x0ctextRevision\x12\x1a\n\x08\x64\x65\x61\x64line\x18\x05 \x01(\tR\x08\x64\x65\x61\x64line\x12%\n\x0esimilar_titles\x18\x06 \x03(\tR\rsimilarTitles\x12!\n\x0cworkspace_id\x18\x07 \x01(\tR\x0bworkspaceId\x12-\n\x04wait\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationR\x04wait\"\xc8\x03\n\x0fSuggestionDraft\x12@\n\x04kind\x18\x01 \x01(\x0e\x32 .taskflow.task.v1.SuggestionKindB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x04kind\x12H\n\x08priority\x18\x02 \x01(\x0e\x32\x1e.taskflow.task.v1.TaskPriorityB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00H\x00R\x08priority\x12?\n\x0b\x64\x65scription\x18\x03 \x01(\tB\x1b\xbaH\x18r\x16\x10\x01\x18\xa0\x9c\x01\x32\x0e^[^\\x{0000}]*$H\x00R\x0b\x64\x65scription\x12\x32\n\x06reason\x18\x04 \x01(\tB\x1a\xbaH\x17r\x15\x10\x01\x18\xf4\x03\x32\x0e^[^\\x{0000}]*$R\x06reason\x12/\n\nconfidence\x18\x05 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x80?-\x00\x00\x00\x00R\nconfidence\x12\x30\n\x05model\x18\x06 \x01(\tB\x1a\xbaH\x17r\x15\x10\x01\x18\xc8\x01\x32\x0e^[^\\x{0000}]*$R\x05model\x12>\n\x0eprompt_version\x18\x07 \x01(\tB\x17\xbaH\x14r\x12\x18\x64\x32\x0e^[^\\x{0000}]*$R\rpromptVersionB\x11\n\x08proposal\x12\x05\xbaH\x02\x08\x01\"\xc2\x01\n\x17StoreSuggestionsRequest\x12!\n\x07task_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06taskId\x12\x35\n\x12\x62\x61se_text_revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00R\x10\x62\x61seTextRevision\x12M\n\x0bsuggestions\x18\x03 \x03(\x0b\x32!.taskflow.task.v1.SuggestionDraftB\x08\xbaH\x05\x92\x01\x02\x10\nR\x0bsuggestions\"2\n\x18StoreSuggestionsResponse\x12\x16\n\x06stored\x18\x01 \x01(\x08R\x06stored\"\xa1\x01\n\x15\x46\x61ilEnrichmentRequest\x12!\n\x07task_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06taskId\x12\x35\n\x12\x62\x61se_text_revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00R\x10\x62\x61seTextRevision\x12.\n\x05\x65rror\x18\x03 \x01(\tB\x18\xbaH\x15r\x13\x18\xf4\x03\x32\x0e^[^\\x{0000}]*$R\x05\x65rror\"\x18\n\x16\x46\x61ilEnrichmentResponse\"U\n\x0f\x43laimJobRequest\x12\x1f\n\x06job_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x05jobId\x12!\n\x07\x61ttempt\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00R\x07\x61ttempt\"\x88\x01\n\x10\x43laimJobResponse\x12\x18\n\x07\x63laimed\x18\x01 \x01(\x08R\x07\x63laimed\x12\'\n\x03job\x18\x02 \x01(\x0b\x32\x15.taskflow.task.v1.JobR\x03job\x12\x31\n\x07payload\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructR\x07payload\"\xd5\x01\n\x10\x46inishJobRequest\x12\x1f\n\x06job_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x05jobId\x12!\n\x07\x61ttempt\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00R\x07\x61ttempt\x12\x39\n\x06result\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructB\x06\xbaH\x03\xd8\x01\x03H\x00R\x06result\x12\x30\n\x05\x65rror\x18\x04 \x01(\tB\x18\xbaH\x15r\x13\x18\xf4\x03\x32\x0e^[^\\x{0000}]*$H\x00R\x05\x65rrorB\x10\n\x07outcome\x12\x05\xbaH\x02\x08\x01\"<\n\x11\x46inishJobResponse\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.taskflow.task.v1.JobR\x03job\"8\n\x13PlanReminderRequest\x12!\n\x07task_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06taskId\"F\n\x14PlanReminderResponse\x12.\n\x04next\x18\x01 \x01(\x0b\x32\x1a.taskflow.task.v1.ReminderR\x04next\"\xb6\x01\n\x08Reminder\x12=\n\x08\x64ue_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\x07\x64ueTime\x12.\n\x0eoffset_seconds\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\roffsetSeconds\x12;\n\x0bremind_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nremindTime\"x\n\x13\x45mitReminderRequest\x12!\n\x07task_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06taskId\x12>\n\x08reminder\x18\x02 \x01(\x0b\x32\x1a.taskflow.task.v1.ReminderB\x06\xbaH\x03\xc8\x01\x01R\x08reminder\"\x83\x01\n\x14\x45mitReminderResponse\x12;\n\x07outcome\x18\x01 \x01(\x0e\x32!.taskflow.task.v1.ReminderOutcomeR\x07outcome\x12.\n\x04next\x18\x02 \x01(\x0b\x32\x1a.taskflow.task.v1.ReminderR\x04next\"8\n\x13MoveDueTimesRequest\x12!\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06userId\"@\n\x14MoveDueTimesResponse\x12\x14\n\x05moved\x18\x01 \x01(\x05R\x05moved\x12\x12\n\x04more\x18\x02 \x01(\x08R\x04more*\x85\x02\n\x0fReminderOutcome\x12 \n\x1cREMINDER_OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n\x15REMINDER_OUTCOME_SENT\x10\x01\x12!\n\x1dREMINDER_OUTCOME_SKIPPED_PAST\x10\x02\x12\x1a\n\x16REMINDER_OUTCOME_MOVED\x10\x03\x12\x1d\n\x19REMINDER_OUTCOME_FINISHED\x10\x04\x12\x1c\n\x18REMINDER_OUTCOME_DELETED\x10\x05\x12\x1a\n\x16REMINDER_OUTCOME_EARLY\x10\x06\x12\x1d\n\x19REMINDER_OUTCOME_ARCHIVED\x10\x07\x32\x84\x03\n\x19SuggestionInternalService\x12y\n\x12GetEnrichmentInput\x12+.taskflow.task.v1.GetEnrichmentInputRequest\x1a,.taskflow.task.v1.GetEnrichmentInputResponse\"\x08\xca\xf3\x18\x04\x08\x08\x10\x01\x12s\n\x10StoreSuggestions\x12).taskflow.task.v1.StoreSuggestionsRequest\x1a*.taskflow.task.v1.StoreSuggestionsResponse\"\x08\xca\xf3\x18\x04\x08\x08\x10\x01\x12m\n\x0e\x46\x61ilEnrichment\x12\'.taskflow.task.v1.FailEnrichmentRequest\x1a(.taskflow.task.v1.FailEnrichmentResponse\"\x08\xca\xf3\x18\x04\x08\x08\x10\x01\x1a\x08\xca\xf3\x18\x04task2\xdb\x01\n\x12JobInternalService\x12[\n\x08\x43laimJob\x12!.taskflow.task.v1.ClaimJobRequest\x1a\".taskflow.task.v1.ClaimJobResponse\"\x08\xca\xf3\x18\x04\x08\x08\x10\x01\x12^\n\tFinishJob\x12\".taskflow.task.v1.FinishJobRequest\x1a#.taskflow.task.v1.FinishJobResponse\"\x08\xca\xf3\x18\x04\x08\x08\x10\x01\x1a\x08\xca\xf3\x18\x04task2\xde\x02\n\x17ReminderInternalService\x12g\n\x0cPlanReminder\x12%.taskflow.task.v1.PlanReminderRequest\x1a&.taskflow.task.v1.PlanReminderResponse\"\x08\xca\xf3\x18\x04\x08\x08\x10\x01\x12g\n\x0c\x45mitReminder\x12%.taskflow.task.v1.EmitReminderRequest\x1a&.taskflow.task.v1.EmitReminderResponse\"\x08\xca\xf3\x18\x04\x08\x08\x10\x01\x12g\n\x0cMoveDueTimes\x12%.taskflow.task.v1.MoveDueTimesRequest\x1a&.taskflow.task.v1.MoveDueTimesResponse\"\x08\xca\xf3\x18\x04\x08\x08\x10\x01\x1a\x08\xca\xf3\x18\x04taskb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -96,48 +97,70 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMITREMINDERREQUEST'].fields_by_name['reminder']._serialized_options = b'\272H\003\310\001\001'
   _globals['_MOVEDUETIMESREQUEST'].fields_by_name['user_id']._loaded_options = None
   _globals['_MOVEDUETIMESREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\005r\003\260\001\001'
-  _globals['_REMINDEROUTCOME']._serialized_start=2782
-  _globals['_REMINDEROUTCOME']._serialized_end=3043
-  _globals['_GETENRICHMENTINPUTREQUEST']._serialized_start=277
-  _globals['_GETENRICHMENTINPUTREQUEST']._serialized_end=385
-  _globals['_GETENRICHMENTINPUTRESPONSE']._serialized_start=388
-  _globals['_GETENRICHMENTINPUTRESPONSE']._serialized_end=682
-  _globals['_SUGGESTIONDRAFT']._serialized_start=685
-  _globals['_SUGGESTIONDRAFT']._serialized_end=1141
-  _globals['_STORESUGGESTIONSREQUEST']._serialized_start=1144
-  _globals['_STORESUGGESTIONSREQUEST']._serialized_end=1338
-  _globals['_STORESUGGESTIONSRESPONSE']._serialized_start=1340
-  _globals['_STORESUGGESTIONSRESPONSE']._serialized_end=1390
-  _globals['_FAILENRICHMENTREQUEST']._serialized_start=1393
-  _globals['_FAILENRICHMENTREQUEST']._serialized_end=1554
-  _globals['_FAILENRICHMENTRESPONSE']._serialized_start=1556
-  _globals['_FAILENRICHMENTRESPONSE']._serialized_end=1580
-  _globals['_CLAIMJOBREQUEST']._serialized_start=1582
-  _globals['_CLAIMJOBREQUEST']._serialized_end=1667
-  _globals['_CLAIMJOBRESPONSE']._serialized_start=1670
-  _globals['_CLAIMJOBRESPONSE']._serialized_end=1806
-  _globals['_FINISHJOBREQUEST']._serialized_start=1809
-  _globals['_FINISHJOBREQUEST']._serialized_end=2022
-  _globals['_FINISHJOBRESPONSE']._serialized_start=2024
-  _globals['_FINISHJOBRESPONSE']._serialized_end=2084
-  _globals['_PLANREMINDERREQUEST']._serialized_start=2086
-  _globals['_PLANREMINDERREQUEST']._serialized_end=2142
-  _globals['_PLANREMINDERRESPONSE']._serialized_start=2144
-  _globals['_PLANREMINDERRESPONSE']._serialized_end=2214
-  _globals['_REMINDER']._serialized_start=2217
-  _globals['_REMINDER']._serialized_end=2399
-  _globals['_EMITREMINDERREQUEST']._serialized_start=2401
-  _globals['_EMITREMINDERREQUEST']._serialized_end=2521
-  _globals['_EMITREMINDERRESPONSE']._serialized_start=2524
-  _globals['_EMITREMINDERRESPONSE']._serialized_end=2655
-  _globals['_MOVEDUETIMESREQUEST']._serialized_start=2657
-  _globals['_MOVEDUETIMESREQUEST']._serialized_end=2713
-  _globals['_MOVEDUETIMESRESPONSE']._serialized_start=2715
-  _globals['_MOVEDUETIMESRESPONSE']._serialized_end=2779
-  _globals['_SUGGESTIONINTERNALSERVICE']._serialized_start=3046
-  _globals['_SUGGESTIONINTERNALSERVICE']._serialized_end=3394
-  _globals['_JOBINTERNALSERVICE']._serialized_start=3397
-  _globals['_JOBINTERNALSERVICE']._serialized_end=3586
-  _globals['_REMINDERINTERNALSERVICE']._serialized_start=3589
-  _globals['_REMINDERINTERNALSERVICE']._serialized_end=3899
+  _globals['_SUGGESTIONINTERNALSERVICE']._loaded_options = None
+  _globals['_SUGGESTIONINTERNALSERVICE']._serialized_options = b'\312\363\030\004task'
+  _globals['_SUGGESTIONINTERNALSERVICE'].methods_by_name['GetEnrichmentInput']._loaded_options = None
+  _globals['_SUGGESTIONINTERNALSERVICE'].methods_by_name['GetEnrichmentInput']._serialized_options = b'\312\363\030\004\010\010\020\001'
+  _globals['_SUGGESTIONINTERNALSERVICE'].methods_by_name['StoreSuggestions']._loaded_options = None
+  _globals['_SUGGESTIONINTERNALSERVICE'].methods_by_name['StoreSuggestions']._serialized_options = b'\312\363\030\004\010\010\020\001'
+  _globals['_SUGGESTIONINTERNALSERVICE'].methods_by_name['FailEnrichment']._loaded_options = None
+  _globals['_SUGGESTIONINTERNALSERVICE'].methods_by_name['FailEnrichment']._serialized_options = b'\312\363\030\004\010\010\020\001'
+  _globals['_JOBINTERNALSERVICE']._loaded_options = None
+  _globals['_JOBINTERNALSERVICE']._serialized_options = b'\312\363\030\004task'
+  _globals['_JOBINTERNALSERVICE'].methods_by_name['ClaimJob']._loaded_options = None
+  _globals['_JOBINTERNALSERVICE'].methods_by_name['ClaimJob']._serialized_options = b'\312\363\030\004\010\010\020\001'
+  _globals['_JOBINTERNALSERVICE'].methods_by_name['FinishJob']._loaded_options = None
+  _globals['_JOBINTERNALSERVICE'].methods_by_name['FinishJob']._serialized_options = b'\312\363\030\004\010\010\020\001'
+  _globals['_REMINDERINTERNALSERVICE']._loaded_options = None
+  _globals['_REMINDERINTERNALSERVICE']._serialized_options = b'\312\363\030\004task'
+  _globals['_REMINDERINTERNALSERVICE'].methods_by_name['PlanReminder']._loaded_options = None
+  _globals['_REMINDERINTERNALSERVICE'].methods_by_name['PlanReminder']._serialized_options = b'\312\363\030\004\010\010\020\001'
+  _globals['_REMINDERINTERNALSERVICE'].methods_by_name['EmitReminder']._loaded_options = None
+  _globals['_REMINDERINTERNALSERVICE'].methods_by_name['EmitReminder']._serialized_options = b'\312\363\030\004\010\010\020\001'
+  _globals['_REMINDERINTERNALSERVICE'].methods_by_name['MoveDueTimes']._loaded_options = None
+  _globals['_REMINDERINTERNALSERVICE'].methods_by_name['MoveDueTimes']._serialized_options = b'\312\363\030\004\010\010\020\001'
+  _globals['_REMINDEROUTCOME']._serialized_start=2817
+  _globals['_REMINDEROUTCOME']._serialized_end=3078
+  _globals['_GETENRICHMENTINPUTREQUEST']._serialized_start=312
+  _globals['_GETENRICHMENTINPUTREQUEST']._serialized_end=420
+  _globals['_GETENRICHMENTINPUTRESPONSE']._serialized_start=423
+  _globals['_GETENRICHMENTINPUTRESPONSE']._serialized_end=717
+  _globals['_SUGGESTIONDRAFT']._serialized_start=720
+  _globals['_SUGGESTIONDRAFT']._serialized_end=1176
+  _globals['_STORESUGGESTIONSREQUEST']._serialized_start=1179
+  _globals['_STORESUGGESTIONSREQUEST']._serialized_end=1373
+  _globals['_STORESUGGESTIONSRESPONSE']._serialized_start=1375
+  _globals['_STORESUGGESTIONSRESPONSE']._serialized_end=1425
+  _globals['_FAILENRICHMENTREQUEST']._serialized_start=1428
+  _globals['_FAILENRICHMENTREQUEST']._serialized_end=1589
+  _globals['_FAILENRICHMENTRESPONSE']._serialized_start=1591
+  _globals['_FAILENRICHMENTRESPONSE']._serialized_end=1615
+  _globals['_CLAIMJOBREQUEST']._serialized_start=1617
+  _globals['_CLAIMJOBREQUEST']._serialized_end=1702
+  _globals['_CLAIMJOBRESPONSE']._serialized_start=1705
+  _globals['_CLAIMJOBRESPONSE']._serialized_end=1841
+  _globals['_FINISHJOBREQUEST']._serialized_start=1844
+  _globals['_FINISHJOBREQUEST']._serialized_end=2057
+  _globals['_FINISHJOBRESPONSE']._serialized_start=2059
+  _globals['_FINISHJOBRESPONSE']._serialized_end=2119
+  _globals['_PLANREMINDERREQUEST']._serialized_start=2121
+  _globals['_PLANREMINDERREQUEST']._serialized_end=2177
+  _globals['_PLANREMINDERRESPONSE']._serialized_start=2179
+  _globals['_PLANREMINDERRESPONSE']._serialized_end=2249
+  _globals['_REMINDER']._serialized_start=2252
+  _globals['_REMINDER']._serialized_end=2434
+  _globals['_EMITREMINDERREQUEST']._serialized_start=2436
+  _globals['_EMITREMINDERREQUEST']._serialized_end=2556
+  _globals['_EMITREMINDERRESPONSE']._serialized_start=2559
+  _globals['_EMITREMINDERRESPONSE']._serialized_end=2690
+  _globals['_MOVEDUETIMESREQUEST']._serialized_start=2692
+  _globals['_MOVEDUETIMESREQUEST']._serialized_end=2748
+  _globals['_MOVEDUETIMESRESPONSE']._serialized_start=2750
+  _globals['_MOVEDUETIMESRESPONSE']._serialized_end=2814
+  _globals['_SUGGESTIONINTERNALSERVICE']._serialized_start=3081
+  _globals['_SUGGESTIONINTERNALSERVICE']._serialized_end=3469
+  _globals['_JOBINTERNALSERVICE']._serialized_start=3472
+  _globals['_JOBINTERNALSERVICE']._serialized_end=3691
+  _globals['_REMINDERINTERNALSERVICE']._serialized_start=3694
+  _globals['_REMINDERINTERNALSERVICE']._serialized_end=4044
 # @@protoc_insertion_point(module_scope)

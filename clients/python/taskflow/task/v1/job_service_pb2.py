@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from taskflow.options.v1 import options_pb2 as taskflow_dot_options_dot_v1_dot_options__pb2
 from taskflow.task.v1 import job_pb2 as taskflow_dot_task_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"taskflow/task/v1/job_service.proto\x12\x10taskflow.task.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1ataskflow/task/v1/job.proto\")\n\rGetJobRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\"9\n\x0eGetJobResponse\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.taskflow.task.v1.JobR\x03job\"\xfa\x01\n\x0fListJobsRequest\x12+\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0bworkspaceId\x12$\n\x07task_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x06taskId\x12\x45\n\x06states\x18\x03 \x03(\x0e\x32\x1a.taskflow.task.v1.JobStateB\x11\xbaH\x0e\x92\x01\x0b\x10\n\"\x07\x82\x01\x04\x10\x01 \x00R\x06states\x12$\n\tpage_size\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"e\n\x10ListJobsResponse\x12)\n\x04jobs\x18\x01 \x03(\x0b\x32\x15.taskflow.task.v1.JobR\x04jobs\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"+\n\x0fRetryJobRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\";\n\x10RetryJobResponse\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.taskflow.task.v1.JobR\x03job2\xff\x01\n\nJobService\x12K\n\x06GetJob\x12\x1f.taskflow.task.v1.GetJobRequest\x1a .taskflow.task.v1.GetJobResponse\x12Q\n\x08ListJobs\x12!.taskflow.task.v1.ListJobsRequest\x1a\".taskflow.task.v1.ListJobsResponse\x12Q\n\x08RetryJob\x12!.taskflow.task.v1.RetryJobRequest\x1a\".taskflow.task.v1.RetryJobResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"taskflow/task/v1/job_service.proto\x12\x10taskflow.task.v1\x1a\x1b\x62uf/validate/validate.proto\x1a!taskflow/options/v1/options.proto\x1a\x1ataskflow/task/v1/job.proto\")\n\rGetJobRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\"9\n\x0eGetJobResponse\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.taskflow.task.v1.JobR\x03job\"\xfa\x01\n\x0fListJobsRequest\x12+\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0bworkspaceId\x12$\n\x07task_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x06taskId\x12\x45\n\x06states\x18\x03 \x03(\x0e\x32\x1a.taskflow.task.v1.JobStateB\x11\xbaH\x0e\x92\x01\x0b\x10\n\"\x07\x82\x01\x04\x10\x01 \x00R\x06states\x12$\n\tpage_size\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"e\n\x10ListJobsResponse\x12)\n\x04jobs\x18\x01 \x03(\x0b\x32\x15.taskflow.task.v1.JobR\x04jobs\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"+\n\x0fRetryJobRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\";\n\x10RetryJobResponse\x12\'\n\x03job\x18\x01 \x01(\x0b\x32\x15.taskflow.task.v1.JobR\x03job2\xad\x02\n\nJobService\x12W\n\x06GetJob\x12\x1f.taskflow.task.v1.GetJobRequest\x1a .taskflow.task.v1.GetJobResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01 \x03\x12]\n\x08ListJobs\x12!.taskflow.task.v1.ListJobsRequest\x1a\".taskflow.task.v1.ListJobsResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01 \x03\x12]\n\x08RetryJob\x12!.taskflow.task.v1.RetryJobRequest\x1a\".taskflow.task.v1.RetryJobResponse\"\n\xca\xf3\x18\x06\x08\x04\x10\x03 \x04\x1a\x08\xca\xf3\x18\x04taskb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,18 +48,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTJOBSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
   _globals['_RETRYJOBREQUEST'].fields_by_name['id']._loaded_options = None
   _globals['_RETRYJOBREQUEST'].fields_by_name['id']._serialized_options = b'\272H\005r\003\260\001\001'
-  _globals['_GETJOBREQUEST']._serialized_start=113
-  _globals['_GETJOBREQUEST']._serialized_end=154
-  _globals['_GETJOBRESPONSE']._serialized_start=156
-  _globals['_GETJOBRESPONSE']._serialized_end=213
-  _globals['_LISTJOBSREQUEST']._serialized_start=216
-  _globals['_LISTJOBSREQUEST']._serialized_end=466
-  _globals['_LISTJOBSRESPONSE']._serialized_start=468
-  _globals['_LISTJOBSRESPONSE']._serialized_end=569
-  _globals['_RETRYJOBREQUEST']._serialized_start=571
-  _globals['_RETRYJOBREQUEST']._serialized_end=614
-  _globals['_RETRYJOBRESPONSE']._serialized_start=616
-  _globals['_RETRYJOBRESPONSE']._serialized_end=675
-  _globals['_JOBSERVICE']._serialized_start=678
-  _globals['_JOBSERVICE']._serialized_end=933
+  _globals['_JOBSERVICE']._loaded_options = None
+  _globals['_JOBSERVICE']._serialized_options = b'\312\363\030\004task'
+  _globals['_JOBSERVICE'].methods_by_name['GetJob']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['GetJob']._serialized_options = b'\312\363\030\006\010\003\020\001 \003'
+  _globals['_JOBSERVICE'].methods_by_name['ListJobs']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['ListJobs']._serialized_options = b'\312\363\030\006\010\003\020\001 \003'
+  _globals['_JOBSERVICE'].methods_by_name['RetryJob']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['RetryJob']._serialized_options = b'\312\363\030\006\010\004\020\003 \004'
+  _globals['_GETJOBREQUEST']._serialized_start=148
+  _globals['_GETJOBREQUEST']._serialized_end=189
+  _globals['_GETJOBRESPONSE']._serialized_start=191
+  _globals['_GETJOBRESPONSE']._serialized_end=248
+  _globals['_LISTJOBSREQUEST']._serialized_start=251
+  _globals['_LISTJOBSREQUEST']._serialized_end=501
+  _globals['_LISTJOBSRESPONSE']._serialized_start=503
+  _globals['_LISTJOBSRESPONSE']._serialized_end=604
+  _globals['_RETRYJOBREQUEST']._serialized_start=606
+  _globals['_RETRYJOBREQUEST']._serialized_end=649
+  _globals['_RETRYJOBRESPONSE']._serialized_start=651
+  _globals['_RETRYJOBRESPONSE']._serialized_end=710
+  _globals['_JOBSERVICE']._serialized_start=713
+  _globals['_JOBSERVICE']._serialized_end=1014
 # @@protoc_insertion_point(module_scope)

@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from taskflow.options.v1 import options_pb2 as taskflow_dot_options_dot_v1_dot_options__pb2
 from taskflow.task.v1 import project_pb2 as taskflow_dot_task_dot_v1_dot_project__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&taskflow/task/v1/project_service.proto\x12\x10taskflow.task.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1etaskflow/task/v1/project.proto\"\xbe\x02\n\x14\x43reateProjectRequest\x12+\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0bworkspaceId\x12\xcc\x01\n\x07project\x18\x02 \x01(\x0b\x32\x19.taskflow.task.v1.ProjectB\x96\x01\xbaH\x92\x01\xba\x01\x37\n\x14project.key.required\x12\x0fkey is required\x1a\x0ethis.key != \'\'\xba\x01R\n\x1dproject.display_name.required\x12\x18\x64isplay_name is required\x1a\x17this.display_name != \'\'\xc8\x01\x01R\x07project\x12*\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"L\n\x15\x43reateProjectResponse\x12\x33\n\x07project\x18\x01 \x01(\x0b\x32\x19.taskflow.task.v1.ProjectR\x07project\"-\n\x11GetProjectRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\"I\n\x12GetProjectResponse\x12\x33\n\x07project\x18\x01 \x01(\x0b\x32\x19.taskflow.task.v1.ProjectR\x07project\"\xbc\x01\n\x13ListProjectsRequest\x12+\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0bworkspaceId\x12)\n\x10include_archived\x18\x02 \x01(\x08R\x0fincludeArchived\x12$\n\tpage_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"u\n\x14ListProjectsResponse\x12\x35\n\x08projects\x18\x01 \x03(\x0b\x32\x19.taskflow.task.v1.ProjectR\x08projects\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc7\x01\n\x14UpdateProjectRequest\x12r\n\x07project\x18\x01 \x01(\x0b\x32\x19.taskflow.task.v1.ProjectB=\xbaH:\xba\x01\x34\n\x13project.id.required\x12\x0eid is required\x1a\rthis.id != \'\'\xc8\x01\x01R\x07project\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMask\"L\n\x15UpdateProjectResponse\x12\x33\n\x07project\x18\x01 \x01(\x0b\x32\x19.taskflow.task.v1.ProjectR\x07project\"^\n\x15\x41rchiveProjectRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\x12+\n\x04\x65tag\x18\x02 \x01(\tB\x17\xbaH\x14r\x12\x18@2\x0e^[A-Za-z0-9]*$R\x04\x65tag\"M\n\x16\x41rchiveProjectResponse\x12\x33\n\x07project\x18\x01 \x01(\x0b\x32\x19.taskflow.task.v1.ProjectR\x07project\"`\n\x17UnarchiveProjectRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\x12+\n\x04\x65tag\x18\x02 \x01(\tB\x17\xbaH\x14r\x12\x18@2\x0e^[A-Za-z0-9]*$R\x04\x65tag\"O\n\x18UnarchiveProjectResponse\x12\x33\n\x07project\x18\x01 \x01(\x0b\x32\x19.taskflow.task.v1.ProjectR\x07project2\xdc\x04\n\x0eProjectService\x12`\n\rCreateProject\x12&.taskflow.task.v1.CreateProjectRequest\x1a\'.taskflow.task.v1.CreateProjectResponse\x12W\n\nGetProject\x12#.taskflow.task.v1.GetProjectRequest\x1a$.taskflow.task.v1.GetProjectResponse\x12]\n\x0cListProjects\x12%.taskflow.task.v1.ListProjectsRequest\x1a&.taskflow.task.v1.ListProjectsResponse\x12`\n\rUpdateProject\x12&.taskflow.task.v1.UpdateProjectRequest\x1a\'.taskflow.task.v1.UpdateProjectResponse\x12\x63\n\x0e\x41rchiveProject\x12\'.taskflow.task.v1.ArchiveProjectRequest\x1a(.taskflow.task.v1.ArchiveProjectResponse\x12i\n\x10UnarchiveProject\x12).taskflow.task.v1.UnarchiveProjectRequest\x1a*.taskflow.task.v1.UnarchiveProjectResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&taskflow/task/v1/project_service.proto\x12\x10taskflow.task.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a!taskflow/options/v1/options.proto\x1a\x1etaskflow/task/v1/project.proto\"\xbe\x02\n\x14\x43reateProjectRequest\x12+\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0bworkspaceId\x12\xcc\x01\n\x07project\x18\x02 \x01(\x0b\x32\x19.taskflow.task.v1.ProjectB\x96\x01\xbaH\x92\x01\xba\x01\x37\n\x14project.key.required\x12\x0fkey is required\x1a\x0ethis.key != \'\'\xba\x01R\n\x1dproject.display_name.required\x12\x18\x64isplay_name is required\x1a\x17this.display_name != \'\'\xc8\x01\x01R\x07project\x12*\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"L\n\x15\x43reateProjectResponse\x12\x33\n\x07project\x18\x01 \x01(\x0b\x32\x19.taskflow.task.v1.ProjectR\x07project\"-\n\x11GetProjectRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\"I\n\x12GetProjectResponse\x12\x33\n\x07project\x18\x01 \x01(\x0b\x32\x19.taskflow.task.v1.ProjectR\x07project\"\xbc\x01\n\x13ListProjectsRequest\x12+\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0bworkspaceId\x12)\n\x10include_archived\x18\x02 \x01(\x08R\x0fincludeArchived\x12$\n\tpage_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"u\n\x14ListProjectsResponse\x12\x35\n\x08projects\x18\x01 \x03(\x0b\x32\x19.taskflow.task.v1.ProjectR\x08projects\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc7\x01\n\x14UpdateProjectRequest\x12r\n\x07project\x18\x01 \x01(\x0b\x32\x19.taskflow.task.v1.ProjectB=\xbaH:\xba\x01\x34\n\x13project.id.required\x12\x0eid is required\x1a\rthis.id != \'\'\xc8\x01\x01R\x07project\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMask\"L\n\x15UpdateProjectResponse\x12\x33\n\x07project\x18\x01 \x01(\x0b\x32\x19.taskflow.task.v1.ProjectR\x07project\"^\n\x15\x41rchiveProjectRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\x12+\n\x04\x65tag\x18\x02 \x01(\tB\x17\xbaH\x14r\x12\x18@2\x0e^[A-Za-z0-9]*$R\x04\x65tag\"M\n\x16\x41rchiveProjectResponse\x12\x33\n\x07project\x18\x01 \x01(\x0b\x32\x19.taskflow.task.v1.ProjectR\x07project\"`\n\x17UnarchiveProjectRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\x12+\n\x04\x65tag\x18\x02 \x01(\tB\x17\xbaH\x14r\x12\x18@2\x0e^[A-Za-z0-9]*$R\x04\x65tag\"O\n\x18UnarchiveProjectResponse\x12\x33\n\x07project\x18\x01 \x01(\x0b\x32\x19.taskflow.task.v1.ProjectR\x07project2\xba\x05\n\x0eProjectService\x12x\n\rCreateProject\x12&.taskflow.task.v1.CreateProjectRequest\x1a\'.taskflow.task.v1.CreateProjectResponse\"\x16\xca\xf3\x18\x12\x08\x04\x10\x02\x1a\nrequest_id \x04\x12\x63\n\nGetProject\x12#.taskflow.task.v1.GetProjectRequest\x1a$.taskflow.task.v1.GetProjectResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01 \x03\x12i\n\x0cListProjects\x12%.taskflow.task.v1.ListProjectsRequest\x1a&.taskflow.task.v1.ListProjectsResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01 \x03\x12l\n\rUpdateProject\x12&.taskflow.task.v1.UpdateProjectRequest\x1a\'.taskflow.task.v1.UpdateProjectResponse\"\n\xca\xf3\x18\x06\x08\x04\x10\x01 \x04\x12o\n\x0e\x41rchiveProject\x12\'.taskflow.task.v1.ArchiveProjectRequest\x1a(.taskflow.task.v1.ArchiveProjectResponse\"\n\xca\xf3\x18\x06\x08\x04\x10\x01 \x04\x12u\n\x10UnarchiveProject\x12).taskflow.task.v1.UnarchiveProjectRequest\x1a*.taskflow.task.v1.UnarchiveProjectResponse\"\n\xca\xf3\x18\x06\x08\x04\x10\x01 \x04\x1a\x08\xca\xf3\x18\x04taskb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -58,30 +59,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNARCHIVEPROJECTREQUEST'].fields_by_name['id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_UNARCHIVEPROJECTREQUEST'].fields_by_name['etag']._loaded_options = None
   _globals['_UNARCHIVEPROJECTREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\024r\022\030@2\016^[A-Za-z0-9]*$'
-  _globals['_CREATEPROJECTREQUEST']._serialized_start=156
-  _globals['_CREATEPROJECTREQUEST']._serialized_end=474
-  _globals['_CREATEPROJECTRESPONSE']._serialized_start=476
-  _globals['_CREATEPROJECTRESPONSE']._serialized_end=552
-  _globals['_GETPROJECTREQUEST']._serialized_start=554
-  _globals['_GETPROJECTREQUEST']._serialized_end=599
-  _globals['_GETPROJECTRESPONSE']._serialized_start=601
-  _globals['_GETPROJECTRESPONSE']._serialized_end=674
-  _globals['_LISTPROJECTSREQUEST']._serialized_start=677
-  _globals['_LISTPROJECTSREQUEST']._serialized_end=865
-  _globals['_LISTPROJECTSRESPONSE']._serialized_start=867
-  _globals['_LISTPROJECTSRESPONSE']._serialized_end=984
-  _globals['_UPDATEPROJECTREQUEST']._serialized_start=987
-  _globals['_UPDATEPROJECTREQUEST']._serialized_end=1186
-  _globals['_UPDATEPROJECTRESPONSE']._serialized_start=1188
-  _globals['_UPDATEPROJECTRESPONSE']._serialized_end=1264
-  _globals['_ARCHIVEPROJECTREQUEST']._serialized_start=1266
-  _globals['_ARCHIVEPROJECTREQUEST']._serialized_end=1360
-  _globals['_ARCHIVEPROJECTRESPONSE']._serialized_start=1362
-  _globals['_ARCHIVEPROJECTRESPONSE']._serialized_end=1439
-  _globals['_UNARCHIVEPROJECTREQUEST']._serialized_start=1441
-  _globals['_UNARCHIVEPROJECTREQUEST']._serialized_end=1537
-  _globals['_UNARCHIVEPROJECTRESPONSE']._serialized_start=1539
-  _globals['_UNARCHIVEPROJECTRESPONSE']._serialized_end=1618
-  _globals['_PROJECTSERVICE']._serialized_start=1621
-  _globals['_PROJECTSERVICE']._serialized_end=2225
+  _globals['_PROJECTSERVICE']._loaded_options = None
+  _globals['_PROJECTSERVICE']._serialized_options = b'\312\363\030\004task'
+  _globals['_PROJECTSERVICE'].methods_by_name['CreateProject']._loaded_options = None
+  _globals['_PROJECTSERVICE'].methods_by_name['CreateProject']._serialized_options = b'\312\363\030\022\010\004\020\002\032\nrequest_id \004'
+  _globals['_PROJECTSERVICE'].methods_by_name['GetProject']._loaded_options = None
+  _globals['_PROJECTSERVICE'].methods_by_name['GetProject']._serialized_options = b'\312\363\030\006\010\003\020\001 \003'
+  _globals['_PROJECTSERVICE'].methods_by_name['ListProjects']._loaded_options = None
+  _globals['_PROJECTSERVICE'].methods_by_name['ListProjects']._serialized_options = b'\312\363\030\006\010\003\020\001 \003'
+  _globals['_PROJECTSERVICE'].methods_by_name['UpdateProject']._loaded_options = None
+  _globals['_PROJECTSERVICE'].methods_by_name['UpdateProject']._serialized_options = b'\312\363\030\006\010\004\020\001 \004'
+  _globals['_PROJECTSERVICE'].methods_by_name['ArchiveProject']._loaded_options = None
+  _globals['_PROJECTSERVICE'].methods_by_name['ArchiveProject']._serialized_options = b'\312\363\030\006\010\004\020\001 \004'
+  _globals['_PROJECTSERVICE'].methods_by_name['UnarchiveProject']._loaded_options = None
+  _globals['_PROJECTSERVICE'].methods_by_name['UnarchiveProject']._serialized_options = b'\312\363\030\006\010\004\020\001 \004'
+  _globals['_CREATEPROJECTREQUEST']._serialized_start=191
+  _globals['_CREATEPROJECTREQUEST']._serialized_end=509
+  _globals['_CREATEPROJECTRESPONSE']._serialized_start=511
+  _globals['_CREATEPROJECTRESPONSE']._serialized_end=587
+  _globals['_GETPROJECTREQUEST']._serialized_start=589
+  _globals['_GETPROJECTREQUEST']._serialized_end=634
+  _globals['_GETPROJECTRESPONSE']._serialized_start=636
+  _globals['_GETPROJECTRESPONSE']._serialized_end=709
+  _globals['_LISTPROJECTSREQUEST']._serialized_start=712
+  _globals['_LISTPROJECTSREQUEST']._serialized_end=900
+  _globals['_LISTPROJECTSRESPONSE']._serialized_start=902
+  _globals['_LISTPROJECTSRESPONSE']._serialized_end=1019
+  _globals['_UPDATEPROJECTREQUEST']._serialized_start=1022
+  _globals['_UPDATEPROJECTREQUEST']._serialized_end=1221
+  _globals['_UPDATEPROJECTRESPONSE']._serialized_start=1223
+  _globals['_UPDATEPROJECTRESPONSE']._serialized_end=1299
+  _globals['_ARCHIVEPROJECTREQUEST']._serialized_start=1301
+  _globals['_ARCHIVEPROJECTREQUEST']._serialized_end=1395
+  _globals['_ARCHIVEPROJECTRESPONSE']._serialized_start=1397
+  _globals['_ARCHIVEPROJECTRESPONSE']._serialized_end=1474
+  _globals['_UNARCHIVEPROJECTREQUEST']._serialized_start=1476
+  _globals['_UNARCHIVEPROJECTREQUEST']._serialized_end=1572
+  _globals['_UNARCHIVEPROJECTRESPONSE']._serialized_start=1574
+  _globals['_UNARCHIVEPROJECTRESPONSE']._serialized_end=1653
+  _globals['_PROJECTSERVICE']._serialized_start=1656
+  _globals['_PROJECTSERVICE']._serialized_end=2354
 # @@protoc_insertion_point(module_scope)

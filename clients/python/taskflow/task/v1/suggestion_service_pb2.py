@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from taskflow.options.v1 import options_pb2 as taskflow_dot_options_dot_v1_dot_options__pb2
 from taskflow.task.v1 import suggestion_pb2 as taskflow_dot_task_dot_v1_dot_suggestion__pb2
 from taskflow.task.v1 import task_pb2 as taskflow_dot_task_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)taskflow/task/v1/suggestion_service.proto\x12\x10taskflow.task.v1\x1a\x1b\x62uf/validate/validate.proto\x1a!taskflow/task/v1/suggestion.proto\x1a\x1btaskflow/task/v1/task.proto\">\n\x19RequestSuggestionsRequest\x12!\n\x07task_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06taskId\"A\n\x1aRequestSuggestionsResponse\x12#\n\rtext_revision\x18\x01 \x01(\x03R\x0ctextRevision\"\x88\x02\n\x16ListSuggestionsRequest\x12+\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0bworkspaceId\x12$\n\x07task_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x06taskId\x12L\n\x06states\x18\x03 \x03(\x0e\x32!.taskflow.task.v1.SuggestionStateB\x11\xbaH\x0e\x92\x01\x0b\x10\n\"\x07\x82\x01\x04\x10\x01 \x00R\x06states\x12$\n\tpage_size\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"\x81\x01\n\x17ListSuggestionsResponse\x12>\n\x0bsuggestions\x18\x01 \x03(\x0b\x32\x1c.taskflow.task.v1.SuggestionR\x0bsuggestions\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"i\n\x17\x41\x63\x63\x65ptSuggestionRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\x12\x34\n\x04\x65\x64it\x18\x02 \x01(\x0b\x32 .taskflow.task.v1.SuggestionEditR\x04\x65\x64it\"\x84\x01\n\x18\x41\x63\x63\x65ptSuggestionResponse\x12<\n\nsuggestion\x18\x01 \x01(\x0b\x32\x1c.taskflow.task.v1.SuggestionR\nsuggestion\x12*\n\x04task\x18\x02 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\"e\n\x17RejectSuggestionRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\x12\x30\n\x06reason\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x18\xf4\x03\x32\x0e^[^\\x{0000}]*$R\x06reason\"X\n\x18RejectSuggestionResponse\x12<\n\nsuggestion\x18\x01 \x01(\x0b\x32\x1c.taskflow.task.v1.SuggestionR\nsuggestion2\xc2\x03\n\x11SuggestionService\x12o\n\x12RequestSuggestions\x12+.taskflow.task.v1.RequestSuggestionsRequest\x1a,.taskflow.task.v1.RequestSuggestionsResponse\x12\x66\n\x0fListSuggestions\x12(.taskflow.task.v1.ListSuggestionsRequest\x1a).taskflow.task.v1.ListSuggestionsResponse\x12i\n\x10\x41\x63\x63\x65ptSuggestion\x12).taskflow.task.v1.AcceptSuggestionRequest\x1a*.taskflow.task.v1.AcceptSuggestionResponse\x12i\n\x10RejectSuggestion\x12).taskflow.task.v1.RejectSuggestionRequest\x1a*.taskflow.task.v1.RejectSuggestionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)taskflow/task/v1/suggestion_service.proto\x12\x10taskflow.task.v1\x1a\x1b\x62uf/validate/validate.proto\x1a!taskflow/options/v1/options.proto\x1a!taskflow/task/v1/suggestion.proto\x1a\x1btaskflow/task/v1/task.proto\">\n\x19RequestSuggestionsRequest\x12!\n\x07task_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06taskId\"A\n\x1aRequestSuggestionsResponse\x12#\n\rtext_revision\x18\x01 \x01(\x03R\x0ctextRevision\"\x88\x02\n\x16ListSuggestionsRequest\x12+\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0bworkspaceId\x12$\n\x07task_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x06taskId\x12L\n\x06states\x18\x03 \x03(\x0e\x32!.taskflow.task.v1.SuggestionStateB\x11\xbaH\x0e\x92\x01\x0b\x10\n\"\x07\x82\x01\x04\x10\x01 \x00R\x06states\x12$\n\tpage_size\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"\x81\x01\n\x17ListSuggestionsResponse\x12>\n\x0bsuggestions\x18\x01 \x03(\x0b\x32\x1c.taskflow.task.v1.SuggestionR\x0bsuggestions\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"i\n\x17\x41\x63\x63\x65ptSuggestionRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\x12\x34\n\x04\x65\x64it\x18\x02 \x01(\x0b\x32 .taskflow.task.v1.SuggestionEditR\x04\x65\x64it\"\x84\x01\n\x18\x41\x63\x63\x65ptSuggestionResponse\x12<\n\nsuggestion\x18\x01 \x01(\x0b\x32\x1c.taskflow.task.v1.SuggestionR\nsuggestion\x12*\n\x04task\x18\x02 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\"e\n\x17RejectSuggestionRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\x12\x30\n\x06reason\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x18\xf4\x03\x32\x0e^[^\\x{0000}]*$R\x06reason\"X\n\x18RejectSuggestionResponse\x12<\n\nsuggestion\x18\x01 \x01(\x0b\x32\x1c.taskflow.task.v1.SuggestionR\nsuggestion2\xfc\x03\n\x11SuggestionService\x12{\n\x12RequestSuggestions\x12+.taskflow.task.v1.RequestSuggestionsRequest\x1a,.taskflow.task.v1.RequestSuggestionsResponse\"\n\xca\xf3\x18\x06\x08\x04\x10\x01 \x04\x12r\n\x0fListSuggestions\x12(.taskflow.task.v1.ListSuggestionsRequest\x1a).taskflow.task.v1.ListSuggestionsResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01 \x03\x12u\n\x10\x41\x63\x63\x65ptSuggestion\x12).taskflow.task.v1.AcceptSuggestionRequest\x1a*.taskflow.task.v1.AcceptSuggestionResponse\"\n\xca\xf3\x18\x06\x08\x04\x10\x03 \x04\x12u\n\x10RejectSuggestion\x12).taskflow.task.v1.RejectSuggestionRequest\x1a*.taskflow.task.v1.RejectSuggestionResponse\"\n\xca\xf3\x18\x06\x08\x04\x10\x03 \x04\x1a\x08\xca\xf3\x18\x04taskb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,22 +53,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REJECTSUGGESTIONREQUEST'].fields_by_name['id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_REJECTSUGGESTIONREQUEST'].fields_by_name['reason']._loaded_options = None
   _globals['_REJECTSUGGESTIONREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\025r\023\030\364\0032\016^[^\\x{0000}]*$'
-  _globals['_REQUESTSUGGESTIONSREQUEST']._serialized_start=156
-  _globals['_REQUESTSUGGESTIONSREQUEST']._serialized_end=218
-  _globals['_REQUESTSUGGESTIONSRESPONSE']._serialized_start=220
-  _globals['_REQUESTSUGGESTIONSRESPONSE']._serialized_end=285
-  _globals['_LISTSUGGESTIONSREQUEST']._serialized_start=288
-  _globals['_LISTSUGGESTIONSREQUEST']._serialized_end=552
-  _globals['_LISTSUGGESTIONSRESPONSE']._serialized_start=555
-  _globals['_LISTSUGGESTIONSRESPONSE']._serialized_end=684
-  _globals['_ACCEPTSUGGESTIONREQUEST']._serialized_start=686
-  _globals['_ACCEPTSUGGESTIONREQUEST']._serialized_end=791
-  _globals['_ACCEPTSUGGESTIONRESPONSE']._serialized_start=794
-  _globals['_ACCEPTSUGGESTIONRESPONSE']._serialized_end=926
-  _globals['_REJECTSUGGESTIONREQUEST']._serialized_start=928
-  _globals['_REJECTSUGGESTIONREQUEST']._serialized_end=1029
-  _globals['_REJECTSUGGESTIONRESPONSE']._serialized_start=1031
-  _globals['_REJECTSUGGESTIONRESPONSE']._serialized_end=1119
-  _globals['_SUGGESTIONSERVICE']._serialized_start=1122
-  _globals['_SUGGESTIONSERVICE']._serialized_end=1572
+  _globals['_SUGGESTIONSERVICE']._loaded_options = None
+  _globals['_SUGGESTIONSERVICE']._serialized_options = b'\312\363\030\004task'
+  _globals['_SUGGESTIONSERVICE'].methods_by_name['RequestSuggestions']._loaded_options = None
+  _globals['_SUGGESTIONSERVICE'].methods_by_name['RequestSuggestions']._serialized_options = b'\312\363\030\006\010\004\020\001 \004'
+  _globals['_SUGGESTIONSERVICE'].methods_by_name['ListSuggestions']._loaded_options = None
+  _globals['_SUGGESTIONSERVICE'].methods_by_name['ListSuggestions']._serialized_options = b'\312\363\030\006\010\003\020\001 \003'
+  _globals['_SUGGESTIONSERVICE'].methods_by_name['AcceptSuggestion']._loaded_options = None
+  _globals['_SUGGESTIONSERVICE'].methods_by_name['AcceptSuggestion']._serialized_options = b'\312\363\030\006\010\004\020\003 \004'
+  _globals['_SUGGESTIONSERVICE'].methods_by_name['RejectSuggestion']._loaded_options = None
+  _globals['_SUGGESTIONSERVICE'].methods_by_name['RejectSuggestion']._serialized_options = b'\312\363\030\006\010\004\020\003 \004'
+  _globals['_REQUESTSUGGESTIONSREQUEST']._serialized_start=191
+  _globals['_REQUESTSUGGESTIONSREQUEST']._serialized_end=253
+  _globals['_REQUESTSUGGESTIONSRESPONSE']._serialized_start=255
+  _globals['_REQUESTSUGGESTIONSRESPONSE']._serialized_end=320
+  _globals['_LISTSUGGESTIONSREQUEST']._serialized_start=323
+  _globals['_LISTSUGGESTIONSREQUEST']._serialized_end=587
+  _globals['_LISTSUGGESTIONSRESPONSE']._serialized_start=590
+  _globals['_LISTSUGGESTIONSRESPONSE']._serialized_end=719
+  _globals['_ACCEPTSUGGESTIONREQUEST']._serialized_start=721
+  _globals['_ACCEPTSUGGESTIONREQUEST']._serialized_end=826
+  _globals['_ACCEPTSUGGESTIONRESPONSE']._serialized_start=829
+  _globals['_ACCEPTSUGGESTIONRESPONSE']._serialized_end=961
+  _globals['_REJECTSUGGESTIONREQUEST']._serialized_start=963
+  _globals['_REJECTSUGGESTIONREQUEST']._serialized_end=1064
+  _globals['_REJECTSUGGESTIONRESPONSE']._serialized_start=1066
+  _globals['_REJECTSUGGESTIONRESPONSE']._serialized_end=1154
+  _globals['_SUGGESTIONSERVICE']._serialized_start=1157
+  _globals['_SUGGESTIONSERVICE']._serialized_end=1665
 # @@protoc_insertion_point(module_scope)

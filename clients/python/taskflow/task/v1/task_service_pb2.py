@@ -25,12 +25,13 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from taskflow.options.v1 import options_pb2 as taskflow_dot_options_dot_v1_dot_options__pb2
 from taskflow.task.v1 import job_pb2 as taskflow_dot_task_dot_v1_dot_job__pb2
 from taskflow.task.v1 import suggestion_pb2 as taskflow_dot_task_dot_v1_dot_suggestion__pb2
 from taskflow.task.v1 import task_pb2 as taskflow_dot_task_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#taskflow/task/v1/task_service.proto\x12\x10taskflow.task.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ataskflow/task/v1/job.proto\x1a!taskflow/task/v1/suggestion.proto\x1a\x1btaskflow/task/v1/task.proto\"\xd9\x01\n\x11\x43reateTaskRequest\x12\'\n\nproject_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\x12o\n\x04task\x18\x02 \x01(\x0b\x32\x16.taskflow.task.v1.TaskBC\xbaH@\xba\x01:\n\x13task.title.required\x12\x11title is required\x1a\x10this.title != \'\'\xc8\x01\x01R\x04task\x12*\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"@\n\x12\x43reateTaskResponse\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\"\xd1\x01\n\x0eGetTaskRequest\x12\x8e\x01\n\x02id\x18\x01 \x01(\tB~\xbaH{ry\x10\x01\x18$2s^([A-Z][A-Z0-9]{0,9}-[1-9][0-9]{0,17}|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12})$R\x02id\x12.\n\x0cworkspace_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x0bworkspaceId\"=\n\x0fGetTaskResponse\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\"m\n\tTaskOrder\x12@\n\x05\x66ield\x18\x01 \x01(\x0e\x32 .taskflow.task.v1.TaskOrderFieldB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x05\x66ield\x12\x1e\n\ndescending\x18\x02 \x01(\x08R\ndescending\"\xfc\x01\n\x10ListTasksRequest\x12+\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0bworkspaceId\x12\x34\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1c.taskflow.task.v1.TaskFilterR\x06\x66ilter\x12\x36\n\x08order_by\x18\x03 \x01(\x0b\x32\x1b.taskflow.task.v1.TaskOrderR\x07orderBy\x12$\n\tpage_size\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"i\n\x11ListTasksResponse\x12,\n\x05tasks\x18\x01 \x03(\x0b\x32\x16.taskflow.task.v1.TaskR\x05tasks\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xb8\x01\n\x11UpdateTaskRequest\x12\x66\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskB:\xbaH7\xba\x01\x31\n\x10task.id.required\x12\x0eid is required\x1a\rthis.id != \'\'\xc8\x01\x01R\x04task\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMask\"@\n\x12UpdateTaskResponse\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\"\x88\x01\n\x11\x41ssignTaskRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\x12,\n\x0b\x61ssignee_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\nassigneeId\x12+\n\x04\x65tag\x18\x03 \x01(\tB\x17\xbaH\x14r\x12\x18@2\x0e^[A-Za-z0-9]*$R\x04\x65tag\"@\n\x12\x41ssignTaskResponse\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\"\xa2\x01\n\x17\x43hangeTaskStatusRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\x12@\n\x06status\x18\x02 \x01(\x0e\x32\x1c.taskflow.task.v1.TaskStatusB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x06status\x12+\n\x04\x65tag\x18\x03 \x01(\tB\x17\xbaH\x14r\x12\x18@2\x0e^[A-Za-z0-9]*$R\x04\x65tag\"F\n\x18\x43hangeTaskStatusResponse\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\"Z\n\x11\x44\x65leteTaskRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\x12+\n\x04\x65tag\x18\x02 \x01(\tB\x17\xbaH\x14r\x12\x18@2\x0e^[A-Za-z0-9]*$R\x04\x65tag\"@\n\x12\x44\x65leteTaskResponse\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\"/\n\x13UndeleteTaskRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\"B\n\x14UndeleteTaskResponse\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\"\xa6\x02\n\x11WatchTasksRequest\x12+\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0bworkspaceId\x12\x34\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1c.taskflow.task.v1.TaskFilterR\x06\x66ilter\x12 \n\x06\x63ursor\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\x06\x63ursor\x12\x1a\n\x08snapshot\x18\x04 \x01(\x08R\x08snapshot:p\xbaHm\x1ak\n\x18watch.snapshot_or_cursor\x12(snapshot can\'t be combined with a cursor\x1a%!(this.snapshot && this.cursor != \'\')\"\x82\x05\n\x12WatchTasksResponse\x12\x16\n\x06\x63ursor\x18\x01 \x01(\tR\x06\x63ursor\x12\x36\n\x06\x63hange\x18\x02 \x01(\x0b\x32\x1c.taskflow.task.v1.TaskChangeH\x00R\x06\x63hange\x12)\n\x03job\x18\x03 \x01(\x0b\x32\x15.taskflow.task.v1.JobH\x00R\x03job\x12>\n\nsuggestion\x18\x04 \x01(\x0b\x32\x1c.taskflow.task.v1.SuggestionH\x00R\nsuggestion\x12\x34\n\x08snapshot\x18\x05 \x01(\x0b\x32\x16.taskflow.task.v1.TaskH\x00R\x08snapshot\x12\x64\n\x11snapshot_complete\x18\x06 \x01(\x0b\x32\x35.taskflow.task.v1.WatchTasksResponse.SnapshotCompleteH\x00R\x10snapshotComplete\x12N\n\theartbeat\x18\x07 \x01(\x0b\x32..taskflow.task.v1.WatchTasksResponse.HeartbeatH\x00R\theartbeat\x12\x42\n\x05reset\x18\x08 \x01(\x0b\x32*.taskflow.task.v1.WatchTasksResponse.ResetH\x00R\x05reset\x1a\x12\n\x10SnapshotComplete\x1a\\\n\tHeartbeat\x12.\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\x12\x1f\n\x0bhead_cursor\x18\x02 \x01(\tR\nheadCursor\x1a\x07\n\x05ResetB\x06\n\x04kind\"\x89\x02\n\nTaskChange\x12\x34\n\x04kind\x18\x01 \x01(\x0e\x32 .taskflow.task.v1.TaskChangeKindR\x04kind\x12*\n\x04task\x18\x02 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\x12\x41\n\x0e\x63hanged_fields\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\rchangedFields\x12\x19\n\x08\x61\x63tor_id\x18\x04 \x01(\tR\x07\x61\x63torId\x12;\n\x0b\x63hange_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nchangeTime*\xb4\x01\n\x0eTaskOrderField\x12 \n\x1cTASK_ORDER_FIELD_UNSPECIFIED\x10\x00\x12 \n\x1cTASK_ORDER_FIELD_CREATE_TIME\x10\x01\x12 \n\x1cTASK_ORDER_FIELD_UPDATE_TIME\x10\x02\x12\x1d\n\x19TASK_ORDER_FIELD_DUE_TIME\x10\x03\x12\x1d\n\x19TASK_ORDER_FIELD_PRIORITY\x10\x04*\xac\x01\n\x0eTaskChangeKind\x12 \n\x1cTASK_CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18TASK_CHANGE_KIND_CREATED\x10\x01\x12\x1c\n\x18TASK_CHANGE_KIND_UPDATED\x10\x02\x12\x1c\n\x18TASK_CHANGE_KIND_DELETED\x10\x03\x12\x1e\n\x1aTASK_CHANGE_KIND_UNDELETED\x10\x04\x32\xbc\x06\n\x0bTaskService\x12W\n\nCreateTask\x12#.taskflow.task.v1.CreateTaskRequest\x1a$.taskflow.task.v1.CreateTaskResponse\x12N\n\x07GetTask\x12 .taskflow.task.v1.GetTaskRequest\x1a!.taskflow.task.v1.GetTaskResponse\x12T\n\tListTasks\x12\".taskflow.task.v1.ListTasksRequest\x1a#.taskflow.task.v1.ListTasksResponse\x12W\n\nUpdateTask\x12#.taskflow.task.v1.UpdateTaskRequest\x1a$.taskflow.task.v1.UpdateTaskResponse\x12W\n\nAssignTask\x12#.taskflow.task.v1.AssignTaskRequest\x1a$.taskflow.task.v1.AssignTaskResponse\x12i\n\x10\x43hangeTaskStatus\x12).taskflow.task.v1.ChangeTaskStatusRequest\x1a*.taskflow.task.v1.ChangeTaskStatusResponse\x12W\n\nDeleteTask\x12#.taskflow.task.v1.DeleteTaskRequest\x1a$.taskflow.task.v1.DeleteTaskResponse\x12]\n\x0cUndeleteTask\x12%.taskflow.task.v1.UndeleteTaskRequest\x1a&.taskflow.task.v1.UndeleteTaskResponse\x12Y\n\nWatchTasks\x12#.taskflow.task.v1.WatchTasksRequest\x1a$.taskflow.task.v1.WatchTasksResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#taskflow/task/v1/task_service.proto\x12\x10taskflow.task.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!taskflow/options/v1/options.proto\x1a\x1ataskflow/task/v1/job.proto\x1a!taskflow/task/v1/suggestion.proto\x1a\x1btaskflow/task/v1/task.proto\"\xd9\x01\n\x11\x43reateTaskRequest\x12\'\n\nproject_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\x12o\n\x04task\x18\x02 \x01(\x0b\x32\x16.taskflow.task.v1.TaskBC\xbaH@\xba\x01:\n\x13task.title.required\x12\x11title is required\x1a\x10this.title != \'\'\xc8\x01\x01R\x04task\x12*\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"@\n\x12\x43reateTaskResponse\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\"\xd1\x01\n\x0eGetTaskRequest\x12\x8e\x01\n\x02id\x18\x01 \x01(\tB~\xbaH{ry\x10\x01\x18$2s^([A-Z][A-Z0-9]{0,9}-[1-9][0-9]{0,17}|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12})$R\x02id\x12.\n\x0cworkspace_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x0bworkspaceId\"=\n\x0fGetTaskResponse\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\"m\n\tTaskOrder\x12@\n\x05\x66ield\x18\x01 \x01(\x0e\x32 .taskflow.task.v1.TaskOrderFieldB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x05\x66ield\x12\x1e\n\ndescending\x18\x02 \x01(\x08R\ndescending\"\xfc\x01\n\x10ListTasksRequest\x12+\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0bworkspaceId\x12\x34\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1c.taskflow.task.v1.TaskFilterR\x06\x66ilter\x12\x36\n\x08order_by\x18\x03 \x01(\x0b\x32\x1b.taskflow.task.v1.TaskOrderR\x07orderBy\x12$\n\tpage_size\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"i\n\x11ListTasksResponse\x12,\n\x05tasks\x18\x01 \x03(\x0b\x32\x16.taskflow.task.v1.TaskR\x05tasks\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xb8\x01\n\x11UpdateTaskRequest\x12\x66\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskB:\xbaH7\xba\x01\x31\n\x10task.id.required\x12\x0eid is required\x1a\rthis.id != \'\'\xc8\x01\x01R\x04task\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMask\"@\n\x12UpdateTaskResponse\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\"\x88\x01\n\x11\x41ssignTaskRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\x12,\n\x0b\x61ssignee_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\nassigneeId\x12+\n\x04\x65tag\x18\x03 \x01(\tB\x17\xbaH\x14r\x12\x18@2\x0e^[A-Za-z0-9]*$R\x04\x65tag\"@\n\x12\x41ssignTaskResponse\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\"\xa2\x01\n\x17\x43hangeTaskStatusRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\x12@\n\x06status\x18\x02 \x01(\x0e\x32\x1c.taskflow.task.v1.TaskStatusB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x06status\x12+\n\x04\x65tag\x18\x03 \x01(\tB\x17\xbaH\x14r\x12\x18@2\x0e^[A-Za-z0-9]*$R\x04\x65tag\"F\n\x18\x43hangeTaskStatusResponse\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\"Z\n\x11\x44\x65leteTaskRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\x12+\n\x04\x65tag\x18\x02 \x01(\tB\x17\xbaH\x14r\x12\x18@2\x0e^[A-Za-z0-9]*$R\x04\x65tag\"@\n\x12\x44\x65leteTaskResponse\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\"/\n\x13UndeleteTaskRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\"B\n\x14UndeleteTaskResponse\x12*\n\x04task\x18\x01 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\"\xa6\x02\n\x11WatchTasksRequest\x12+\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0bworkspaceId\x12\x34\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1c.taskflow.task.v1.TaskFilterR\x06\x66ilter\x12 \n\x06\x63ursor\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\x06\x63ursor\x12\x1a\n\x08snapshot\x18\x04 \x01(\x08R\x08snapshot:p\xbaHm\x1ak\n\x18watch.snapshot_or_cursor\x12(snapshot can\'t be combined with a cursor\x1a%!(this.snapshot && this.cursor != \'\')\"\x82\x05\n\x12WatchTasksResponse\x12\x16\n\x06\x63ursor\x18\x01 \x01(\tR\x06\x63ursor\x12\x36\n\x06\x63hange\x18\x02 \x01(\x0b\x32\x1c.taskflow.task.v1.TaskChangeH\x00R\x06\x63hange\x12)\n\x03job\x18\x03 \x01(\x0b\x32\x15.taskflow.task.v1.JobH\x00R\x03job\x12>\n\nsuggestion\x18\x04 \x01(\x0b\x32\x1c.taskflow.task.v1.SuggestionH\x00R\nsuggestion\x12\x34\n\x08snapshot\x18\x05 \x01(\x0b\x32\x16.taskflow.task.v1.TaskH\x00R\x08snapshot\x12\x64\n\x11snapshot_complete\x18\x06 \x01(\x0b\x32\x35.taskflow.task.v1.WatchTasksResponse.SnapshotCompleteH\x00R\x10snapshotComplete\x12N\n\theartbeat\x18\x07 \x01(\x0b\x32..taskflow.task.v1.WatchTasksResponse.HeartbeatH\x00R\theartbeat\x12\x42\n\x05reset\x18\x08 \x01(\x0b\x32*.taskflow.task.v1.WatchTasksResponse.ResetH\x00R\x05reset\x1a\x12\n\x10SnapshotComplete\x1a\\\n\tHeartbeat\x12.\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\x12\x1f\n\x0bhead_cursor\x18\x02 \x01(\tR\nheadCursor\x1a\x07\n\x05ResetB\x06\n\x04kind\"\x89\x02\n\nTaskChange\x12\x34\n\x04kind\x18\x01 \x01(\x0e\x32 .taskflow.task.v1.TaskChangeKindR\x04kind\x12*\n\x04task\x18\x02 \x01(\x0b\x32\x16.taskflow.task.v1.TaskR\x04task\x12\x41\n\x0e\x63hanged_fields\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\rchangedFields\x12\x19\n\x08\x61\x63tor_id\x18\x04 \x01(\tR\x07\x61\x63torId\x12;\n\x0b\x63hange_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nchangeTime*\xb4\x01\n\x0eTaskOrderField\x12 \n\x1cTASK_ORDER_FIELD_UNSPECIFIED\x10\x00\x12 \n\x1cTASK_ORDER_FIELD_CREATE_TIME\x10\x01\x12 \n\x1cTASK_ORDER_FIELD_UPDATE_TIME\x10\x02\x12\x1d\n\x19TASK_ORDER_FIELD_DUE_TIME\x10\x03\x12\x1d\n\x19TASK_ORDER_FIELD_PRIORITY\x10\x04*\xac\x01\n\x0eTaskChangeKind\x12 \n\x1cTASK_CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18TASK_CHANGE_KIND_CREATED\x10\x01\x12\x1c\n\x18TASK_CHANGE_KIND_UPDATED\x10\x02\x12\x1c\n\x18TASK_CHANGE_KIND_DELETED\x10\x03\x12\x1e\n\x1aTASK_CHANGE_KIND_UNDELETED\x10\x04\x32\xbe\x07\n\x0bTaskService\x12o\n\nCreateTask\x12#.taskflow.task.v1.CreateTaskRequest\x1a$.taskflow.task.v1.CreateTaskResponse\"\x16\xca\xf3\x18\x12\x08\x04\x10\x02\x1a\nrequest_id \x04\x12Z\n\x07GetTask\x12 .taskflow.task.v1.GetTaskRequest\x1a!.taskflow.task.v1.GetTaskResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01 \x03\x12`\n\tListTasks\x12\".taskflow.task.v1.ListTasksRequest\x1a#.taskflow.task.v1.ListTasksResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01 \x03\x12\x63\n\nUpdateTask\x12#.taskflow.task.v1.UpdateTaskRequest\x1a$.taskflow.task.v1.UpdateTaskResponse\"\n\xca\xf3\x18\x06\x08\x04\x10\x01 \x04\x12\x63\n\nAssignTask\x12#.taskflow.task.v1.AssignTaskRequest\x1a$.taskflow.task.v1.AssignTaskResponse\"\n\xca\xf3\x18\x06\x08\x04\x10\x01 \x04\x12u\n\x10\x43hangeTaskStatus\x12).taskflow.task.v1.ChangeTaskStatusRequest\x1a*.taskflow.task.v1.ChangeTaskStatusResponse\"\n\xca\xf3\x18\x06\x08\x04\x10\x01 \x04\x12\x63\n\nDeleteTask\x12#.taskflow.task.v1.DeleteTaskRequest\x1a$.taskflow.task.v1.DeleteTaskResponse\"\n\xca\xf3\x18\x06\x08\x04\x10\x03 \x04\x12i\n\x0cUndeleteTask\x12%.taskflow.task.v1.UndeleteTaskRequest\x1a&.taskflow.task.v1.UndeleteTaskResponse\"\n\xca\xf3\x18\x06\x08\x04\x10\x03 \x04\x12\x65\n\nWatchTasks\x12#.taskflow.task.v1.WatchTasksRequest\x1a$.taskflow.task.v1.WatchTasksResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01 \x03\x30\x01\x1a\x08\xca\xf3\x18\x04taskb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -81,56 +82,76 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHTASKSREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\005r\003\030\200\010'
   _globals['_WATCHTASKSREQUEST']._loaded_options = None
   _globals['_WATCHTASKSREQUEST']._serialized_options = b'\272Hm\032k\n\030watch.snapshot_or_cursor\022(snapshot can\'t be combined with a cursor\032%!(this.snapshot && this.cursor != \'\')'
-  _globals['_TASKORDERFIELD']._serialized_start=3460
-  _globals['_TASKORDERFIELD']._serialized_end=3640
-  _globals['_TASKCHANGEKIND']._serialized_start=3643
-  _globals['_TASKCHANGEKIND']._serialized_end=3815
-  _globals['_CREATETASKREQUEST']._serialized_start=246
-  _globals['_CREATETASKREQUEST']._serialized_end=463
-  _globals['_CREATETASKRESPONSE']._serialized_start=465
-  _globals['_CREATETASKRESPONSE']._serialized_end=529
-  _globals['_GETTASKREQUEST']._serialized_start=532
-  _globals['_GETTASKREQUEST']._serialized_end=741
-  _globals['_GETTASKRESPONSE']._serialized_start=743
-  _globals['_GETTASKRESPONSE']._serialized_end=804
-  _globals['_TASKORDER']._serialized_start=806
-  _globals['_TASKORDER']._serialized_end=915
-  _globals['_LISTTASKSREQUEST']._serialized_start=918
-  _globals['_LISTTASKSREQUEST']._serialized_end=1170
-  _globals['_LISTTASKSRESPONSE']._serialized_start=1172
-  _globals['_LISTTASKSRESPONSE']._serialized_end=1277
-  _globals['_UPDATETASKREQUEST']._serialized_start=1280
-  _globals['_UPDATETASKREQUEST']._serialized_end=1464
-  _globals['_UPDATETASKRESPONSE']._serialized_start=1466
-  _globals['_UPDATETASKRESPONSE']._serialized_end=1530
-  _globals['_ASSIGNTASKREQUEST']._serialized_start=1533
-  _globals['_ASSIGNTASKREQUEST']._serialized_end=1669
-  _globals['_ASSIGNTASKRESPONSE']._serialized_start=1671
-  _globals['_ASSIGNTASKRESPONSE']._serialized_end=1735
-  _globals['_CHANGETASKSTATUSREQUEST']._serialized_start=1738
-  _globals['_CHANGETASKSTATUSREQUEST']._serialized_end=1900
-  _globals['_CHANGETASKSTATUSRESPONSE']._serialized_start=1902
-  _globals['_CHANGETASKSTATUSRESPONSE']._serialized_end=1972
-  _globals['_DELETETASKREQUEST']._serialized_start=1974
-  _globals['_DELETETASKREQUEST']._serialized_end=2064
-  _globals['_DELETETASKRESPONSE']._serialized_start=2066
-  _globals['_DELETETASKRESPONSE']._serialized_end=2130
-  _globals['_UNDELETETASKREQUEST']._serialized_start=2132
-  _globals['_UNDELETETASKREQUEST']._serialized_end=2179
-  _globals['_UNDELETETASKRESPONSE']._serialized_start=2181
-  _globals['_UNDELETETASKRESPONSE']._serialized_end=2247
-  _globals['_WATCHTASKSREQUEST']._serialized_start=2250
-  _globals['_WATCHTASKSREQUEST']._serialized_end=2544
-  _globals['_WATCHTASKSRESPONSE']._serialized_start=2547
-  _globals['_WATCHTASKSRESPONSE']._serialized_end=3189
-  _globals['_WATCHTASKSRESPONSE_SNAPSHOTCOMPLETE']._serialized_start=3060
-  _globals['_WATCHTASKSRESPONSE_SNAPSHOTCOMPLETE']._serialized_end=3078
-  _globals['_WATCHTASKSRESPONSE_HEARTBEAT']._serialized_start=3080
-  _globals['_WATCHTASKSRESPONSE_HEARTBEAT']._serialized_end=3172
-  _globals['_WATCHTASKSRESPONSE_RESET']._serialized_start=3174
-  _globals['_WATCHTASKSRESPONSE_RESET']._serialized_end=3181
-  _globals['_TASKCHANGE']._serialized_start=3192
-  _globals['_TASKCHANGE']._serialized_end=3457
-  _globals['_TASKSERVICE']._serialized_start=3818
-  _globals['_TASKSERVICE']._serialized_end=4646
+  _globals['_TASKSERVICE']._loaded_options = None
+  _globals['_TASKSERVICE']._serialized_options = b'\312\363\030\004task'
+  _globals['_TASKSERVICE'].methods_by_name['CreateTask']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['CreateTask']._serialized_options = b'\312\363\030\022\010\004\020\002\032\nrequest_id \004'
+  _globals['_TASKSERVICE'].methods_by_name['GetTask']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['GetTask']._serialized_options = b'\312\363\030\006\010\003\020\001 \003'
+  _globals['_TASKSERVICE'].methods_by_name['ListTasks']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['ListTasks']._serialized_options = b'\312\363\030\006\010\003\020\001 \003'
+  _globals['_TASKSERVICE'].methods_by_name['UpdateTask']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['UpdateTask']._serialized_options = b'\312\363\030\006\010\004\020\001 \004'
+  _globals['_TASKSERVICE'].methods_by_name['AssignTask']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['AssignTask']._serialized_options = b'\312\363\030\006\010\004\020\001 \004'
+  _globals['_TASKSERVICE'].methods_by_name['ChangeTaskStatus']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['ChangeTaskStatus']._serialized_options = b'\312\363\030\006\010\004\020\001 \004'
+  _globals['_TASKSERVICE'].methods_by_name['DeleteTask']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['DeleteTask']._serialized_options = b'\312\363\030\006\010\004\020\003 \004'
+  _globals['_TASKSERVICE'].methods_by_name['UndeleteTask']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['UndeleteTask']._serialized_options = b'\312\363\030\006\010\004\020\003 \004'
+  _globals['_TASKSERVICE'].methods_by_name['WatchTasks']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['WatchTasks']._serialized_options = b'\312\363\030\006\010\003\020\001 \003'
+  _globals['_TASKORDERFIELD']._serialized_start=3495
+  _globals['_TASKORDERFIELD']._serialized_end=3675
+  _globals['_TASKCHANGEKIND']._serialized_start=3678
+  _globals['_TASKCHANGEKIND']._serialized_end=3850
+  _globals['_CREATETASKREQUEST']._serialized_start=281
+  _globals['_CREATETASKREQUEST']._serialized_end=498
+  _globals['_CREATETASKRESPONSE']._serialized_start=500
+  _globals['_CREATETASKRESPONSE']._serialized_end=564
+  _globals['_GETTASKREQUEST']._serialized_start=567
+  _globals['_GETTASKREQUEST']._serialized_end=776
+  _globals['_GETTASKRESPONSE']._serialized_start=778
+  _globals['_GETTASKRESPONSE']._serialized_end=839
+  _globals['_TASKORDER']._serialized_start=841
+  _globals['_TASKORDER']._serialized_end=950
+  _globals['_LISTTASKSREQUEST']._serialized_start=953
+  _globals['_LISTTASKSREQUEST']._serialized_end=1205
+  _globals['_LISTTASKSRESPONSE']._serialized_start=1207
+  _globals['_LISTTASKSRESPONSE']._serialized_end=1312
+  _globals['_UPDATETASKREQUEST']._serialized_start=1315
+  _globals['_UPDATETASKREQUEST']._serialized_end=1499
+  _globals['_UPDATETASKRESPONSE']._serialized_start=1501
+  _globals['_UPDATETASKRESPONSE']._serialized_end=1565
+  _globals['_ASSIGNTASKREQUEST']._serialized_start=1568
+  _globals['_ASSIGNTASKREQUEST']._serialized_end=1704
+  _globals['_ASSIGNTASKRESPONSE']._serialized_start=1706
+  _globals['_ASSIGNTASKRESPONSE']._serialized_end=1770
+  _globals['_CHANGETASKSTATUSREQUEST']._serialized_start=1773
+  _globals['_CHANGETASKSTATUSREQUEST']._serialized_end=1935
+  _globals['_CHANGETASKSTATUSRESPONSE']._serialized_start=1937
+  _globals['_CHANGETASKSTATUSRESPONSE']._serialized_end=2007
+  _globals['_DELETETASKREQUEST']._serialized_start=2009
+  _globals['_DELETETASKREQUEST']._serialized_end=2099
+  _globals['_DELETETASKRESPONSE']._serialized_start=2101
+  _globals['_DELETETASKRESPONSE']._serialized_end=2165
+  _globals['_UNDELETETASKREQUEST']._serialized_start=2167
+  _globals['_UNDELETETASKREQUEST']._serialized_end=2214
+  _globals['_UNDELETETASKRESPONSE']._serialized_start=2216
+  _globals['_UNDELETETASKRESPONSE']._serialized_end=2282
+  _globals['_WATCHTASKSREQUEST']._serialized_start=2285
+  _globals['_WATCHTASKSREQUEST']._serialized_end=2579
+  _globals['_WATCHTASKSRESPONSE']._serialized_start=2582
+  _globals['_WATCHTASKSRESPONSE']._serialized_end=3224
+  _globals['_WATCHTASKSRESPONSE_SNAPSHOTCOMPLETE']._serialized_start=3095
+  _globals['_WATCHTASKSRESPONSE_SNAPSHOTCOMPLETE']._serialized_end=3113
+  _globals['_WATCHTASKSRESPONSE_HEARTBEAT']._serialized_start=3115
+  _globals['_WATCHTASKSRESPONSE_HEARTBEAT']._serialized_end=3207
+  _globals['_WATCHTASKSRESPONSE_RESET']._serialized_start=3209
+  _globals['_WATCHTASKSRESPONSE_RESET']._serialized_end=3216
+  _globals['_TASKCHANGE']._serialized_start=3227
+  _globals['_TASKCHANGE']._serialized_end=3492
+  _globals['_TASKSERVICE']._serialized_start=3853
+  _globals['_TASKSERVICE']._serialized_end=4811
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,42 @@
+"""What the protos declare about methods: which need no token, and which calls may be sent twice."""
+
+from functools import cache
+from typing import Any
+
+from google.protobuf import descriptor_pool
+from google.protobuf.message import Message
+
+from taskflow.options.v1 import options_pb2
+
+
+@cache
+def rules(path: str) -> options_pb2.MethodRules:
+    """Returns the options of a method ("/<package>.<service>/<method>"); empty ones for a method not of TaskFlow."""
+    service, _, name = path.removeprefix("/").partition("/")
+    try:
+        method = descriptor_pool.Default().FindMethodByName(f"{service}.{name}")
+    except KeyError:
+        return options_pb2.MethodRules()
+    return method.GetOptions().Extensions[options_pb2.method]
+
+
+def is_open(path: str) -> bool:
+    """Tells whether the method takes calls without an access token."""
+    return rules(path).access == options_pb2.ACCESS_OPEN
+
+
+def is_repeatable(path: str, request: Message) -> bool:
+    """Tells whether a call may be sent again although the first one may have been carried out.
+
+    A call with an etag may not: after a first success the second would be told that the etag is stale.
+    """
+    declared = rules(path)
+    if declared.repeat == options_pb2.REPEAT_SAFE_WITH_FIELD:
+        return bool(getattr(request, declared.repeat_field))
+    return declared.repeat == options_pb2.REPEAT_SAFE and not _has_etag(request)
+
+
+def _has_etag(request: Message) -> bool:
+    # In the request itself, or in the resource that it carries.
+    values: list[Any] = [request, *(value for _, value in request.ListFields())]
+    return any(isinstance(value, Message) and getattr(value, "etag", "") for value in values)
