@@ -1,1 +1,1 @@
-"""How TaskFlow is started: the embedded stack on one machine, the gateway's configuration, the demo."""
+"""Running TaskFlow: the embedded stack on one machine, the gateway's configuration, backups, the demo."""

@@ -1,6 +1,6 @@
-"""Writes Envoy's configuration for containers, from the template of the local one: `python -m deploy.gateway_files`.
+"""Writes Envoy's configuration for containers, from the same template as the local one.
 
-With `--check`, only compares.
+Run it with `python -m deploy.gateway_files`. With `--check`, it only compares.
 """
 
 import sys
@@ -10,16 +10,16 @@ from deploy.local.envoy import rendered
 from services.platform.config import Settings
 
 _DEPLOY = Path(__file__).resolve().parent
-# Where it stands in the container, with the certificate's description beside it.
+# The path in the container of the file that describes the certificate.
 _CERTIFICATE = "/etc/envoy/certificate.yaml"
-# Of no setting: nothing else runs in the gateway's container.
+# Not a setting, because nothing else runs in the gateway's container.
 OPERATIONS_PORT = 9902
 
 _HEAD = "# Made from deploy/envoy/envoy.yaml.j2 by `python -m deploy.gateway_files`.\n"
 
 
 def files() -> dict[Path, str]:
-    """What each file should say: in clear text for compose, with TLS and without reflection for Kubernetes."""
+    """The content of each file: without TLS for compose; with TLS and without reflection for Kubernetes."""
     return {
         _DEPLOY / "container" / "envoy.yaml": _HEAD + _rendered(None, reflection=True),
         _DEPLOY / "kubernetes" / "base" / "envoy.yaml": (
@@ -29,11 +29,11 @@ def files() -> dict[Path, str]:
 
 
 def _rendered(certificate: str | None, *, reflection: bool) -> str:
-    # The defaults, whatever this machine's environment says.
+    # The default settings, ignoring this machine's environment.
     settings = Settings.model_construct(host="0.0.0.0", reflection=reflection)
     return rendered(
         settings,
-        # Services have the same names in compose as in Kubernetes, and listen where they do by default.
+        # Services have the same names in compose and in Kubernetes, and listen on their default ports.
         {
             "auth": [("auth", settings.auth_port)],
             "task": [("task", settings.task_port)],

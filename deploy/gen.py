@@ -1,4 +1,4 @@
-"""Generates the Python stubs from the protos: `make gen`. With `--check`, only says whether they are up to date."""
+"""Generates the Python stubs from the protos: `make gen`. With `--check`, only compares."""
 
 import filecmp
 import shutil
@@ -33,19 +33,21 @@ def _generate(folder: Path) -> None:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         sys.exit(result.stderr)
-    # The stub generator writes one of these for every proto, with or without a service in it.
+    # The stub generator writes one for every proto; only protos with a service need it.
     for stub in folder.rglob("*_pb2_grpc.pyi"):
         if not stub.with_suffix(".py").exists():
             stub.unlink()
 
 
 def _differences(fresh: Path) -> set[str]:
-    """Files, relative to the client, that generation would change, add or remove."""
-    made, there = _files(fresh), _files(TARGET)
+    """The files that generation would change, add or remove, relative to the client."""
+    generated, present = _files(fresh), _files(TARGET)
     changed = {
-        name for name in made & there if not filecmp.cmp(fresh / name, TARGET / name, shallow=False)
+        name
+        for name in generated & present
+        if not filecmp.cmp(fresh / name, TARGET / name, shallow=False)
     }
-    return changed | (made ^ there)
+    return changed | (generated ^ present)
 
 
 def _files(folder: Path) -> set[str]:
@@ -57,12 +59,12 @@ def _files(folder: Path) -> set[str]:
     }
 
 
-def _replace(fresh: Path, place: Path) -> None:
+def _replace(fresh: Path, target: Path) -> None:
     if not fresh.exists():
-        place.unlink()
+        target.unlink()
         return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(fresh, place)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(fresh, target)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Installs TaskFlow into .venv: `make setup`. Needs only Python itself, and does nothing when all is there.
+"""Installs TaskFlow into .venv: `make setup`. Needs only Python itself, and does nothing when everything is installed.
 
 Everything installed is pinned by version and hash in requirements.lock, the installer and build tools included.
 """
@@ -18,7 +18,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 UV = VENV / "bin" / "uv"
 STAMP = VENV / "installed"
-# A change in one of these asks for another installation.
+# A change in one of these files triggers another installation.
 INPUTS = (
     "requirements.lock",
     "pyproject.toml",
@@ -47,7 +47,7 @@ def main() -> None:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Two targets started at once install one after the other."""
+    """Holds a lock, so that two targets started at once install one after the other."""
     folder = os.open(ROOT, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
@@ -57,13 +57,13 @@ def _alone() -> Iterator[None]:
 
 
 def _fingerprint() -> str:
-    # The folder counts too: what is installed as editable points to it.
+    # The folder counts too, because editable installations point to it.
     parts = [str(ROOT).encode(), *((ROOT / name).read_bytes() for name in INPUTS)]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def _runs(*command: str | Path) -> bool:
-    """Whether a program is there and whole: an earlier installation may have been cut off."""
+    """Whether a program works. An interrupted installation may have left it incomplete."""
     try:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
     except OSError:
@@ -125,7 +125,8 @@ def _install_taskflow() -> None:
 
 def _compile() -> None:
     _step(5, "compiled copies of what the servers load")
-    # Loading it once does that; otherwise the first start would, in many processes at once. Not needed to go on.
+    # Importing the modules once compiles them. Otherwise the first start would, in many processes at once. A failure
+    # here does no harm.
     modules = "services.app, services.migrations.upgrade, workflows.__main__, deploy.local.__main__"
     subprocess.run([PYTHON, "-c", f"import {modules}"], capture_output=True, check=False)
 
@@ -139,10 +140,10 @@ def _run(*command: str | Path) -> None:
         subprocess.run([str(part) for part in command], check=True, env=_environment())
     except subprocess.CalledProcessError:
         sys.exit(
-            "That failed; the reason is above. Running the same command again goes on from here."
+            "That failed; the reason is above. Run the same command again to continue from here."
         )
     except KeyboardInterrupt:
-        sys.exit("\nInterrupted. Running the same command again goes on from here.")
+        sys.exit("\nInterrupted. Run the same command again to continue from here.")
 
 
 def _environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Every check that needs no running server: `make lint`. Runs them all and fails if one did."""
+"""Runs every check that needs no running server: `make lint`. Fails if one of them fails."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ def _python(*arguments: str) -> Callable[[], bool]:
 
 
 def _run(*command: str) -> bool:
-    """Run a tool; show what it says only when it fails."""
+    """Runs a tool and prints its output if it fails."""
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     if result.returncode != 0:
         sys.stdout.buffer.write(result.stdout)
@@ -43,16 +43,16 @@ def _run(*command: str) -> bool:
 
 
 def _breaking() -> bool:
-    """Whether clients of the protos that have landed still work with these."""
-    landed = _landed()
-    if landed is None:
-        print("       buf breaking: no protos have landed yet, so there is nothing to break")
+    """Whether clients of the protos on main still work with these protos."""
+    base = _base()
+    if base is None:
+        print("       buf breaking: main has no protos yet, so there is nothing to break")
         return True
-    print(f"       buf breaking compares with {landed}")
+    print(f"       buf breaking compares with {base}")
     with tempfile.TemporaryDirectory() as folder:
         # An archive, not a clone: works in a shallow checkout too.
         archive = subprocess.run(
-            ["git", "archive", landed, "buf.yaml", "protos"], capture_output=True, check=False
+            ["git", "archive", base, "buf.yaml", "protos"], capture_output=True, check=False
         )
         if archive.returncode != 0:
             sys.stdout.buffer.write(archive.stderr)
@@ -61,8 +61,8 @@ def _breaking() -> bool:
         return _run(BUF, "breaking", "--against", folder)
 
 
-def _landed() -> str | None:
-    """The commit others may build on: main at the remote, else main here, else this checkout. None without protos."""
+def _base() -> str | None:
+    """The commit to compare with: the remote's main, else the local main, else HEAD. None if it has no protos."""
     for name in ("origin/main", "main", "HEAD"):
         if _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"):
             found = bool(_git("ls-tree", name, "buf.yaml")) and bool(
@@ -85,7 +85,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
         "-c", "from importlinter.cli import lint_imports_command as run; run()"
     ),
     "method and event options": _python(
-        "-c", "import services.platform.methods, services.platform.event_types"
+        "-c", "import services.platform.rpc.methods, services.platform.events.types"
     ),
     "buf lint": lambda: _run(BUF, "lint"),
     "buf format": lambda: _run(BUF, "format", "--diff", "--exit-code"),

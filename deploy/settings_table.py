@@ -9,7 +9,7 @@ from services.platform.config import PREFIX, Settings
 
 FILE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 
-# The first setting of each part, in the order of config.py.
+# The first setting of each part → its heading, in the order of config.py.
 _PARTS = {
     "environment": "General",
     "host": "Where things listen",
@@ -26,8 +26,8 @@ _PARTS = {
 _HEAD = """\
 # Configuration
 
-Every process reads these environment variables once, when it starts, and says in one sentence each what is wrong with
-them. An empty one counts as not set. Times are seconds, sizes bytes.
+Every process reads these environment variables once, when it starts. It exits with one sentence for each wrong value.
+An empty variable counts as unset. Times are in seconds, sizes in bytes.
 
 <!-- Made from services/platform/config.py by `python -m deploy.settings_table`. -->
 """
@@ -35,12 +35,12 @@ _TRACES = """
 ## Traces
 
 Off by default. They need the extra `otel` (`pip install taskflow-server[otel]`) and the standard variables of
-OpenTelemetry, of which these switch them on or off; the others (sampler, headers, batches, limits) work as well.
+OpenTelemetry. The ones below switch traces on or off; the others (sampler, headers, batches, limits) work as well.
 
 | Variable | Meaning |
 |---|---|
 | `OTEL_EXPORTER_OTLP_ENDPOINT` | The collector, such as `http://localhost:4317`. Switches traces on. |
-| `OTEL_TRACES_EXPORTER` | `otlp`, `console` or another exporter that is installed switches traces on, `none` off. |
+| `OTEL_TRACES_EXPORTER` | `otlp`, `console` or another installed exporter switches traces on, `none` off. |
 | `OTEL_SDK_DISABLED` | `true` switches traces off. |
 | `OTEL_SERVICE_NAME` | Unset: `taskflow-auth`, `taskflow-task` and so on. |
 """

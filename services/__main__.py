@@ -4,7 +4,8 @@ import argparse
 import asyncio
 import sys
 
-from services.platform import config, logging, tracing
+from services.platform import config
+from services.platform.observe import logging, tracing
 
 
 def main() -> None:
@@ -13,17 +14,17 @@ def main() -> None:
     for name in ("auth", "task", "notification"):
         commands.add_parser(name, help=f"run the {name} service")
     commands.add_parser("relay", help="publish the outbox to JetStream")
-    commands.add_parser("migrate", help="bring the database to the newest schema")
-    commands.add_parser("recover", help="after the database was restored: begin all else again")
+    commands.add_parser("migrate", help="migrate the database to the newest schema")
+    commands.add_parser("recover", help="after a restore: fill NATS and Temporal from the database")
     grant = commands.add_parser("grant-operator", help="let a user see and replay dead letters")
     grant.add_argument("email")
-    rotate = commands.add_parser("rotate-keys", help="make a new key to sign access tokens with")
+    rotate = commands.add_parser("rotate-keys", help="create a new key for signing access tokens")
     rotate.add_argument(
         "--ahead",
         type=int,
         default=0,
         metavar="SECONDS",
-        help="sign with it that much later, when the folder is copied to where it's read",
+        help="start signing this much later, to leave time for copying the folder to other machines",
     )
     arguments = parser.parse_args()
     settings = config.load()
@@ -33,11 +34,12 @@ def main() -> None:
 
         upgrade(settings)
     elif arguments.command == "rotate-keys":
-        from services.auth import keyfiles
+        from services.auth.sessions import keyfiles
 
         file = keyfiles.create(settings.keys, arguments.ahead)
         print(
-            f"{file} signs in {60 + arguments.ahead} seconds; the key before it is listed while its tokens last."
+            f"{file} signs in {60 + arguments.ahead} seconds. "
+            "The key before it stays published until its tokens expire."
         )
     elif arguments.command in ("recover", "grant-operator"):
         asyncio.run(_command(arguments, settings))
@@ -46,9 +48,9 @@ def main() -> None:
 
 
 async def _run(name: str, settings: config.Settings) -> None:
-    # Not needed by migrate, whose start everything else waits for.
+    # Imported here because migrate, whose start every process waits for, doesn't need them.
     from services import app
-    from services.platform.server import stop_signal
+    from services.platform.background import stop_signal
 
     tracing.start(name)
     if name == "relay":

@@ -1,47 +1,69 @@
-"""The composition root: the only file that knows every service."""
+"""The composition root: the only file that lists the features of each process."""
 
 import asyncio
 from collections.abc import Callable
 from functools import partial
 
 import grpc.aio
-import structlog
 
-from services.auth import logic as auth_logic
-from services.auth import rpc as auth_rpc
-from services.auth.tokens import SigningKeys
+from services.auth.accounts import logic as account_logic
+from services.auth.accounts import rpc as accounts
+from services.auth.sessions import rpc as sessions
+from services.auth.sessions.tokens import SigningKeys
+from services.auth.workspaces import rpc as workspaces
 from services.migrations import wait_until_current
-from services.notification import recovery as notification_recovery
-from services.notification import rpc as notification_rpc
-from services.platform import recovery, retention, telemetry
-from services.platform.bus import Bus
-from services.platform.channels import internal_channel
+from services.notification.dead_letters import rpc as dead_letters
+from services.notification.email import recovery as email_recovery
+from services.notification.email import rpc as email
+from services.notification.inbox import rpc as inbox
+from services.notification.stream import recovery as stream_recovery
+from services.platform.background import run_background
 from services.platform.config import Settings
-from services.platform.db import Database
-from services.platform.health import Check, Health
-from services.platform.identity import Identity, KeySource
-from services.platform.interceptors import Gate
-from services.platform.loops import beside
-from services.platform.methods import services_of
-from services.platform.relay import Relay
+from services.platform.data import retention
+from services.platform.data.db import Database
+from services.platform.events import backlog, recovery
+from services.platform.events import retention as platform_retention
+from services.platform.events.bus import Bus
+from services.platform.events.relay import Relay
+from services.platform.http.edge import http_edge
+from services.platform.http.probes import probes
+from services.platform.observe.health import Check, Health
+from services.platform.rpc.channels import internal_channel
+from services.platform.rpc.gate import Gate
+from services.platform.rpc.identity import Identity, KeySource
+from services.platform.rpc.methods import services_of
+from services.platform.rpc.seal import Seal
+from services.platform.rpc.server import Server
 from services.platform.runtime import Loop, Platform
-from services.platform.seal import Seal
-from services.platform.server import Server
-from services.task import logic as task_logic
-from services.task import recovery as task_recovery
-from services.task import rpc as task_rpc
+from services.task.jobs import recovery as job_recovery
+from services.task.jobs import rpc as jobs
+from services.task.projects import rpc as projects
+from services.task.reminders import recovery as reminder_recovery
+from services.task.reminders import rpc as reminders
+from services.task.suggestions import rpc as suggestions
+from services.task.tasks import bulk
+from services.task.tasks import rpc as tasks
 from taskflow.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
 
-log = structlog.get_logger()
-
-# Registers a service's servicers and returns the loops that run beside them.
+# Registers a feature's servicers and returns its background loops.
 Register = Callable[[grpc.aio.Server, Platform], list[Loop]]
 
-_REGISTER: dict[str, Register] = {
-    # A member's removal is one transaction with the unassignment of their tasks, which is the task service's to do.
-    "auth": partial(auth_rpc.register, unassign=task_logic.unassign_member),
-    "task": task_rpc.register,
-    "notification": notification_rpc.register,
+# The name of a process → its features.
+_FEATURES: dict[str, tuple[Register, ...]] = {
+    "auth": (
+        accounts.register,
+        sessions.register,
+        # Removing a member and unassigning their tasks is one transaction; the task service has the second half.
+        partial(workspaces.register, unassign=bulk.unassign_member),
+    ),
+    "task": (
+        projects.register,
+        tasks.register,
+        suggestions.register,
+        jobs.register,
+        reminders.register,
+    ),
+    "notification": (inbox.register, email.register, dead_letters.register),
 }
 
 
@@ -62,9 +84,11 @@ async def run_service(name: str, settings: Settings, stop: asyncio.Event) -> Non
         checks=_checks(name, db, bus) | {"signing_keys": identity.wait_for_keys},
     )
     await wait_until_current(db)
-    loops = _REGISTER[name](server.grpc, Platform(settings, db, bus, Seal(settings), gate))
-    loops = [bus.connect(), identity.keep_keys(), gate.guard_streams(db), *loops]
-    await beside(loops, server.run(stop))
+    platform = Platform(settings, db, bus, Seal(settings), gate)
+    loops = [bus.connect(), identity.keep_keys(), gate.streams.supervise(db)]
+    for register in _FEATURES[name]:
+        loops += register(server.grpc, platform)
+    await run_background(loops, server.run(stop))
     await bus.close()
     await db.close()
 
@@ -75,29 +99,27 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
     await db.open()
     bus = Bus(settings, name="relay")
     health = Health([], _checks("relay", db, bus))
-    http = await telemetry.serve_http(settings.host, settings.relay_http_port, health.report)
-    await wait_until_current(db)
-
     relay = Relay(settings, db, bus)
 
     async def publish() -> None:
         await bus.connect()
         await relay.run()
 
-    deleting = retention.run(settings, db, retention.platform(settings))
-    await beside([publish(), relay.report_backlog(), health.run(), deleting], stop.wait())
-    http.close()
+    async with http_edge(settings.host, settings.relay_http_port, probes(health.report)):
+        await wait_until_current(db)
+        deleting = retention.run(settings, db, platform_retention.kinds(settings))
+        await run_background([publish(), backlog.run(db), health.run(), deleting], stop.wait())
     await bus.close()
     await db.close()
 
 
 async def grant_operator(settings: Settings, email: str) -> bool:
-    """Lets a user see and replay dead letters; says what came of it. False when nobody has this e-mail."""
+    """Lets a user see and replay dead letters, and prints the result. False when nobody has this e-mail."""
     db = Database(settings, application="operator")
     await db.open()
     try:
         async with db.transaction() as tx:
-            granted = await auth_logic.grant_operator(tx, email)
+            granted = await account_logic.grant_operator(tx, email)
     finally:
         await db.close()
     print(f"{email} is an operator now." if granted else f"Nobody is registered as {email}.")
@@ -105,25 +127,25 @@ async def grant_operator(settings: Settings, email: str) -> bool:
 
 
 async def recover(settings: Settings) -> None:
-    """Makes a database that was put back the beginning of everything else again, and says what that is.
+    """Prepares the database for NATS and Temporal to be filled from it again, and prints what will be repeated.
 
-    For a restored backup, and for the loss of Temporal's state. NATS and Temporal are filled anew from the database;
-    what they still hold isn't asked. All of it or nothing happens, and twice does no harm.
+    For a restored backup, and for the loss of Temporal's state. Whatever NATS and Temporal still hold is ignored. It
+    is one transaction, and running it twice does no harm.
     """
     db = Database(settings, application="recovery")
     await db.open()
     try:
         async with db.transaction() as tx:
             events = await recovery.publish_again(tx)
-            await notification_recovery.reset_streams(tx)
-            mails = await notification_recovery.release_mail(tx)
-            reminders = await task_recovery.remind_again(tx, settings.reminder_offsets)
-            jobs = await task_recovery.process_again(tx)
+            await stream_recovery.reset_streams(tx)
+            mails = await email_recovery.release_mail(tx)
+            reminded = await reminder_recovery.plan_again(tx, settings.reminder_offsets)
+            started = await job_recovery.start_again(tx)
     finally:
         await db.close()
     print(
-        f"To be published again: {events} events. To be planned again: reminders of {reminders} tasks. "
-        f"To be begun again: {jobs} jobs and {mails} mails. Streams will be reset."
+        f"To be published again: {events} events. To be planned again: reminders of {reminded} tasks. "
+        f"To be started again: {started} jobs and {mails} mails. Streams will be reset."
     )
 
 
@@ -142,7 +164,7 @@ def _key_source(name: str, settings: Settings) -> KeySource:
 
 
 def _checks(name: str, db: Database, bus: Bus) -> dict[str, Check]:
-    """What a process can't do its work without. Calls are served without NATS: events wait in the outbox."""
+    """The dependencies that a process can't work without. Services work without NATS: events wait in the outbox."""
 
     async def nats() -> None:
         if not bus.connected:

@@ -1,6 +1,7 @@
-"""Real servers for the tests: one embedded stack for each test process, on free ports, in a folder of its own."""
+"""Real servers for the tests: one embedded stack per test process, on free ports and in a temporary folder."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -14,9 +15,14 @@ from deploy.local.ports import whole_stack
 from deploy.local.stack import Stack, running_stack
 from services.platform.config import Settings
 
+# A shell makes background jobs ignore SIGINT, and child processes inherit that, but no handler. With a handler here the
+# processes that tests start have the default action again, so that tests can press Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+
 INFRASTRUCTURE = {"postgres", "nats", "temporal", "mail", "migrate"}
 
-# Short enough for tests; what they mean is the same.
+# Shorter intervals than in production, with the same meaning.
 _BRISK: dict[str, object] = {
     "drain_notice": 0,
     "drain_grace": 1,
@@ -44,14 +50,14 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
 
 @pytest.fixture(scope="session")
 def settings(stack: Stack) -> Settings:
-    """What the stack runs with, its addresses filled in."""
+    """The settings of the running stack, with its addresses."""
     return stack.settings
 
 
 @asynccontextmanager
 async def serving(name: str, settings: Settings) -> AsyncIterator[None]:
     """One service, or the relay, in this process, as `python -m services` runs it."""
-    from services import app  # what only reads settings or wording shouldn't wait for it
+    from services import app  # a slow import, which tests without servers shouldn't pay for
 
     stop = asyncio.Event()
     work = (
@@ -93,5 +99,5 @@ async def services(settings: Settings) -> AsyncIterator[Settings]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--regenerate", action="store_true", help="write the golden files of tests/wire anew"
+        "--regenerate", action="store_true", help="rewrite the golden files of tests/wire"
     )

@@ -1,8 +1,7 @@
-"""The Temporal workers of this process: connected in the background, and started again when one fails."""
+"""Temporal workers, which run the features' workflows and activities. A worker that fails is replaced."""
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -11,51 +10,33 @@ from temporalio.client import Client, Interceptor
 from temporalio.service import RPCError
 from temporalio.worker import Worker
 
-from services.platform import tracing
 from services.platform.config import Settings
-from workflows import contracts
-from workflows.activities import (
-    EmailActivities,
-    EnrichmentActivities,
-    JobActivities,
-    ReminderActivities,
-)
-from workflows.edge import Edge
-from workflows.email import EmailBatch
-from workflows.enrichment import EnrichTask
-from workflows.job import ProcessJob
-from workflows.reminder import DeadlineReminder
+from services.platform.observe import tracing
+from workflows.activity_interceptor import ActivityInterceptor
+from workflows.contract import TASK_QUEUE, WORK_QUEUE
+from workflows.feature import Activities
+from workflows.registry import FEATURES
 
 log = structlog.get_logger()
 
-DEFINITIONS: Final[Sequence[type]] = (EnrichTask, DeadlineReminder, ProcessJob, EmailBatch)
-
-# Runs kept in memory between their events, about 0.1 MB each; others are replayed when something happens to them.
+# Runs kept in memory between their events, about 0.1 MB each. Other runs are replayed at their next event.
 _CACHED_WORKFLOWS: Final = 100
-# More at once would only wait for each other: definitions run under one interpreter lock.
+# More would only wait for each other: workflow code runs under one interpreter lock.
 _WORKFLOW_TASKS: Final = 16
-# How long something to do for a run waits for the worker that keeps it in memory (seconds): that may have been killed.
+# Seconds that a workflow task waits for the worker that has the run in memory. That worker may have been killed.
 _CACHE_PATIENCE: Final = 3.0
-# Instead of a hash over all loaded code, which takes a second and 20 MB at every start. We don't deploy by build ids.
+# Replaces a hash of all loaded code, which takes a second and 20 MB at every start. We don't deploy by build ids.
 _BUILD_ID: Final = "taskflow"
-# Seconds: before another connection or worker is tried, how long activities may go on at the end, and how long the end
-# may take in all.
+# Seconds before the next try to connect, or to run workers.
 _PAUSE: Final = 1.0
+# Seconds that running activities get at shutdown, and that the whole shutdown may take.
 _GRACE: Final = 3.0
 LONGEST_SHUTDOWN: Final = 5.0
 
 
-@dataclass(frozen=True)
-class Activities:
-    enrichment: EnrichmentActivities
-    reminders: ReminderActivities
-    jobs: JobActivities
-    email: EmailActivities
-
-
 async def connect(settings: Settings) -> Client:
     """Returns once Temporal answers; waits as long as it takes."""
-    told = False
+    logged = False
     while True:
         try:
             client = await Client.connect(
@@ -66,14 +47,14 @@ async def connect(settings: Settings) -> Client:
             log.info("connected to temporal")
             return client
         except (RuntimeError, RPCError) as error:
-            if not told:
+            if not logged:
                 log.warning("waiting for temporal", error=type(error).__name__)
-                told = True
+                logged = True
         await asyncio.sleep(_PAUSE)
 
 
 def _tracing() -> list[Interceptor]:
-    """Continues an event's trace through the workflow that it starts, to the calls of its activities."""
+    """Carries an event's trace on through the workflow that it starts, to the calls of its activities."""
     if not tracing.active():
         return []
     from temporalio.contrib.opentelemetry import TracingInterceptor
@@ -81,21 +62,17 @@ def _tracing() -> list[Interceptor]:
     return [TracingInterceptor()]
 
 
-def build_workers(client: Client, activities: Activities, concurrency: int) -> list[Worker]:
-    """One for definitions and quick activities, one for what waits on others; `concurrency` activities each."""
+def build_workers(
+    client: Client, activities: Sequence[Activities], concurrency: int
+) -> list[Worker]:
+    """One worker for workflows and quick activities, one for slow activities; `concurrency` activities each."""
     grace = timedelta(seconds=_GRACE)
     quick = Worker(
         client,
-        task_queue=contracts.TASK_QUEUE,
-        workflows=DEFINITIONS,
-        activities=[
-            activities.enrichment.fail,
-            activities.reminders.plan,
-            activities.reminders.emit,
-            activities.jobs.fail,
-            activities.email.finish,
-        ],
-        interceptors=[Edge()],
+        task_queue=TASK_QUEUE,
+        workflows=[feature.definition for feature in FEATURES],
+        activities=[method for each in activities for method in each.quick],
+        interceptors=[ActivityInterceptor()],
         build_id=_BUILD_ID,
         max_cached_workflows=_CACHED_WORKFLOWS,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=_CACHE_PATIENCE),
@@ -106,13 +83,9 @@ def build_workers(client: Client, activities: Activities, concurrency: int) -> l
     )
     slow = Worker(
         client,
-        task_queue=contracts.WORK_QUEUE,
-        activities=[
-            activities.enrichment.suggest,
-            activities.jobs.process,
-            activities.email.send,
-        ],
-        interceptors=[Edge()],
+        task_queue=WORK_QUEUE,
+        activities=[method for each in activities for method in each.slow],
+        interceptors=[ActivityInterceptor()],
         build_id=_BUILD_ID,
         max_concurrent_activities=concurrency,
         graceful_shutdown_timeout=grace,
@@ -120,8 +93,8 @@ def build_workers(client: Client, activities: Activities, concurrency: int) -> l
     return [quick, slow]
 
 
-async def supervise(settings: Settings, activities: Activities) -> None:
-    """Runs workers for ever; a fatal error costs a second and a new connection. Cancelled, it lets activities end."""
+async def supervise(settings: Settings, activities: Sequence[Activities]) -> None:
+    """Runs workers until cancelled. After a fatal error it waits for a second, connects again and starts new ones."""
     while True:
         client = await connect(settings)
         await _run(build_workers(client, activities, settings.workflow_concurrency))
@@ -129,20 +102,21 @@ async def supervise(settings: Settings, activities: Activities) -> None:
 
 
 async def _run(workers: list[Worker]) -> None:
-    """Until one of them fails."""
+    """Returns when one of them fails."""
     runs = [asyncio.create_task(worker.run()) for worker in workers]
     try:
         done, _ = await asyncio.wait(runs, return_when=asyncio.FIRST_COMPLETED)
         for run in done:
             log.error("worker failed; starting another", error=repr(run.exception()))
     finally:
-        await _end(workers)
+        await _shut_down(workers)
         for run in runs:
             run.cancel()
         await asyncio.gather(*runs, return_exceptions=True)
 
 
-async def _end(workers: list[Worker]) -> None:
+async def _shut_down(workers: list[Worker]) -> None:
+    """Lets running activities end."""
     try:
         async with asyncio.timeout(LONGEST_SHUTDOWN):
             await asyncio.gather(*(worker.shutdown() for worker in workers))

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from deploy.backup import archive
+from deploy.backup import backup_folder
 from deploy.backup.make import make
 from deploy.backup.restore import restore
 from deploy.local.program import StackError
 from services.platform.config import load
 
-# What is asked for goes to stdout, what happens meanwhile beside it.
+# The result goes to stdout, progress to stderr.
 console = Console(highlight=False, stderr=True)
 
 
@@ -42,7 +42,7 @@ def main() -> None:
         sys.exit(1)
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(130)
-    size, seconds = archive.size(folder), round(time.monotonic() - started, 1)
+    size, seconds = backup_folder.size(folder), round(time.monotonic() - started, 1)
     if options.output == "json":
         facts = {"folder": str(folder), "bytes": size, "seconds": seconds}
         print(json.dumps(facts | {"made_at": manifest.made_at, "schema": manifest.schema}))
@@ -58,7 +58,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m deploy.backup", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    making = commands.add_parser("make", help="back up the running stack; it goes on meanwhile")
+    making = commands.add_parser("make", help="back up the stack while it runs")
     making.add_argument(
         "--to", type=Path, metavar="FOLDER", help="default: backups/taskflow-<UTC time>"
     )
@@ -73,8 +73,8 @@ def _options() -> argparse.Namespace:
 
 
 async def _told(
-    work: Callable[[Callable[[str], None]], Awaitable[archive.Manifest]],
-) -> archive.Manifest:
+    work: Callable[[Callable[[str], None]], Awaitable[backup_folder.Manifest]],
+) -> backup_folder.Manifest:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -84,7 +84,7 @@ async def _told(
         def say(text: str) -> None:
             nonlocal last
             status.update(text)
-            # Without a terminal a line for each step, not for each megabyte.
+            # Without a terminal: one line for each step, not for each megabyte.
             step = text.partition(":")[0]
             if not console.is_terminal and step != last:
                 console.print(text, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Programs that a backup is made and restored with, run to their end."""
+"""Runs the programs that make and restore a backup."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ _EVERY = 0.5
 
 
 def database(url: str) -> tuple[str, dict[str, str]]:
-    """The connection string without its password, and the environment that has it: command lines are public."""
+    """The connection string without its password, and environment variables with it: command lines are public."""
     parts: dict[str, Any] = dict(conninfo_to_dict(url))
     password = parts.pop("password", None)
     environment = {"PGPASSFILE": os.devnull, "LC_ALL": "C"}
@@ -29,7 +29,10 @@ async def run(
     environment: Mapping[str, str],
     meanwhile: Callable[[], None] = lambda: None,
 ) -> str:
-    """What the command said. It ends with this process. Raises StackError, with its `name`, when it fails."""
+    """Runs a command that ends with this process, and returns its output. Raises StackError when it fails.
+
+    `meanwhile` is called every half second.
+    """
     process = await asyncio.create_subprocess_exec(
         *child_command(Program(name=name, command=tuple(command))),
         stdin=asyncio.subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""Making a backup of a running stack, or of the database that the settings name."""
+"""Makes a backup of a running stack, or of the database that the settings name."""
 
 import os
 import shutil
@@ -8,35 +8,37 @@ from pathlib import Path
 
 import psycopg
 
-from deploy.backup import archive
+from deploy.backup import backup_folder
 from deploy.backup.commands import database, run
 from deploy.local import binaries
 from deploy.local.program import StackError
 from services.platform.config import Settings
 
-# Of gzip: most of the gain for a fraction of the time.
+# gzip level: most of the gain for a fraction of the time.
 _COMPRESSION = "1"
 
 
-async def make(settings: Settings, target: Path, say: Callable[[str], None]) -> archive.Manifest:
-    """Writes a backup into the folder `target`, which must not exist; it's there when it's whole.
+async def make(
+    settings: Settings, target: Path, say: Callable[[str], None]
+) -> backup_folder.Manifest:
+    """Writes a backup into the folder `target`, which must not exist and appears once the backup is complete.
 
-    Everything that was committed when this began is in it, and a state that the database really had. Nobody waits for
-    it. Raises StackError.
+    The backup is one snapshot of the database, with everything committed before it began. It blocks neither readers
+    nor writers. Raises StackError.
     """
     made_at = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-    server, schema = await _look(settings)
-    partial = _begun(target)
+    server, schema = await _versions(settings)
+    partial = _begin(target)
     try:
-        await _dump(settings, partial / archive.DUMP, say)
-        say("Writing keys and sums")
-        return _finished(settings, partial, target, archive.Manifest(made_at, server, schema))
+        await _dump(settings, partial / backup_folder.DUMP, say)
+        say("Writing keys and checksums")
+        return _finish(settings, partial, target, backup_folder.Manifest(made_at, server, schema))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _begun(target: Path) -> Path:
-    """The folder that the backup is put together in."""
+def _begin(target: Path) -> Path:
+    """Creates the folder that collects the backup until it is complete."""
     if target.exists():
         raise StackError(f"{target} exists already: choose another name.")
     partial = target.with_name(f"{target.name}.partial")
@@ -45,30 +47,30 @@ def _begun(target: Path) -> Path:
         partial.mkdir(mode=0o700)
     except FileExistsError:
         raise StackError(
-            f"{partial} is there: another backup is being made, or broke off. If none is, remove it."
+            f"{partial} exists: another backup is running, or one was interrupted. If none is running, remove it."
         ) from None
     except OSError as error:
         raise StackError(f"{partial} can't be made: {error.strerror}.") from None
     return partial
 
 
-def _finished(
-    settings: Settings, partial: Path, target: Path, manifest: archive.Manifest
-) -> archive.Manifest:
-    """What the settings place elsewhere, keys or a database with its password, is somebody else's to keep."""
+def _finish(
+    settings: Settings, partial: Path, target: Path, manifest: backup_folder.Manifest
+) -> backup_folder.Manifest:
+    """Adds password and keys, except those of an external database or key folder, and completes the backup."""
     try:
         if settings.database_url is None:
-            archive.copy_password(settings.data_dir, partial)
+            backup_folder.copy_password(settings.data_dir, partial)
         if settings.signing_key_dir is None:
-            archive.copy_keys(settings.keys, partial)
-        sealed = archive.seal(partial, manifest)
+            backup_folder.copy_keys(settings.keys, partial)
+        sealed = backup_folder.seal(partial, manifest)
         partial.rename(target)
     except OSError as error:
         raise StackError(f"The backup can't be written: {error.strerror}.") from None
     return sealed
 
 
-async def _look(settings: Settings) -> tuple[str, str]:
+async def _versions(settings: Settings) -> tuple[str, str]:
     """The version of the server, and the revision of the schema."""
     try:
         async with await psycopg.AsyncConnection.connect(
@@ -79,7 +81,7 @@ async def _look(settings: Settings) -> tuple[str, str]:
             )
             row = await found.fetchone()
     except psycopg.errors.UndefinedTable:
-        raise StackError("There is nothing of TaskFlow in this database.") from None
+        raise StackError("This database doesn't belong to TaskFlow.") from None
     except psycopg.OperationalError:
         place = "" if settings.database_url else f" on port {settings.postgres_port}"
         raise StackError(
@@ -90,7 +92,7 @@ async def _look(settings: Settings) -> tuple[str, str]:
 
 
 async def _dump(settings: Settings, file: Path, say: Callable[[str], None]) -> None:
-    """One snapshot of the whole database. Readers and writers don't notice it; changes of the schema wait."""
+    """Dumps one snapshot of the whole database. Only schema changes have to wait for it."""
     address, password = database(settings.postgres)
     command = [
         str(binaries.postgres("pg_dump")),

@@ -1,4 +1,4 @@
-"""Restoring a backup into an empty data folder, from which `make up` goes on."""
+"""Restores a backup into an empty data folder, for `make up` to start from."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from deploy.backup import archive
+from deploy.backup import backup_folder
 from deploy.backup.commands import database, run
 from deploy.local import binaries
 from deploy.local.folder import RESTORING, is_claimed
@@ -22,18 +22,18 @@ _MOST_JOBS = 4
 Say = Callable[[str], None]
 
 
-async def restore(settings: Settings, source: Path, say: Say) -> archive.Manifest:
-    """Fills the data folder of the settings, which has to be empty, from the backup; brings its schema up to date.
+async def restore(settings: Settings, source: Path, say: Say) -> backup_folder.Manifest:
+    """Fills the settings' data folder, which has to be empty, from the backup and migrates its schema.
 
-    The folder becomes what it was in one step at the end; what breaks off leaves it empty, or refused by the launcher.
-    Raises StackError.
+    The restored files are moved into place at the end. An interrupted restore leaves the folder empty, or in a state
+    that the launcher refuses. Raises StackError.
     """
     if settings.database_url is not None:
         raise StackError(
-            "TASKFLOW_DATABASE_URL is set: docs/operations.md says how a database elsewhere is restored."
+            "TASKFLOW_DATABASE_URL is set: docs/operations.md says how to restore an external database."
         )
     say("Checking the backup")
-    manifest = archive.opened(source)
+    manifest = backup_folder.opened(source)
     _check_schema(manifest)
     folder = settings.data_dir.resolve()
     _check_empty(folder)
@@ -53,11 +53,11 @@ async def restore(settings: Settings, source: Path, say: Say) -> archive.Manifes
     return manifest
 
 
-def _check_schema(manifest: archive.Manifest) -> None:
+def _check_schema(manifest: backup_folder.Manifest) -> None:
     newest = max(file.name[:4] for file in _VERSIONS.glob("[0-9]*.py"))
     if manifest.schema > newest:
         raise StackError(
-            f"The backup is of a newer TaskFlow: its schema is {manifest.schema}, this one's {newest}. "
+            f"The backup is from a newer TaskFlow: its schema is {manifest.schema}, this one's {newest}. "
             "Restore it with that version."
         )
 
@@ -79,17 +79,17 @@ def _check_empty(folder: Path) -> None:
 
 
 async def _fill(settings: Settings, source: Path, room: Path, say: Say) -> None:
-    archive.copy_password(source, room)
-    archive.copy_keys(source / archive.KEYS, room)
+    backup_folder.copy_password(source, room)
+    backup_folder.copy_keys(source / backup_folder.KEYS, room)
     temporary = Settings(
         **(settings.model_dump() | {"data_dir": room, "postgres_port": _free_port(settings.host)})
     )
     say("Starting PostgreSQL")
     async with running_stack(temporary, only={"postgres"}) as stack:
-        await _load(stack, source / archive.DUMP, say)
+        await _load(stack, source / backup_folder.DUMP, say)
         for command, doing in (
-            ("migrate", "Bringing the schema up to date"),
-            ("recover", "Preparing events, reminders, jobs and mail to begin again"),
+            ("migrate", "Migrating the schema"),
+            ("recover", "Scheduling events, reminders, jobs and mail again"),
         ):
             say(doing)
             line = (sys.executable, "-m", "services", command)
@@ -110,8 +110,8 @@ async def _load(stack: Stack, dump: Path, say: Say) -> None:
 
 
 def _move_up(room: Path, folder: Path) -> None:
-    """The database last: the launcher begins with an empty one where there's none, and refuses a room that is left."""
-    for name in (archive.KEYS, archive.PASSWORD, "postgres"):
+    """Moves the database last: until then the leftover RESTORING keeps the launcher from starting an empty one."""
+    for name in (backup_folder.KEYS, backup_folder.PASSWORD, "postgres"):
         if (room / name).exists():
             (room / name).rename(folder / name)
 

@@ -1,4 +1,4 @@
-"""`python -m deploy.demo`: TaskFlow's main job on a real stack, told as a story. Exits 0 only if all of it was seen."""
+"""`python -m deploy.demo`: shows TaskFlow's main features on a real stack. Exits 0 only if every step succeeded."""
 
 import argparse
 import asyncio
@@ -28,13 +28,13 @@ def main() -> None:
         description="Shows TaskFlow at work, on a stack of its own that leaves nothing behind.",
     ).parse_args()
     try:
-        told = asyncio.run(_main())
+        succeeded = asyncio.run(_main())
     except StackError as error:
         console.print(f"[red]{error}[/]")
         sys.exit(1)
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(130)
-    sys.exit(0 if told else 1)
+    sys.exit(0 if succeeded else 1)
 
 
 async def _main() -> bool:
@@ -42,33 +42,33 @@ async def _main() -> bool:
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     folder = _new_folder()
-    told = stopped = False
+    succeeded = stopped = False
     try:
         async with _stack(folder / "data") as running:
-            told = await Story(running, console).tell()
+            succeeded = await Story(running, console).tell()
     except asyncio.CancelledError:
         stopped = True
         raise
     finally:
-        if told or stopped:
+        if succeeded or stopped:
             shutil.rmtree(folder, ignore_errors=True)
         else:
             console.print(f"Logs are in {folder / 'data' / 'logs'}.")
-    return told
+    return succeeded
 
 
 def _new_folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="taskflow-demo-"))
-    # Postgres may run as another user, who has to pass it.
+    # Postgres may run as another user, who has to be able to enter the folder.
     folder.chmod(0o755)
     return folder
 
 
 @asynccontextmanager
 async def _stack(data: Path) -> AsyncIterator[Settings]:
-    """A stack that runs as long as the story does, in a new folder and on free ports: others aren't touched.
+    """A stack for the story, in a new folder and on free ports, so that it can't disturb another stack.
 
-    The environment's settings don't count; they may name the servers of somebody else.
+    It ignores the environment's settings, which may name servers in use.
     """
     own = Settings.model_construct().model_copy(update={**whole_stack(), "data_dir": data})
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""The story: each step does real work through the gateway and says whether it saw what it should."""
+"""The story of the demo: each step works through the gateway and checks what it gets back."""
 
 import asyncio
 import email
@@ -38,18 +38,18 @@ from taskflow_client import TaskFlow
 
 SAMPLE = Path(__file__).with_name("tasks.csv")
 _KIND = notification_pb2.NotificationKind
-# A step that saw nothing for this long has failed (seconds).
+# A step fails when its result hasn't come after this (seconds).
 _PATIENCE = 30.0
 
 Notification = notification_pb2.Notification
 
 
 class Missing(Exception):
-    """What a step was to see didn't come."""
+    """Raised when a step doesn't get what it expects. The text says what is missing."""
 
 
 class Inbox:
-    """A person's open notification stream: what came, when, and where to go on."""
+    """A user's notification stream: what arrived, when, and the cursor to resume from."""
 
     def __init__(self, client: TaskFlow) -> None:
         self._client = client
@@ -79,7 +79,7 @@ class Inbox:
                     self._came.notify_all()
 
     async def until(self, what: str, seen: Callable[[list[Notification]], bool]) -> None:
-        """Waits until what has come satisfies `seen`."""
+        """Waits until the received notifications satisfy `seen`. Raises Missing."""
         try:
             async with asyncio.timeout(_PATIENCE), self._came:
                 await self._came.wait_for(lambda: seen([entry[2] for entry in self.received]))
@@ -88,7 +88,7 @@ class Inbox:
 
 
 class Story:
-    """Two people, a workspace, forty tasks, and everything that follows from them."""
+    """Two users, a workspace, forty tasks, and everything that follows from them."""
 
     def __init__(self, settings: Settings, console: Console) -> None:
         self._settings = settings
@@ -104,7 +104,7 @@ class Story:
         self._ids: dict[str, str] = {}
 
     async def tell(self) -> bool:
-        """True if every step saw what it should."""
+        """Whether every step succeeded."""
         started = time.monotonic()
         async with TaskFlow(self._server) as ada, TaskFlow(self._server) as ben:
             self._ada, self._ben = ada, ben
@@ -226,7 +226,7 @@ class Story:
         for column in ("", "notification", "task", "latency"):
             table.add_column(column, justify="right" if column == "latency" else "left")
         for arrived, sequence, notification in self._inbox.received:
-            milliseconds = arrived * 1e3 - _made_at(notification.task_id)
+            milliseconds = arrived * 1e3 - _created_at(notification.task_id)
             latencies.append(milliseconds)
             table.add_row(
                 f"[dim]#{sequence}[/]",
@@ -428,8 +428,8 @@ class Story:
         return created.task
 
 
-def _made_at(task_id: str) -> int:
-    """When a UUIDv7 was made, in milliseconds since the epoch: the task's create began then (RFC 9562)."""
+def _created_at(task_id: str) -> int:
+    """The time in a UUIDv7, in milliseconds since the epoch (RFC 9562). The service makes it when the create begins."""
     return int(task_id.replace("-", "")[:12], 16)
 
 

@@ -35,7 +35,7 @@ def main() -> None:
         terminal.error(str(error))
         code = 1
     if not terminal.close():
-        # A paused terminal: the usual way out would wait for it to take the rest.
+        # The terminal is paused. A normal exit would wait until it accepts the rest of the output.
         os._exit(code)
     sys.exit(code)
 
@@ -59,7 +59,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--exit-with-parent",
         action="store_true",
-        help="stop when the process that started this one is gone (Linux)",
+        help="stop when the parent process has ended (Linux)",
     )
     return parser.parse_args()
 
@@ -101,9 +101,9 @@ async def _serve(stack: Stack, terminal: Terminal) -> None:
 
 
 def _on_signals(stack: Stack, asked: asyncio.Event) -> None:
-    """Stop in order when asked; a Ctrl-C while stopping ends everything at once.
+    """Stops in order at the first signal; Ctrl-C while stopping kills everything at once.
 
-    Only Ctrl-C counts twice: a group and its make may both pass on one SIGTERM.
+    A second SIGTERM doesn't kill: the process group and make may both forward the same one.
     """
 
     def interrupt() -> None:

@@ -1,4 +1,4 @@
-"""Where the servers of the embedded stack are: inside wheels, installed with the development dependencies."""
+"""Finds the servers of the embedded stack: wheels contain them, installed with the development dependencies."""
 
 import importlib.util
 import os
@@ -22,7 +22,7 @@ def postgres(name: str) -> Path:
 
 
 def envoy() -> Path:
-    """Envoy itself, not the Python script of the same name, so that signals reach it."""
+    """Envoy itself. Signals wouldn't reach it through the Python script of the same name."""
     return _packaged("envoy", "_bin/envoy")
 
 

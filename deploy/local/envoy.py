@@ -14,11 +14,12 @@ from deploy.local import binaries
 from deploy.local.probes import gateway_routes
 from deploy.local.program import Program
 from services.platform.config import Settings
-from services.platform.methods import METHODS
+from services.platform.rpc.methods import METHODS
 from taskflow.options.v1.options_pb2 import CAPACITY_PASSWORDS
 
 _TEMPLATE = Path(__file__).resolve().parents[1] / "envoy" / "envoy.yaml.j2"
-# gRPC's own services, each answered by the same process for all. Their calls can last.
+# The gateway routes gRPC's own services to the task process. Reflection describes all services; health covers only
+# the task service. Their calls can be long-lived.
 _HEALTH = {"/grpc.health.v1.Health/": "task"}
 _REFLECTION = {
     "/grpc.reflection.v1.ServerReflection/": "task",
@@ -26,14 +27,14 @@ _REFLECTION = {
 }
 # The auth service's cluster for methods that hash a password, of which few can run at once.
 _PASSWORDS = "passwords"
-# A name stands for so many replicas at least.
+# A DNS name stands for at least this many replicas.
 _NAMED_REPLICAS = 2
-# For each process, what it checks in about a second: further ones it would refuse as well, at many times the cost.
+# Password calls for each process: about a second of its work. It would refuse further ones too, but at a higher cost.
 PASSWORDS_AT_ONCE = 10
-# Memory that Envoy may hold, half of what its container has. It takes some 40 MiB without a client.
+# Memory that Envoy may use, half of its container's. It needs some 40 MiB without a client.
 _HEAP_BYTES = 512 * 2**20
-# Of what is larger than a request may be, so much is passed on all the same, for the services to refuse it.
-_READ = 4
+# Requests up to this many times the limit are passed on, so that the services refuse them with their own error.
+_PASSED_ON = 4
 # google.rpc.Code
 _DEADLINE_EXCEEDED: Final = 4
 _RESOURCE_EXHAUSTED: Final = 8
@@ -75,7 +76,7 @@ def rendered(
         refusals=_refusals(settings),
         calls_at_once=_calls_at_once(settings, clusters, discovery == "STRICT_DNS"),
         heap_bytes=_HEAP_BYTES,
-        request_bytes=_READ * settings.max_request_bytes,
+        request_bytes=_PASSED_ON * settings.max_request_bytes,
         clusters=clusters,
         discovery=discovery,
         heartbeat_seconds=settings.heartbeat_interval,
@@ -84,9 +85,9 @@ def rendered(
 
 
 def _routes(reflection: bool) -> list[tuple[str, str, bool]]:
-    """Prefix, cluster, and whether calls can last; Envoy takes the first prefix that matches.
+    """Prefix, cluster, and whether calls are long-lived. Envoy takes the first prefix that matches.
 
-    Streams come first: they don't count as calls under way.
+    Streams come first, because they don't count towards the limit of concurrent calls.
     """
     public = [method for method in METHODS.values() if not method.internal]
     streams = {method.path: method.process for method in public if method.streams}
@@ -101,20 +102,20 @@ def _routes(reflection: bool) -> list[tuple[str, str, bool]]:
 
 
 def _calls_at_once(
-    settings: Settings, addresses: Mapping[str, list[tuple[str, int]]], named: bool
+    settings: Settings, clusters: Mapping[str, list[tuple[str, int]]], named: bool
 ) -> dict[str, int]:
-    """For each service, all its processes together."""
+    """The most concurrent calls for each service, over all its processes."""
     replicas = _NAMED_REPLICAS if named else 1
     return {
-        name: (PASSWORDS_AT_ONCE if name == _PASSWORDS else settings.usual_calls)
+        name: (PASSWORDS_AT_ONCE if name == _PASSWORDS else settings.gateway_calls)
         * replicas
-        * len(of_service)
-        for name, of_service in addresses.items()
+        * len(addresses)
+        for name, addresses in clusters.items()
     }
 
 
 def _refusals(settings: Settings) -> list[dict[str, Any]]:
-    """What Envoy answers by itself: when (as its configuration has it), the message and the headers."""
+    """The errors that Envoy itself returns: the condition, in Envoy's format, the message and the headers."""
     overloaded = error_details_pb2.ErrorInfo(reason="OVERLOADED", domain="taskflow")
     soon = error_details_pb2.RetryInfo()
     soon.retry_delay.FromSeconds(1)
@@ -148,7 +149,7 @@ def _refusal(when: dict[str, Any], code: int, message: str, *details: Message) -
 
 
 def program(settings: Settings, host: str, endpoints: Mapping[str, list[int]]) -> Program:
-    """Envoy on the gateway port; ready when it has found every service healthy."""
+    """Envoy on the gateway port. It is ready once every service has passed its health check."""
     file = settings.data_dir / "envoy.yaml"
 
     async def prepare() -> None:
@@ -159,7 +160,7 @@ def program(settings: Settings, host: str, endpoints: Mapping[str, list[int]]) -
         about="the gateway: gRPC and gRPC-Web",
         command=(
             *(str(binaries.envoy()), "--config-path", str(file)),
-            # One worker: LEAST_REQUEST then sees all calls, and it isn't the bottleneck on one machine.
+            # One worker, so that LEAST_REQUEST sees all calls. On one machine that isn't the bottleneck.
             *("--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"),
         ),
         ready=lambda: gateway_routes("127.0.0.1", settings.envoy_admin_port),

@@ -1,4 +1,4 @@
-"""The data folder: made, claimed by one launcher at a time, and rid of what an earlier one left running."""
+"""The data folder: created, locked by one launcher at a time, and cleaned of programs that an earlier one left."""
 
 import fcntl
 import os
@@ -11,17 +11,18 @@ from pathlib import Path
 from deploy.local.process import birth
 from deploy.local.program import StackError
 
-# Where a backup is put together in the folder that it's restored into, while that isn't whole.
+# The subfolder that a restore fills. It exists until the restore is complete.
 RESTORING = "restoring"
 _LEFTOVER_SECONDS = 5.0
 
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Hold the folder for this launcher. Raises StackError when it can't be used or another one holds it."""
+    """Lock the folder for this launcher. Raises StackError when it can't be used or another launcher has locked it."""
     if (folder / RESTORING).exists():
         raise StackError(
-            f"A backup is being restored into {folder}, or that broke off. If so, remove the folder and restore again."
+            f"A backup is being restored into {folder}, or a restore was interrupted. If it was, remove the folder "
+            "and restore again."
         )
     try:
         for part in (folder, folder / "logs", folder / "run"):
@@ -43,7 +44,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 def is_claimed(folder: Path) -> bool:
-    """Whether a launcher holds the folder now."""
+    """Whether a launcher has locked the folder."""
     try:
         with (folder / "launcher.lock").open() as lock:
             fcntl.flock(lock.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -66,20 +67,20 @@ def _lock(file: int, folder: Path) -> None:
 
 
 def _end_leftovers(run: Path) -> None:
-    """End programs of a launcher that was killed before it could, and wait for those that are just ending."""
+    """End programs that a killed launcher left running, and wait until they have ended."""
     left: dict[int, str] = {}
     for file in run.glob("*.pid"):
-        number, _, born = file.read_text().strip().partition(" ")
-        if number.isdigit() and born and birth(int(number)) == born:
-            left[int(number)] = born
+        pid_text, _, born = file.read_text().strip().partition(" ")
+        if pid_text.isdigit() and born and birth(int(pid_text)) == born:
+            left[int(pid_text)] = born
         file.unlink()
-    for how, seconds in (
+    for number, seconds in (
         (signal.SIGINT, _LEFTOVER_SECONDS),
         (signal.SIGKILL, _LEFTOVER_SECONDS),
     ):
         for pid in left:
             with suppress(ProcessLookupError):
-                os.kill(pid, how)
+                os.kill(pid, number)
         give_up = time.monotonic() + seconds
         while left and time.monotonic() < give_up:
             left = {pid: born for pid, born in left.items() if birth(pid) == born}
@@ -87,6 +88,6 @@ def _end_leftovers(run: Path) -> None:
 
 
 def _keep_last_logs(logs: Path) -> None:
-    """Start this run with empty logs; those of the last one stay as <name>.log.1."""
+    """Start this run with empty logs; those of the last run are kept as <name>.log.1."""
     for file in logs.glob("*.log"):
         file.replace(file.with_name(f"{file.name}.1"))

@@ -1,4 +1,4 @@
-"""The mail catcher: accepts every mail and keeps it as a file, so that nothing leaves the machine.
+"""The mail catcher: accepts every mail and stores it as a file, so that none leaves the machine.
 
 `python -m deploy.local.mail` listens on TASKFLOW_MAIL_PORT and writes to the folder `mail` in the data folder.
 """
@@ -29,7 +29,7 @@ class Catcher:
         raw = content if isinstance(content, bytes) else content.encode()
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{next(self._numbers):04d}.eml"
         recipients = ", ".join(envelope.rcpt_tos).encode()
-        # Readers of the folder see whole mails only.
+        # Renaming it at the end shows readers of the folder complete mails only.
         part = self._folder / f".{name}.part"
         part.write_bytes(b"X-RcptTo: " + recipients + b"\r\n" + raw)
         part.rename(self._folder / name)

@@ -8,7 +8,7 @@ from deploy.local import binaries
 from deploy.local.probes import greeting
 from deploy.local.program import Program
 
-# NATS reads JSON strings as its own; %s are already quoted. Every stored message is synced before it is acknowledged.
+# `store` is quoted already: NATS accepts JSON strings. Every message is synced to disk before it is acknowledged.
 _CONFIGURATION = """\
 listen: "127.0.0.1:{port}"
 server_name: taskflow
@@ -22,7 +22,7 @@ jetstream {{
 
 
 def program(folder: Path, port: int) -> Program:
-    """NATS on `port`, its streams in `folder`/nats. Open to every process of this machine, and to no other."""
+    """NATS on `port`, its streams in `folder`/nats. Every process of this machine can connect, and no other."""
     configuration = folder / "nats.conf"
 
     async def prepare() -> None:

@@ -1,4 +1,4 @@
-"""Ports: whether those of the settings are free, asked before anything starts, and others that are."""
+"""Ports: checks that those of the settings are free, and finds free ones."""
 
 import errno
 import random
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from deploy.local.program import Program, StackError
 from services.platform.config import Settings
 
-# Between the ports of two servers, as replicas listen on those that follow.
+# Distance between the ports of two servers: replicas listen on the ports in between.
 _STEP = 30
 
 
@@ -31,10 +31,10 @@ def check_ports(host: str, programs: Iterable[Program]) -> None:
 
 
 def _refusal(host: str, port: int) -> str:
-    """Why a server can't listen there; "" when it can."""
+    """Why a server can't listen on the port; "" when it can."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As the servers do: connections of an earlier run that the kernel still remembers are no obstacle.
+        # The servers set it too: connections of an earlier run in TIME_WAIT are no obstacle.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -47,7 +47,7 @@ def _refusal(host: str, port: int) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports below 32768, where the kernel doesn't hand them out to others meanwhile."""
+    """Free ports below 32768: the kernel doesn't assign those to outgoing connections."""
     found: list[int] = []
     first = random.randrange(10_000, 25_000)
     for port in range(first, 32_768):
@@ -64,7 +64,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def whole_stack() -> dict[str, int]:
-    """Settings: a free port for everything that listens."""
+    """Settings with a free port for every server."""
     names = [
         name for name in Settings.model_fields if name.endswith("_port") and name != "smtp_port"
     ]

@@ -19,7 +19,7 @@ USER = DATABASE = "taskflow"
 VERSION = "18"
 # PostgreSQL refuses to run as root. 65534 is `nobody` wherever there is one, and needs no entry in /etc/passwd.
 _UNPRIVILEGED = 65534
-# Lets the unprivileged account pass folders that only root may enter, and nothing else of root's power.
+# Lets the unprivileged account enter folders that only root may enter, without any other power of root.
 # no_setuid_fixup: otherwise access(2), with which Postgres checks its own program, would ignore the capability.
 _PASS_FOLDERS = (
     "--inh-caps=-all,+dac_override",
@@ -33,7 +33,7 @@ _CONFIGURATION = {
     "shared_buffers": "128MB",
     "fsync": "on",
     "synchronous_commit": "on",
-    # The launcher starts it again. By itself it can stay half started for ever: when the disk was full and still is.
+    # The launcher restarts it. On a full disk its own restart could hang half-way forever.
     "restart_after_crash": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
@@ -43,7 +43,7 @@ _CONFIGURATION = {
 
 
 def password(folder: Path) -> str:
-    """The password of the embedded database, made on first use and readable by the owner only."""
+    """The password of the embedded database, generated on first use and readable by the owner only."""
     file = folder / "postgres.password"
     try:
         return file.read_text().strip()
@@ -76,7 +76,7 @@ def program(folder: Path, port: int) -> Program:
         ready=lambda: _serves(folder, port),
         prepare=lambda: _prepare(folder, uid, privileges),
         ports={"POSTGRES_PORT": port},
-        # Locale and password file of whoever starts the stack must not matter.
+        # The locale and password file of the user who starts the stack must not matter.
         environment={"LC_ALL": "C", "PGPASSFILE": os.devnull},
         stop_signal=signal.SIGINT,
         orphan_signal=signal.SIGINT,
@@ -88,7 +88,7 @@ def program(folder: Path, port: int) -> Program:
 def _check_data(data: Path) -> None:
     if not data.exists():
         return
-    advice = "Move the folder away to start empty, or put its backup back."
+    advice = "Move the folder away to start empty, or restore its backup."
     try:
         version = (data / "PG_VERSION").read_text().strip()
     except FileNotFoundError:
@@ -102,7 +102,7 @@ def _check_data(data: Path) -> None:
 
 
 def _account(data: Path) -> int | None:
-    """The user id to run under when started by root: the owner of the data, or nobody; None to stay who we are."""
+    """The user id to run under when started by root: the owner of the data, or nobody. None keeps the current user."""
     if os.geteuid() != 0:
         return None
     owner = data.stat().st_uid if data.exists() else 0
@@ -110,7 +110,7 @@ def _account(data: Path) -> int | None:
 
 
 def _privileges(uid: int, folder: Path) -> tuple[str, ...]:
-    """setpriv options for `uid`, with as little as lets it reach the program and its data."""
+    """setpriv options for `uid`: the fewest privileges that reach the program and its data."""
     setpriv = binaries.setpriv()
     if setpriv is None:
         raise StackError(
@@ -126,7 +126,7 @@ def _privileges(uid: int, folder: Path) -> tuple[str, ...]:
             return options
     raise StackError(
         f"PostgreSQL refuses to run as root, and the unprivileged account {uid} can't enter {folder} or "
-        f"{server}. Start TaskFlow as a normal user, or put it where every user may enter."
+        f"{server}. Start TaskFlow as a normal user, or move it to a folder that every user may enter."
     )
 
 
@@ -179,9 +179,9 @@ async def _init(folder: Path, uid: int | None, privileges: tuple[str, ...]) -> N
 
 
 def _forget_dead_postmaster(file: Path) -> None:
-    """Remove the pid file of a server that is gone.
+    """Remove the pid file of a server that has ended.
 
-    Postgres does so itself unless another program has got the pid since, as happens when a container starts again.
+    Postgres does so itself, unless another program has the pid now, which happens when a container restarts.
     """
     try:
         pid = int(file.read_text().split("\n", 1)[0])
@@ -193,7 +193,7 @@ def _forget_dead_postmaster(file: Path) -> None:
 
 
 async def _serves(folder: Path, port: int) -> bool:
-    """Whether the server answers and the database is there; the first time, creates it."""
+    """Whether the server answers. Creates the database if it doesn't exist."""
     try:
         async with await psycopg.AsyncConnection.connect(
             url(folder, port, "postgres"), autocommit=True, connect_timeout=2

@@ -1,4 +1,4 @@
-"""Short questions to a server: does it serve? One that isn't there is an answer, not an error."""
+"""Probes: whether a server serves. A server that isn't running is an answer, not an error."""
 
 import asyncio
 import http.client
@@ -7,13 +7,13 @@ import json
 import grpc
 from grpc_health.v1 import health_pb2
 
-# One connection per question: the shared pool would remember a refused attempt and back off for a second.
+# One connection per probe: a shared one would back off for a second after a refused attempt.
 _CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 _ANSWER_SECONDS = 2.0
 
 
 async def greeting(host: str, port: int) -> bytes:
-    """The first line a server sends to a new connection (NATS and SMTP do), or b"" when there is none."""
+    """The first line that a server such as NATS or SMTP sends to a new connection, or b"" when there is none."""
     try:
         reader, writer = await asyncio.open_connection(host, port)
     except OSError:

@@ -1,4 +1,4 @@
-"""One program kept running: started, watched, started again when it ends, and stopped for good."""
+"""Supervises one program: starts it, probes it, restarts it when it ends, and stops it."""
 
 import asyncio
 import contextlib
@@ -15,13 +15,13 @@ _PROBE_EVERY_SECONDS = 0.1
 _PROBE_LIMIT_SECONDS = 3.0
 # Generous, for a machine that is busy with something else.
 _START_LIMIT_SECONDS = 180.0
-# A program that never became ready gets this many attempts at most this far apart, then the stack gives up.
+# A program that has never been ready is started this many times, at most this far apart; then the stack gives up.
 _FIRST_ATTEMPTS = 5
 _FIRST_PAUSE_SECONDS = 1.0
 _BACKOFF_FIRST_SECONDS = 0.5
 _BACKOFF_MOST_SECONDS = 10.0
 _HEALTHY_AFTER_SECONDS = 30.0
-# $0 is the launcher's pid: a child whose parent is already gone when the death signal is armed has to end by itself.
+# $0 is the launcher's pid. A child whose parent ended before the death signal was armed gets no signal, so it exits.
 _STILL_MY_PARENT = '[ "$PPID" = "$0" ] || exit 1; exec "$@"'
 _END_SIGNALS = frozenset(
     {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT, signal.SIGSEGV}
@@ -31,7 +31,7 @@ Say = Callable[[str, str], None]
 
 
 def child_command(program: Program) -> list[str]:
-    """The command that ends with its parent, under the account the program needs.
+    """The command line that ends with its parent and runs under the account that the program needs.
 
     The kernel forgets the death signal on a change of credentials, so setpriv arms it after changing them.
     """
@@ -68,7 +68,7 @@ class Process:
         self._say = say
         self._child: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
-        # Set while the program is kept down, and while no process of it runs.
+        # `_held` is set between `hold` and `release`, `_down` while no process of the program runs.
         self._held = asyncio.Event()
         self._released = asyncio.Event()
         self._down = asyncio.Event()
@@ -86,7 +86,7 @@ class Process:
         return self._held.is_set()
 
     def kill(self, number: signal.Signals) -> None:
-        """Send a signal to the process as it is now; after one that ends it, `ready` waits for its successor."""
+        """Send a signal to the current process. If the signal ends it, `ready` is set again by the next process."""
         if self.pid is None:
             raise ProcessLookupError(f"{self.program.name} isn't running")
         if number in _END_SIGNALS:
@@ -94,7 +94,7 @@ class Process:
         os.kill(self.pid, number)
 
     def kill_group(self) -> None:
-        """End the process and what it started, now."""
+        """Kill the process and its process group."""
         if self.pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
@@ -102,8 +102,8 @@ class Process:
     async def hold(self, number: signal.Signals = signal.SIGKILL) -> None:
         """End the process and keep it down until `release`; return when it has ended.
 
-        SIGKILL takes the processes that it started along. Another signal is sent to it alone, and what hasn't ended
-        by it in the time the program may take is killed.
+        SIGKILL also ends the processes that it started. Another signal goes to the process alone, which is killed if it
+        hasn't ended after the program's `stop_seconds`.
         """
         self._released.clear()
         self._held.set()
@@ -116,7 +116,7 @@ class Process:
             await self._down.wait()
 
     def release(self) -> None:
-        """Start the program again after `hold`, at once and as often as needed; `ready` tells when it serves."""
+        """Restart the program after `hold`, without a pause. `ready` is set once it serves."""
         self._held.clear()
         self._released.set()
 
@@ -133,7 +133,7 @@ class Process:
     async def run(self) -> None:
         """Keep the program running until `stop`; a `once` program until it has succeeded.
 
-        Raises StackError when it can't be brought up at all.
+        Raises StackError when it never becomes ready.
         """
         self.begun = True
         await self._prepare()
@@ -182,7 +182,7 @@ class Process:
             raise StackError(f"{self.program.name} can't be prepared: {error}") from error
 
     async def _run_once(self) -> tuple[str, bool]:
-        """Start the program and wait for its end: how it ended, and whether that was a success."""
+        """Start the program and wait for its end. Returns how it ended, and whether it succeeded."""
         self._down.clear()
         try:
             child = await self._start()
@@ -211,7 +211,7 @@ class Process:
                 process_group=0,
             )
         self._child = child
-        # Only for a successor of this launcher to find: a full disk must not stop a start.
+        # Only a later launcher needs this file: a full disk must not prevent the start.
         with contextlib.suppress(OSError):
             self._pid_file.write_text(f"{child.pid} {birth(child.pid)}\n")
         if self._stopping.is_set():
@@ -228,7 +228,7 @@ class Process:
                 os.kill(self.pid, signal.SIGCONT)
 
     async def _watch(self, child: asyncio.subprocess.Process) -> None:
-        """Return when the process has ended; set `ready` meanwhile, when it serves."""
+        """Set `ready` when the process serves; return when it has ended."""
         end = asyncio.create_task(child.wait())
         try:
             if not self.program.once:
@@ -269,7 +269,7 @@ class Process:
 
 
 def birth(pid: int) -> str:
-    """When a process started, in clock ticks since boot: tells it from a later one with the same pid.
+    """When a process started, in clock ticks since boot. Distinguishes it from a later one with the same pid.
 
     "" when it has ended, or where there is no /proc.
     """
@@ -283,7 +283,7 @@ def birth(pid: int) -> str:
 
 
 def family(pid: int) -> list[int]:
-    """The process and all that it started, it first; only itself where there is no /proc."""
+    """The process and all its descendants, itself first; only itself where there is no /proc."""
     parents: dict[int, int] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -296,9 +296,9 @@ def family(pid: int) -> list[int]:
 
 
 def kill_family(pid: int) -> None:
-    """End a process and all that it started with SIGKILL; a Postgres backend has a session of its own."""
+    """Kill a process and all its descendants: its group doesn't include Postgres backends, which have sessions."""
     with contextlib.suppress(ProcessLookupError):
-        # Paused, it can't start another one meanwhile.
+        # While it is paused, it can't start further processes.
         os.kill(pid, signal.SIGSTOP)
     for member in reversed(family(pid)):
         with contextlib.suppress(ProcessLookupError):
@@ -306,7 +306,7 @@ def kill_family(pid: int) -> None:
 
 
 async def _first(*events: asyncio.Event, seconds: float | None = None) -> None:
-    """Wait until one of the events is set, or for so many seconds."""
+    """Wait until one of the events is set, or until `seconds` have passed."""
     waits = [asyncio.create_task(event.wait()) for event in events]
     try:
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""What the launcher has to know about one program of the stack."""
+"""The description of one program of the stack."""
 
 import signal
 from collections.abc import Awaitable, Callable, Mapping
@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 
 class StackError(Exception):
-    """The stack can't start or go on. The text is a sentence for the person at the terminal."""
+    """Raised when the stack can't start or continue. The text is a sentence for the person at the terminal."""
 
 
-# Before the command of a program whose work can wait: on one machine, who calls or watches goes before the workflows.
+# Goes before the command of a program whose work can wait: on one machine, calls and streams go before workflows.
 BACKGROUND = ("nice", "-n", "10")
 
 
@@ -19,15 +19,15 @@ async def _at_once() -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """One process of the stack, described.
+    """One process of the stack.
 
-    `about` is what the summary says beside its address.
-    `ready` is asked several times a second after the start and answers whether the program serves.
+    `about` stands beside its address in the summary.
+    `ready` is called several times a second after the start until it returns that the program serves.
     `prepare` runs once before the first start (create a data folder, write a configuration).
     `ports` maps the name of a setting to the port that the program will listen on.
     `after` names the programs that have to be ready first; it also orders the stop, reversed.
     `orphan_signal` is what the kernel sends when the launcher disappears.
-    `once` marks a command that has to end with 0 instead of staying.
+    `once` marks a command that has to exit with 0 instead of running on.
     `privileges` are options of setpriv(1), for a program that refuses to run as root.
     """
 

@@ -1,4 +1,4 @@
-"""The list of programs that make the stack, from the settings. The only file that knows them all."""
+"""The programs of the stack, made from the settings. The only file that lists them all."""
 
 import os
 import sys
@@ -11,21 +11,21 @@ from deploy.local.probes import greeting, grpc_serving, http_get
 from deploy.local.program import BACKGROUND, Program
 from services.platform.config import Settings
 
-# Of glibc, which otherwise keeps what a flood of calls needed once for each of its pools.
+# Makes glibc use one memory pool: with several, each keeps the memory that it needed at the peak.
 _ONE_POOL = {"MALLOC_ARENA_MAX": "1"}
 _PREFIX = "TASKFLOW_"
-# Who tries mail on their own machine doesn't want to wait five minutes for it (seconds).
+# Local mail is sent after this (seconds), instead of the default five minutes.
 _EMAIL_WINDOW = 5.0
 # The k-th replica listens this far above the configured port, so that nine fit before the next range begins.
 _REPLICA_STEP = 10
-# What a service may take after its drain, whose longest notice is twice the usual one (seconds).
+# Time (seconds) to exit after the drain, whose notice can take twice `drain_notice`.
 _END_SECONDS = 3.0
 # The services wait for the migrations themselves: loading their code meanwhile saves a second.
 _NEEDED = frozenset({"postgres", "nats"})
 
 
 def programs(settings: Settings) -> list[Program]:
-    """Every program of the stack, those that others need first. `settings` come from `completed`."""
+    """Every program of the stack, dependencies first. `settings` come from `completed`."""
     folder = settings.data_dir
     return [
         postgres.program(folder, settings.postgres_port),
@@ -45,7 +45,7 @@ def programs(settings: Settings) -> list[Program]:
 
 
 def completed(settings: Settings) -> Settings:
-    """The settings with an absolute data folder, the addresses of the embedded servers, and mail soon."""
+    """The settings with an absolute data folder, the embedded servers' addresses and a short `email_window`."""
     folder = settings.data_dir.resolve()
     values = settings.model_dump()
     if settings.database_url is None:
@@ -60,7 +60,7 @@ def completed(settings: Settings) -> Settings:
 
 
 def external(settings: Settings) -> frozenset[str]:
-    """The servers that the settings place elsewhere, so that the embedded ones stay off."""
+    """The servers that the settings place elsewhere: their embedded counterparts aren't started."""
     given = {
         "postgres": settings.database_url,
         "nats": settings.nats_url,
@@ -71,7 +71,7 @@ def external(settings: Settings) -> frozenset[str]:
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """The environment of every program: ours, with exactly these settings in it."""
+    """The environment of every program: this process's environment with exactly these settings."""
     inherited = {k: v for k, v in os.environ.items() if not k.upper().startswith(_PREFIX)}
     ours = {
         f"{_PREFIX}{name.upper()}": _as_text(value)
@@ -82,7 +82,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
 
 
 def _as_text(value: object) -> str:
-    """A setting as pydantic-settings reads it back."""
+    """The value as pydantic-settings parses it."""
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     if isinstance(value, tuple):
@@ -91,7 +91,7 @@ def _as_text(value: object) -> str:
 
 
 def reachable(host: str) -> str:
-    """The address under which a server that listens on `host` is reached from this machine."""
+    """The address that reaches a server listening on `host` from this machine."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
@@ -114,7 +114,7 @@ def _mail(settings: Settings) -> Program:
 
     return Program(
         name="mail",
-        about="SMTP; what it catches is in mail/",
+        about="SMTP; caught mail is in mail/",
         command=(sys.executable, "-m", "deploy.local.mail"),
         ready=ready,
         ports={"MAIL_PORT": settings.mail_port},

@@ -22,7 +22,7 @@ def _silent(name: str, text: str) -> None:
 
 
 class Stack:
-    """Programs under one supervision. Their names: `postgres`, `task`, `task-2` for the second replica, …"""
+    """Supervises the programs. Their names: `postgres`, `task`, `task-2` for the second replica, …"""
 
     def __init__(self, settings: Settings, chosen: list[Program], say: Say) -> None:
         self.settings = settings
@@ -39,33 +39,33 @@ class Stack:
         return list(self._processes.values())
 
     def pid(self, name: str) -> int:
-        """The process id now; another one after a restart. ProcessLookupError while it isn't running."""
+        """The current process id, which changes at a restart. Raises ProcessLookupError while it isn't running."""
         pid = self._processes[name].pid
         if pid is None:
             raise ProcessLookupError(f"{name} isn't running")
         return pid
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal to one program. Ended by it, the program is started again, as after any crash."""
+        """Send a signal to one program. If the signal ends it, it is restarted, as after any crash."""
         self._processes[name].kill(number)
 
     async def hold(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         """End one program and keep it down until `release`; return when it has ended.
 
-        SIGKILL takes along what the program started, as all of Postgres; with another signal it may end in order.
+        SIGKILL also ends the processes that it started, such as all of Postgres. Another signal lets it end in order.
         """
         await self._processes[name].hold(number)
 
     def release(self, name: str) -> None:
-        """Start a program that is held again, without the pause that follows a crash; `wait_ready` tells when."""
+        """Restart a held program, without the pause that follows a crash. `wait_ready` waits until it serves."""
         self._processes[name].release()
 
     def held(self) -> list[str]:
-        """Programs that are kept down at present."""
+        """The programs that are held now."""
         return [name for name, process in self._processes.items() if process.held]
 
     def ready(self, name: str) -> bool:
-        """Whether the program has said that it serves, and hasn't ended since."""
+        """Whether the program has passed its probe and hasn't ended since."""
         return self._processes[name].ready.is_set()
 
     async def wait_ready(self, name: str, seconds: float = 30.0) -> None:
@@ -73,7 +73,7 @@ class Stack:
         await asyncio.wait_for(self._processes[name].ready.wait(), seconds)
 
     async def start(self) -> float:
-        """Start everything; return the seconds it took until all of it served.
+        """Start everything; return the seconds until all of it served.
 
         Raises StackError when a program can't be started. Call `stop` afterwards in any case.
         """
@@ -92,13 +92,13 @@ class Stack:
         return time.monotonic() - started
 
     async def failure(self) -> None:
-        """Wait as long as the stack runs; raise what ended it."""
+        """Wait until the stack fails, and raise its error."""
         done, _ = await asyncio.wait(self._tasks.values(), return_when=asyncio.FIRST_EXCEPTION)
         for task in done:
             task.result()
 
     async def stop(self) -> None:
-        """Stop every program after those that need it. What doesn't end in its time is killed."""
+        """Stop every program after its dependents. A program that doesn't end in time is killed."""
         stops: dict[str, asyncio.Task[None]] = {}
         for name in reversed(self._tasks):
             dependents = [
@@ -110,7 +110,7 @@ class Stack:
         await asyncio.gather(*stops.values())
 
     def kill_all(self) -> None:
-        """End every program at once, in no order and without asking."""
+        """Kill every program at once."""
         for process in self._processes.values():
             process.stop()
             process.kill_group()
@@ -139,7 +139,7 @@ class Stack:
 def assembled(
     settings: Settings, only: Collection[str] | None = None, say: Say = _silent
 ) -> Iterator[Stack]:
-    """A stack that is ready to start: its folder is claimed, its ports are free. The caller starts and stops it."""
+    """A stack that is ready to start: its folder is locked, its ports are free. The caller starts and stops it."""
     _allow_open_files()
     with claimed(settings.data_dir.resolve()):
         complete = completed(settings)
@@ -158,10 +158,10 @@ async def running_stack(
             connection = await psycopg.AsyncConnection.connect(stack.settings.postgres)
 
     The names: postgres, nats, temporal, mail, migrate, auth, task, notification, relay, worker, envoy.
-    Give each stack its own `data_dir` and ports. `stack.settings` are the given ones with the addresses of the
-    servers filled in. With `only`, a dependency that isn't named is taken to be there already. Logs go to
+    Give each stack its own `data_dir` and ports. `stack.settings` are `settings` with the addresses of the
+    servers filled in. With `only`, unnamed dependencies are expected to be running already. Logs go to
     `data_dir`/logs/<name>.log, mails to `data_dir`/mail. Call it from the main thread: the programs end with the
-    thread that started them. Raises StackError, with the end of the log of the program that failed.
+    thread that started them. Raises StackError with the end of the failed program's log.
     """
     with assembled(settings, only, say) as stack:
         try:
@@ -172,7 +172,7 @@ async def running_stack(
 
 
 def _allow_open_files() -> None:
-    """Each stream and connection of a program is an open file; the usual limit of 1,024 is for terminals."""
+    """Raises the limit of open files, usually 1,024: each stream and connection of a program is one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -182,7 +182,7 @@ def _allow_open_files() -> None:
 def _chosen(
     every: list[Program], only: Collection[str] | None, elsewhere: Collection[str]
 ) -> list[Program]:
-    """Those to start: named in `only` (a replica by its service's name), and not running elsewhere."""
+    """The programs to start: those named in `only` (replicas by their service's name) that don't run elsewhere."""
     kinds = {program.name: program.name.partition("-")[0] for program in every}
     if unknown := set(only or ()) - set(kinds.values()):
         raise StackError(

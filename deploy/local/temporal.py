@@ -15,7 +15,7 @@ _DESCRIBE = "/temporal.api.workflowservice.v1.WorkflowService/DescribeNamespace"
 def program(folder: Path, port: int) -> Program:
     """Temporal on `port`, namespace `default`, its state in `folder`/temporal.db.
 
-    The ports of its inner services and its metrics are free ones it picks itself on 127.0.0.1.
+    It picks free ports on 127.0.0.1 for its internal services and metrics.
     """
 
     async def ready() -> bool:
@@ -28,7 +28,7 @@ def program(folder: Path, port: int) -> Program:
             *(*BACKGROUND, str(binaries.script("temporal")), "server", "start-dev", "--headless"),
             *("--ip", "127.0.0.1", "--port", str(port)),
             *("--db-filename", str(folder / "temporal.db")),
-            # Twice the workflows per second of the default journal; a crash of the process loses nothing.
+            # Twice as many workflows per second as with the default journal; a crash of the process loses nothing.
             *("--sqlite-pragma", "journal_mode=WAL", "--sqlite-pragma", "synchronous=NORMAL"),
             *("--log-level", "error"),
         ),

@@ -1,4 +1,4 @@
-"""What the person at the terminal sees: log lines with their program's name and colour, and one summary."""
+"""Output to the terminal: log lines with their program's name and colour, and one summary."""
 
 import asyncio
 import os
@@ -36,16 +36,16 @@ _QUEUE_LINES = 10_000
 _CLOSE_SECONDS = 2.0
 _FOLLOW_EVERY_SECONDS = 0.1
 _READ_BYTES = 256 * 1024
-# A log file is cut at this size; what it held stays as <name>.log.1.
+# A log file is truncated at this size, after copying it to <name>.log.1.
 _LOG_BYTES = 20 * 1024 * 1024
-# Log lines may quote what users sent: their control characters don't reach the terminal.
+# Log lines may quote user input, whose control characters must not reach the terminal.
 _CONTROLS = {
     code: "\N{REPLACEMENT CHARACTER}" for code in (*range(9), *range(10, 32), *range(127, 160))
 }
 
 
 class Terminal:
-    """Prints from a thread of its own, so that a terminal that is paused or gone never holds up the stack."""
+    """Prints from a thread of its own, so that a paused or closed terminal never blocks the stack."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
@@ -54,17 +54,17 @@ class Terminal:
         self._thread.start()
 
     def line(self, name: str, text: str, style: str = "") -> None:
-        """One line under a program's name."""
+        """Prints one line after the program's name."""
         prefix = Text(f"{name:>{_WIDTH}} | ", style=_COLOURS.get(name.split("-")[0], "white"))
         self._put(prefix + Text(text.translate(_CONTROLS), style=style))
 
     def say(self, name: str, text: str) -> None:
-        """News of the launcher about a program."""
+        """Prints a message of the launcher about a program."""
         if not self._quiet:
             self.line(name, text, "bold")
 
     def summary(self, stack: Stack, seconds: float) -> None:
-        """Where everything is, once all of it serves; what one needs first comes first."""
+        """Prints the addresses of all programs once they serve, the gateway first."""
         table = Table(title=f"TaskFlow is ready ({seconds:.1f} s)", show_header=False)
         for process in reversed(stack.processes):
             program = process.program
@@ -79,17 +79,17 @@ class Terminal:
         self._put(Text(text, style="bold"))
 
     def error(self, text: str) -> None:
-        """Why it doesn't go on, in a sentence."""
+        """Prints why the launcher ends."""
         self._put(Text(text, style="red"))
 
     def close(self) -> bool:
-        """Wait a moment for what is still to be printed; False when the terminal doesn't take it."""
+        """Wait a moment for the remaining output. Returns False when the terminal doesn't accept it."""
         self._put(None)
         self._thread.join(_CLOSE_SECONDS)
         return not self._thread.is_alive()
 
     def _put(self, what: Text | Table | None) -> None:
-        # When the terminal is that far behind, lines are left out here; the log files have them all.
+        # Drops lines when the terminal is too far behind; the log files have them all.
         with suppress(Full):
             self._queue.put_nowait(what)
 
@@ -99,44 +99,44 @@ class Terminal:
             try:
                 console.print(what, soft_wrap=isinstance(what, Text))
             except OSError:
-                # Nobody reads any more (the other end of a pipe has gone): stop, as any command does.
+                # The reader of the pipe has closed it: stop, as any command does.
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
 
 async def follow(processes: Sequence[Process], show: Show | None, end: asyncio.Event) -> None:
-    """Print what the programs log, and keep their log files from growing without bound, until `end`.
+    """Print the programs' log lines and limit the size of their log files, until `end`.
 
-    The programs write to files and not through us, so that nothing here can ever hold them up.
+    The programs write to files, not through this process, so that nothing here can block them.
     """
-    places = dict.fromkeys(processes, 0)
+    offsets = dict.fromkeys(processes, 0)
     last = False
     while not last:
         last = end.is_set()
-        for process, place in places.items():
-            places[process] = _catch_up(process, place, show)
+        for process, offset in offsets.items():
+            offsets[process] = _catch_up(process, offset, show)
         with suppress(TimeoutError):
             await asyncio.wait_for(end.wait(), _FOLLOW_EVERY_SECONDS)
 
 
-def _catch_up(process: Process, place: int, show: Show | None) -> int:
-    """Print the complete lines after `place`; return the place behind them."""
+def _catch_up(process: Process, offset: int, show: Show | None) -> int:
+    """Print the complete lines after the offset; return the offset after them."""
     try:
         with process.log.open("rb") as file:
-            file.seek(place)
+            file.seek(offset)
             new = file.read(_READ_BYTES)
     except FileNotFoundError:
-        return place
+        return offset
     complete = new[: new.rfind(b"\n") + 1]
     if not complete and len(new) == _READ_BYTES:
         complete = new
     if show is not None:
         for line in complete.decode(errors="replace").splitlines():
             show(process.program.name, line)
-    place += len(complete)
-    if place < _LOG_BYTES:
-        return place
-    # The program has the file open for appending: cut to nothing, it goes on at the start.
+    offset += len(complete)
+    if offset < _LOG_BYTES:
+        return offset
+    # The program appends to the file: after the truncation it continues at the start.
     shutil.copyfile(process.log, process.log.with_name(f"{process.log.name}.1"))
     with process.log.open("rb+") as file:
         file.truncate(0)

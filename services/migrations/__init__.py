@@ -1,25 +1,33 @@
-"""One Alembic history for all schemas; its own step (upgrade.py), which the services wait for."""
+"""One Alembic history for all schemas. `upgrade` applies it as a step of its own; the services wait for that."""
 
 import asyncio
 from pathlib import Path
+from typing import NamedTuple
 
 import psycopg
 import structlog
 from sqlalchemy import Text, column, select, table
 
-from services.platform.db import Database, Statement
+from services.platform.data.db import Database, Statement
 
 log = structlog.get_logger()
 
-# The newest revision, by the files' names: asking Alembic would cost each process 10 MB.
+# The newest revision, taken from the file names: loading Alembic would cost each process 10 MB.
 HEAD = max(file.name[:4] for file in Path(__file__).parent.glob("versions/[0-9]*.py"))
 
-_VERSION = Statement(select(table("alembic_version", column("version_num", Text), schema="public")))
+
+class Version(NamedTuple):
+    version_num: str
+
+
+_VERSION = Statement(
+    select(table("alembic_version", column("version_num", Text), schema="public")), row=Version
+)
 
 
 async def wait_until_current(db: Database) -> None:
-    """Returns once the schema is the one that this code was written for, or a later one."""
-    told = False
+    """Returns once the database has the schema that this code needs, or a later one."""
+    logged = False
     while True:
         try:
             async with db.read() as tx:
@@ -29,7 +37,7 @@ async def wait_until_current(db: Database) -> None:
             found = ""
         if found >= HEAD:
             return
-        if not told:
+        if not logged:
             log.info("waiting for migrations", needed=HEAD, found=found)
-            told = True
+            logged = True
         await asyncio.sleep(0.2)

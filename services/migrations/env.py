@@ -1,21 +1,18 @@
-"""Run by Alembic: applies the versions in one transaction, one process at a time."""
+"""Alembic runs this file. It applies the versions in one transaction, one process at a time."""
 
 from alembic import context
 from sqlalchemy import create_engine, text
 
-from services.auth.models import metadata as auth
-from services.notification.models import metadata as notification
-from services.platform.tables import metadata as platform
-from services.task.models import metadata as task
+from services.migrations.tables import all_metadata
 
-# Any number that nothing else locks.
+# An arbitrary number that no other advisory lock uses.
 _LOCK = 7_402_002
 
 engine = create_engine(context.config.attributes["url"])
 with engine.connect() as connection:
     context.configure(
         connection=connection,
-        target_metadata=[platform, auth, task, notification],
+        target_metadata=all_metadata(),
         include_schemas=True,
         compare_server_default=False,
     )

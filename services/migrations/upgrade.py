@@ -13,7 +13,7 @@ log = structlog.get_logger()
 
 
 def upgrade(settings: Settings) -> None:
-    """Brings the database to the newest schema. Safe to run at any time, also twice at once."""
+    """Migrates the database to the newest schema. Safe to run at any time, also several times at once."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.attributes["url"] = settings.postgres.replace(

@@ -1,6 +1,6 @@
 """Settings: one frozen object, read once from `TASKFLOW_*` environment variables.
 
-docs/configuration.md is made of this file by `python -m deploy.settings_table`.
+`python -m deploy.settings_table` makes docs/configuration.md from this file.
 """
 
 import difflib
@@ -18,41 +18,41 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(ge=0)]
 
 PREFIX = "TASKFLOW_"
-# Of the command-line client, which has settings of its own.
+# Variables of the command-line client, which reads them itself.
 _CLIENT = ("TASKFLOW_SERVER", "TASKFLOW_CONFIG_DIR", "TASKFLOW_WORKSPACE")
 
-# Where the local PostgreSQL, NATS and Temporal listen, whatever `host` is: they're for this machine alone.
+# The local PostgreSQL, NATS and Temporal always listen here, whatever `host` is.
 _LOCAL = "127.0.0.1"
-# Good enough to try things on one machine; production refuses to start with them.
+# For trying things on one machine; production refuses to start with it.
 _DEVELOPMENT_SECRET = "taskflow-development-secret-not-for-production"
 
 
 class Settings(BaseSettings):
-    """What every process is configured by. Times are seconds, sizes bytes."""
+    """The settings of all processes. Times are in seconds, sizes in bytes."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         frozen=True,
         env_ignore_empty=True,
         use_attribute_docstrings=True,
-        # An error would quote what it is about otherwise, and that may be a secret.
+        # Errors must not quote the input, which may be a secret.
         hide_input_in_errors=True,
     )
 
     environment: Literal["development", "production"] = "development"
     """`production` refuses to start with default secrets and without signing keys."""
     log_format: Literal["console", "json"] = "console"
-    """Lines for people, or a JSON object a line."""
+    """Lines for people, or one JSON object a line."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least that is logged. At `debug` every call has a line, else those that failed."""
+    """The lowest level that is logged. At `debug` every call has a line; otherwise only failed calls have one."""
     data_dir: Path = Path(".taskflow")
     """Where the local stack and the development signing keys keep their files."""
 
     host: str = "127.0.0.1"
     """The address that the gateway, our processes and the mail catcher listen on. The local PostgreSQL, NATS and
-    Temporal listen on 127.0.0.1."""
+    Temporal always listen on 127.0.0.1."""
     gateway_port: Port = 8080
-    """Envoy: gRPC and gRPC-Web, all that is public."""
+    """Envoy: gRPC and gRPC-Web, the only public port."""
     auth_port: Port = 9001
     """The auth service's gRPC."""
     task_port: Port = 9002
@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     worker_http_port: Port = 9105
     """The workflow worker's /healthz and /metrics."""
     envoy_admin_port: Port = 9901
-    """Envoy's administration, on the loopback address only."""
+    """Envoy's admin interface, on the loopback address only."""
     postgres_port: Port = 15432
     """The embedded PostgreSQL."""
     nats_port: Port = 14222
@@ -89,125 +89,128 @@ class Settings(BaseSettings):
     temporal_address: str | None = None
     """`host:port`. Unset: the embedded one."""
     temporal_namespace: str = "default"
-    """The namespace in Temporal, which has to exist."""
+    """The namespace in Temporal. It has to exist."""
     auth_address: str | None = None
-    """Where others reach the auth service, `host:port`. Unset: on `host` at its port."""
+    """Where other processes reach the auth service, `host:port`. Unset: `host` and `auth_port`."""
     task_address: str | None = None
-    """Where others reach the task service, likewise."""
+    """Where other processes reach the task service, `host:port`. Unset: `host` and `task_port`."""
     notification_address: str | None = None
-    """Where others reach the notification service, likewise."""
+    """Where other processes reach the notification service, `host:port`. Unset: `host` and `notification_port`."""
 
     token_secret: SecretStr = SecretStr(_DEVELOPMENT_SECRET)
-    """Seals refresh tokens, page tokens and cursors. The same for all processes; at least 32 characters."""
+    """Seals refresh tokens, page tokens and cursors. Equal in all processes; at least 32 characters in production."""
     service_secret: SecretStr = SecretStr(_DEVELOPMENT_SECRET)
-    """How services know each other. The same for all processes; at least 32 characters."""
+    """Proves to a service that another service calls. Equal in all processes; at least 32 characters in production."""
     signing_key_dir: Path | None = None
-    """Folder of the ES256 keys (PEM) for access tokens, of which the newest signs. Unset: `keys` in the data folder."""
+    """Folder of the ES256 keys (PEM) for access tokens. The newest one signs. Unset: `keys` in the data folder."""
     token_issuer: str = "taskflow"
     """Issuer and audience of access tokens."""
     access_token_lifetime: Annotated[float, Field(ge=10, le=3600)] = 600
-    """Seconds that an access token is good for."""
+    """Seconds that an access token is valid."""
     refresh_token_lifetime: Annotated[float, Field(ge=60)] = 30 * 86400
     """Seconds that a session lasts without being used."""
     login_attempts_per_account: Annotated[int, Field(ge=1)] = 10
-    """Wrong passwords in 15 minutes after which an account's logins are refused."""
+    """Wrong passwords within 15 minutes after which logins to an account are refused."""
     login_attempts_per_address: Annotated[int, Field(ge=1)] = 10
-    """Likewise for an address that they come from. Raise it where many people share one."""
+    """Wrong passwords within 15 minutes after which logins from an IP address are refused. Raise it where many people
+    share an address."""
 
     reflection: bool = True
     """Whether the services describe themselves over gRPC. Switch it off in production."""
     database_pool_size: Annotated[int, Field(ge=1, le=200)] = 10
-    """Connections to PostgreSQL that a process holds at most."""
+    """Most connections to PostgreSQL that a process holds."""
     statement_timeout: Seconds = 10
-    """Seconds after which PostgreSQL ends a statement."""
-    usual_calls: Annotated[int, Field(ge=4)] = 100
-    """Unary calls for each process that the gateway lets through at once; further ones would only wait."""
+    """Seconds after which PostgreSQL cancels a statement."""
+    gateway_calls: Annotated[int, Field(ge=4)] = 100
+    """Unary calls that the gateway passes to each process at once. It refuses further ones, which would only wait."""
     max_calls: Annotated[int, Field(ge=1)] = 1000
-    """Unary calls that a process works on at once, wherever they come from; those beyond are refused."""
+    """Unary calls that a process works on at once, from the gateway and other services. It refuses further ones."""
     max_streams: Annotated[int, Field(ge=1)] = 20_000
-    """Streams that a process keeps open; those beyond are refused."""
+    """Streams that a process keeps open. It refuses further ones."""
     max_request_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024
     """Size of the largest request."""
     max_call_seconds: Seconds = 30
-    """Seconds after which a unary call is ended, whatever its client's deadline."""
+    """Seconds after which a unary call is cancelled, whatever its client's deadline."""
     drain_notice: Seconds = 2
-    """Seconds between telling the gateway of a shutdown and beginning it, twice as many while calls still come."""
+    """Seconds that a process keeps serving after it reported its shutdown to the gateway; up to twice as long while
+    calls still arrive."""
     drain_grace: Seconds = 5
-    """Seconds that calls have to finish in then."""
+    """Seconds after that in which running calls may finish."""
 
     heartbeat_interval: Annotated[float, Field(gt=0)] = 15
     """Seconds between heartbeats on a stream."""
     reader_timeout: Annotated[float, Field(gt=0)] = 25
-    """Seconds after which a client that doesn't read its stream is cut off, at the next check."""
+    """Seconds after which the stream of a client that doesn't read is closed, at the next check."""
     session_check_interval: Annotated[float, Field(gt=0)] = 2
-    """Seconds between looks at whether the sessions of open streams live."""
+    """Seconds between checks that the sessions of open streams are still valid."""
 
     relay_interval: Annotated[float, Field(gt=0)] = 0.2
-    """Seconds between looks at the outbox when nothing wakes the relay."""
+    """Seconds between checks of the outbox while no notification wakes the relay."""
     event_retention: Annotated[float, Field(ge=120)] = 7 * 86400
-    """Seconds that published events are kept, in NATS and in the outbox, from which a lost NATS is filled again."""
+    """Seconds that published events are kept in NATS, and in the outbox, which refills a NATS that lost its data."""
     event_stream_bytes: Annotated[int, Field(ge=1024 * 1024)] = 4 * 1024**3
-    """Size of the event stream in NATS at most."""
+    """Largest size of the event stream in NATS."""
     event_stream_replicas: Annotated[int, Field(ge=1, le=5)] = 1
-    """NATS servers that each hold the event stream; 3 in a cluster."""
+    """NATS servers that each store the event stream; 3 in a cluster."""
     event_retry_pause: Annotated[float, Field(gt=0)] = 60
-    """Seconds between two tries of an event that a consumer failed on, at most; after ten it's a dead letter."""
+    """Longest pause (seconds) before a consumer retries an event that it failed on. After ten attempts it becomes
+    a dead letter."""
 
     retention_interval: Annotated[float, Field(gt=0)] = 300
-    """Seconds between looks for what is to be deleted because its time is over, at most."""
+    """Longest pause (seconds) between deletions of expired rows."""
     task_retention: Seconds = 30 * 86400
-    """Seconds that a deleted task can be undeleted; then it's gone with its suggestions, jobs and reminders."""
+    """Seconds that a deleted task can be undeleted. Then it is removed with its suggestions, jobs and reminders."""
     notification_retention: Seconds = 90 * 86400
-    """Seconds that a notification is kept after it was read. Unread ones stay."""
+    """Seconds that a notification is kept after it was read. Unread ones are kept forever."""
     change_retention: Seconds = 30 * 86400
-    """Seconds that a client may be away and go on with its WatchNotifications stream; after more it's reset."""
+    """Seconds that a client may be away and still resume its WatchNotifications stream. Later the stream is reset."""
     dead_letter_retention: Seconds = 30 * 86400
-    """Seconds that a dead letter is kept after it was replayed. Those that weren't stay."""
+    """Seconds that a dead letter is kept after it was replayed. Those never replayed are kept forever."""
 
     enrich_debounce: Seconds = 2
-    """Seconds that a task's text has to stay as it is before suggestions are made for it."""
+    """Seconds that a task's text has to stay unchanged before suggestions are made for it."""
     text_cpu_seconds: Annotated[float, Field(ge=0.1, le=10)] = 1
-    """Seconds of processor time that reading one task's text or one model's answer may take; then its suggestions fail.
-    The slowest text we know takes a tenth of that."""
+    """Processor time (seconds) that reading one task's text or one model's answer may take; beyond it the suggestions
+    fail. The slowest text we know takes a tenth of that."""
     email_window: Seconds = 300
-    """Seconds in which a person's notifications are gathered into one mail."""
+    """Seconds in which a user's notifications are collected into one mail."""
     reminder_offsets: Annotated[tuple[Annotated[int, Field(ge=0)], ...], NoDecode] = (
         86400,
         3600,
         0,
     )
-    """Seconds before a deadline at which people are reminded, separated by commas; 0 is the deadline itself."""
+    """Seconds before a deadline at which reminders are sent, separated by commas; 0 is the deadline itself."""
     workflow_concurrency: Annotated[int, Field(ge=1)] = 50
-    """Activities that a worker runs at once: so many that answer quickly, and so many that wait for others."""
+    """Activities that a worker runs at once: this many quick ones, and as many that wait for other servers."""
 
     ai_base_url: str | None = None
-    """An OpenAI-compatible endpoint. Without it and a model, priorities are read off the wording, offline."""
+    """An OpenAI-compatible endpoint. Without it, priorities are guessed from the wording, offline."""
     ai_model: str | None = None
-    """The model to ask for there."""
+    """The model to use at that endpoint."""
     ai_api_key: SecretStr | None = None
     """The endpoint's API key."""
     ai_timeout: Annotated[float, Field(gt=0)] = 30
-    """Seconds that the model may take."""
+    """Seconds after which a request to the model fails."""
     ai_max_output_tokens: Annotated[int, Field(ge=64)] = 8000
-    """Tokens that one answer may have; an improved description can be long."""
+    """Most tokens in one answer; an improved description can be long."""
     ai_calls_per_user: Annotated[int, Field(ge=0)] = 1000
-    """Suggestions that a person may ask for in an hour; those beyond are refused. 0: no limit."""
+    """Suggestions that a user may request in an hour; further requests are refused. 0: no limit."""
     ai_calls_per_workspace: Annotated[int, Field(ge=0)] = 10_000
-    """Texts of a workspace that suggestions are made for in an hour; new tasks beyond wait for their turn, for at most
-    12 hours. 0: no limit."""
+    """Texts of a workspace that suggestions are made for in an hour. New tasks beyond that wait, for at most 12 hours.
+    0: no limit."""
     ai_allow_private: bool = False
-    """Whether the endpoint may be at a private or loopback address."""
+    """Whether the endpoint may have a private or loopback address."""
 
     smtp_host: str | None = None
-    """The mail server. Unset: the local catcher."""
+    """The mail server. Unset: the local mail catcher."""
     smtp_port: Port | None = None
-    """Unset: 25, 587 or 465, as `smtp_tls` says; the local catcher's."""
+    """Unset: 25, 587 or 465, depending on `smtp_tls`; `mail_port` for the local mail catcher."""
     smtp_username: str | None = None
-    """Unset: mail is sent without logging in."""
+    """The account at the mail server. Unset: mail is sent without logging in."""
     smtp_password: SecretStr | None = None
-    """The password to that name."""
+    """The password of that account."""
     smtp_tls: Literal["none", "starttls", "tls"] = "none"
-    """How the connection is encrypted."""
+    """How the connection to the mail server is encrypted."""
     mail_from: str = "TaskFlow <taskflow@localhost>"
     """The sender of all mail."""
 
@@ -249,14 +252,14 @@ class Settings(BaseSettings):
 
     @cached_property
     def postgres(self) -> str:
-        """The database's connection string; holds the password, so it's never logged."""
+        """The database's connection string. Never log it: it contains the password."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return f"postgresql://taskflow{self._local_password}@{_LOCAL}:{self.postgres_port}/taskflow"
 
     @property
     def _local_password(self) -> str:
-        """The local stack keeps the password of its database beside the data."""
+        """The password that the local stack generated for its database, with a colon before it."""
         try:
             return ":" + (self.data_dir / "postgres.password").read_text().strip()
         except OSError:
@@ -290,16 +293,16 @@ class Settings(BaseSettings):
 
 
 def load(**overrides: object) -> Settings:
-    """Reads the settings from the environment; exits with one sentence for each that is wrong.
+    """Reads the settings from the environment. Exits with one sentence for each wrong value.
 
-    Says which TASKFLOW_* variables aren't settings: they could be misspelt.
+    Warns about TASKFLOW_* variables that aren't settings: they may be misspelt.
     """
     for sentence in unknown(os.environ):
         print(f"configuration: {sentence}", file=sys.stderr)
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
-        # Never the input, which could be a secret.
+        # Leaves out the input, which may be a secret.
         for problem in error.errors(include_input=False, include_url=False, include_context=False):
             name = "".join(PREFIX + str(part).upper() + ": " for part in problem["loc"][:1])
             for text in problem["msg"].removeprefix("Value error, ").splitlines():
@@ -308,7 +311,7 @@ def load(**overrides: object) -> Settings:
 
 
 def unknown(variables: Iterable[str]) -> list[str]:
-    """A sentence for each variable that looks like a setting and isn't one."""
+    """A sentence for each variable that has the prefix but isn't a setting."""
     known = [PREFIX + name.upper() for name in Settings.model_fields]
     sentences = []
     for name in sorted(variables):

@@ -1,16 +1,16 @@
-"""What a service is handed to stand on."""
+"""The parts of a process that every feature's `register` gets."""
 
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from services.platform.bus import Bus
 from services.platform.config import Settings
-from services.platform.db import Database
-from services.platform.interceptors import Gate
-from services.platform.seal import Seal
+from services.platform.data.db import Database
+from services.platform.events.bus import Bus
+from services.platform.rpc.gate import Gate
+from services.platform.rpc.seal import Seal
 
-# A loop that runs as long as the process does.
+# A background loop: it runs until the process ends.
 Loop = Coroutine[Any, Any, None]
 
 

@@ -1,4 +1,4 @@
-"""`python -m tests.bench`: measures, prints one table, writes results.json; ends with 1 when a row isn't met."""
+"""`python -m tests.bench`: measures, prints one table, writes results.json; exits with 1 if a limit isn't met."""
 
 import argparse
 import asyncio
@@ -60,7 +60,7 @@ async def _measured(
 ) -> dict[str, Result]:
     where = places(folder, port)
     stacks = Stacks(where)
-    small, large = where["small"].world, where["large"].world
+    small, large = where["small"].dataset, where["large"].dataset
     columns = (
         *(TextColumn("{task.fields[row]:>4}"), BarColumn(20), MofNCompleteColumn()),
         *(TimeElapsedColumn(), TextColumn("{task.description}")),
@@ -122,7 +122,7 @@ def _table(found: dict[str, Result]) -> Table:
 
 
 def _store(measured: str, result: Result) -> None:
-    """Rows that weren't measured now keep what they had."""
+    """Rows that weren't measured keep their stored results."""
     try:
         stored: dict[str, Any] = json.loads(RESULTS.read_text())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""P7: the relay with a backlog: events a second from its commit on, until all are published or some seconds are over.
+"""P7: the relay with a backlog: events per second after its commit, until all are published or the time is over.
 
 JetStream syncs each message to disk before it acknowledges it, here and in the floor.
 """
@@ -13,17 +13,17 @@ from services.platform.config import Settings
 from taskflow.event.v1.event_pb2 import Event, TaskCreated
 from taskflow.task.v1 import task_pb2
 from taskflow.task.v1.task_pb2 import Task
-from tests.bench import world
+from tests.bench import dataset
+from tests.bench.dataset import LARGE, WORKSPACES, name_id
 from tests.bench.processes import load
 from tests.bench.rows import ROUNDS, Bench, Result, compared
 from tests.bench.stacks import RELAY
-from tests.bench.world import LARGE, WORKSPACES, name_id
 
 _BACKLOG = 50_000
 _LOOK = 0.02
 _SECONDS = 5.0
 
-# In one transaction: the relay sees all of it at once.
+# In one transaction, so that the relay sees all events at once.
 _ADD = """
 INSERT INTO platform.outbox (event_id, subject, payload)
 SELECT uuidv7(), %(subject)s, %(payload)s FROM generate_series(1, %(count)s)
@@ -33,13 +33,13 @@ _LEFT = "SELECT count(*) FROM platform.outbox WHERE published_at IS NULL"
 
 async def backlog(bench: Bench) -> Result:
     """P7."""
-    # A place of its own: whoever consumes events elsewhere would have to read all of these first.
+    # A separate database: consumers of another stack would have to read all these events first.
     stacks = await bench.stacks.need(outbox=RELAY)
     settings = stacks["outbox"].settings
     payload = _event().SerializeToString()
     rates, floors = [], []
     for number in range(ROUNDS):
-        await world.forget_events(settings.postgres)
+        await dataset.forget_events(settings.postgres)
         bench.say(f"round {number + 1}: the relay")
         rates.append(await _drained(settings, payload))
         bench.say(f"round {number + 1}: publish_async")
@@ -53,14 +53,14 @@ async def backlog(bench: Bench) -> Result:
             }
         )
         floors.append(found["rate"])
-    await world.forget_events(settings.postgres)
+    await dataset.forget_events(settings.postgres)
     result = compared(rates, floors, "events/s", least=0.3)
     result.details["event_bytes"] = len(payload)
     return result
 
 
 async def _drained(settings: Settings, payload: bytes) -> float:
-    """Events a second, up to the last batch that was marked as published."""
+    """Events per second, up to the last batch that was marked as published."""
     async with await psycopg.AsyncConnection.connect(
         settings.postgres, autocommit=True
     ) as connection:
@@ -81,7 +81,7 @@ async def _drained(settings: Settings, payload: bytes) -> float:
 
 
 def _event() -> Event:
-    """Of a size as CreateTask writes it."""
+    """An event of the size that CreateTask writes."""
     task = Task(
         id=str(name_id("task")),
         workspace_id=WORKSPACES[LARGE],

@@ -1,8 +1,8 @@
-"""`python -m tests.bench.echo`: a bare grpc.aio server, the floor that calls and streams are compared with.
+"""`python -m tests.bench.echo`: a bare grpc.aio server, the floor for calls and streams.
 
-It answers CreateTask and GetTask with the bytes that the product answered, and shows every UpdateTask to all
-WatchTasks streams; nothing is authenticated, validated or stored. Standard input: a line of JSON with `address` and, in
-base64, the answers `create`, `get` and the stream's message `change`.
+It answers CreateTask and GetTask with recorded answers of the product, and sends a message to all WatchTasks streams
+for every UpdateTask. It authenticates, validates and stores nothing. Standard input: a line of JSON with `address` and,
+in base64, the answers `create` and `get` and the stream message `change`.
 """
 
 import asyncio

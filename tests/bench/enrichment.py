@@ -1,7 +1,7 @@
-"""P8: suggestions asked for 200 tasks at once, from the first call until the last suggestion is stored.
+"""P8: suggestions requested for 200 tasks at once, from the first call until the last suggestion is stored.
 
-RequestSuggestions asks at once what a new task asks for after the debounce: it's the same way, through outbox, relay,
-JetStream, dispatcher and Temporal, without the two seconds in which nothing happens.
+RequestSuggestions starts the same work as a new task, through outbox, relay, JetStream, dispatcher and Temporal, but
+without the debounce of two seconds.
 """
 
 import asyncio
@@ -13,11 +13,11 @@ import psycopg
 from services.platform.config import Settings
 from taskflow.task.v1.suggestion_service_pb2 import RequestSuggestionsRequest
 from taskflow.task.v1.suggestion_service_pb2_grpc import SuggestionServiceStub
-from tests.bench import world
+from tests.bench import dataset
+from tests.bench.dataset import LARGE, WORKSPACES
 from tests.bench.processes import load
 from tests.bench.rows import ROUNDS, Bench, Result, compared
 from tests.bench.stacks import WHOLE
-from tests.bench.world import LARGE, WORKSPACES
 
 _TASKS = 200
 _LOOK = 0.02
@@ -33,7 +33,7 @@ async def suggestions(bench: Bench) -> Result:
     for number in range(ROUNDS):
         bench.say(f"round {number + 1}: suggestions")
         rates.append(_TASKS / await _suggested(settings, token))
-        # The last workflows are still to be completed.
+        # The last workflows are still completing.
         await asyncio.sleep(1)
         bench.say(f"round {number + 1}: workflows that do nothing")
         [found] = await load(
@@ -50,9 +50,9 @@ async def suggestions(bench: Bench) -> Result:
 
 
 async def _suggested(settings: Settings, token: str) -> float:
-    """Seconds."""
-    # Their priority and text are such that each gets a suggestion.
-    tasks = await world.execute(
+    """Seconds until every task has its suggestion."""
+    # Tasks whose priority and text lead to a suggestion for each.
+    tasks = await dataset.execute(
         settings.postgres,
         """
         SELECT id FROM task.tasks AS asked

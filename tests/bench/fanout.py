@@ -1,4 +1,4 @@
-"""P5 and P6: many open streams at one process, straight at its port."""
+"""P5 and P6: many open streams at one process, without the gateway."""
 
 import asyncio
 import base64
@@ -13,34 +13,34 @@ from deploy.local.stack import Stack
 from taskflow.task.v1.task_pb2 import Task
 from taskflow.task.v1.task_service_pb2 import UpdateTaskRequest
 from taskflow.task.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.bench import world
+from tests.bench import dataset
+from tests.bench.dataset import SMALL, WORKSPACES
 from tests.bench.memory import resident
 from tests.bench.processes import Remote, check, echoing, started
 from tests.bench.rows import ROUNDS, Bench, Limit, Result, compared
 from tests.bench.stacks import WHOLE
-from tests.bench.world import SMALL, WORKSPACES
 
 _STREAMS = 1_000
 _CLIENTS = 2
 _CHANGES = 8
-# Between changes, so that one has reached everybody before the next (seconds).
+# Pause between changes (seconds), so that each reaches all streams before the next.
 _PAUSE = 0.6
-# How long the last change may take to reach everybody (seconds).
+# Time limit for the last change to reach all streams (seconds).
 _PATIENCE = 30.0
 
 _HELD = 10_000
-# Streams that share a connection: enough for the process's limit of open files.
+# Streams per connection: enough to stay below the limit of open files.
 _PER_CONNECTION = 100
 _MOST_KIB = 40
-# Heartbeats are due this often (seconds); later than by so much isn't on time.
+# The heartbeat interval (seconds), and how late a heartbeat may be.
 _LATE = 1.0
 
 
 async def fan_out(bench: Bench) -> Result:
-    """P5: from the answer to UpdateTask until the last stream has the change."""
+    """P5: time from the answer to UpdateTask until the last stream has the change."""
     stacks = await bench.stacks.need(small=WHOLE)
     settings = stacks["small"].settings
-    [row] = await world.execute(
+    [row] = await dataset.execute(
         settings.postgres,
         "SELECT id FROM task.tasks WHERE workspace_id = %s LIMIT 1",
         [WORKSPACES[SMALL]],
@@ -69,7 +69,7 @@ async def fan_out(bench: Bench) -> Result:
 
 
 async def _fan_out_rate(address: str, spec: dict[str, Any], task_id: str) -> tuple[float, str]:
-    """Messages a second of a change, the median of several; and one message."""
+    """Messages per second of a change, the median of several; and one message."""
     specs = [{**spec, "address": address} for _ in range(_CLIENTS)]
     async with started("tests.bench.load", *specs) as remotes:
         for remote in remotes:
@@ -84,7 +84,7 @@ async def _fan_out_rate(address: str, spec: dict[str, Any], task_id: str) -> tup
 
 
 async def _changes(address: str, token: str, task_id: str) -> list[float]:
-    """When (seconds) each of the changes was answered."""
+    """The time (seconds) at which each change was answered."""
     answered = []
     async with grpc.aio.insecure_channel(address) as channel:
         stub = TaskServiceStub(channel)
@@ -99,9 +99,9 @@ async def _changes(address: str, token: str, task_id: str) -> list[float]:
 
 
 async def hold(bench: Bench) -> Result:
-    """P6: WatchTasks at the task process and WatchNotifications at the notification process; the worse counts.
+    """P6: WatchTasks at the task process and WatchNotifications at the notification process; the worse result counts.
 
-    What a stream weighs is measured over each third of them.
+    The memory of a stream is measured over each third of the streams.
     """
     stacks = await bench.stacks.need(large=WHOLE)
     stack = stacks["large"]

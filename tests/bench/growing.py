@@ -1,7 +1,7 @@
-"""`python -m tests.bench.growing`: what things cost with 1, 10 and 100 times the tasks, users, projects and streams.
+"""`python -m tests.bench.growing`: costs with 1, 10 and 100 times the tasks, users, projects and streams.
 
-Writes docs/performance/growth.json, a plot of it, and its table into docs/performance.md. The sizes take turns, three
-rounds, on stacks side by side. With `--only` the rest stays as it was.
+Writes docs/performance/growth.json, a plot of it, and the table in docs/performance.md. The sizes alternate for three
+rounds, on stacks side by side. With `--only` the other results are kept.
 """
 
 import argparse
@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from taskflow.task.v1.task_service_pb2 import ListTasksRequest
-from tests.bench import notices, plot, unary, world
+from tests.bench import dataset, notices, plot, unary
+from tests.bench.dataset import LARGE, WORKSPACES, Dataset
 from tests.bench.machine import machine, versions
 from tests.bench.processes import load
 from tests.bench.rows import ROUNDS, percentile
-from tests.bench.stacks import CALLS, WHOLE, Place, Stacks, folder_for
-from tests.bench.world import LARGE, WORKSPACES, World
+from tests.bench.stacks import CALLS, WHOLE, StackPlace, Stacks, folder_for
 
 _DOCS = Path(__file__).resolve().parents[2] / "docs"
 RESULTS = _DOCS / "performance" / "growth.json"
@@ -32,16 +32,15 @@ _TEXT = _DOCS / "performance.md"
 _BEGIN, _END = "<!-- growth: begin -->\n", "<!-- growth: end -->\n"
 
 _PORT = 25_000
-# Few enough that the processors of a small machine have room at every size: it's the way of a notification that is
-# measured, and not how long others were before it.
+# Low enough that a small machine isn't saturated at any size: the path of a notification is measured, not a queue.
 _RATE = 20
 _SECONDS = 5.0
-# Streams that a client process holds.
+# Streams per client process.
 _STREAMS_EACH = 2_500
-# Envoy begins to serve when it has seen every service.
+# All services: Envoy starts serving only after it has reached each of them.
 _BEHIND_GATEWAY = CALLS | {"notification", "envoy"}
 
-# Of each round: what was found, by size or by number of processes.
+# One result per round, by size or by number of processes.
 Values = dict[str, list[float]]
 
 
@@ -54,8 +53,8 @@ class Size:
         return str(self.factor)
 
     @property
-    def world(self) -> World:
-        return World(tasks=10_000 * self.factor, users=1_000 * self.factor, told=3)
+    def dataset(self) -> Dataset:
+        return Dataset(tasks=10_000 * self.factor, users=1_000 * self.factor, notifications=3)
 
     @property
     def streams(self) -> int:
@@ -67,7 +66,7 @@ SIZES = [Size(1), Size(10), Size(100)]
 
 @dataclass(frozen=True)
 class Measure:
-    """`rate`: more is better, and the cost is what one takes."""
+    """With `rate`, more is better, and the cost is the time per item."""
 
     title: str
     unit: str
@@ -78,7 +77,7 @@ class Measure:
 async def _creates(stacks: Stacks) -> Values:
     running = await stacks.need(**{size.name: CALLS for size in SIZES})
     specs = {
-        size.name: unary.creating(running[size.name].settings, size.world, size.factor)
+        size.name: unary.creating(running[size.name].settings, size.dataset, size.factor)
         for size in SIZES
     }
     found: Values = {name: [] for name in specs}
@@ -97,7 +96,7 @@ async def _pages(stacks: Stacks) -> Values:
     for size in SIZES:
         settings = running[size.name].settings
         requests = [unary.encoded(first), *await unary.deep_pages(settings, first, None)]
-        specs[size.name] = unary.listing(settings, size.world.tokens(settings, [1]), requests)
+        specs[size.name] = unary.listing(settings, size.dataset.tokens(settings, [1]), requests)
     found: Values = {name: [] for name in specs}
     for number in range(ROUNDS):
         for name, spec in specs.items():
@@ -115,7 +114,7 @@ async def _notifications(stacks: Stacks) -> Values:
             stacks.say(f"round {number + 1}: {size.streams:,} streams")
             told = await notices.measured(
                 running[size.name].settings,
-                size.world,
+                size.dataset,
                 size.streams,
                 rate=_RATE,
                 seconds=_SECONDS,
@@ -126,22 +125,22 @@ async def _notifications(stacks: Stacks) -> Values:
 
 
 async def _replicas(stacks: Stacks) -> Values:
-    """Behind the gateway, with one task process and with two, on the smallest database."""
+    """Creates through the gateway with one task process and with two, on the smallest database."""
     found: Values = {"1": [], "2": []}
     for number in range(ROUNDS):
         for name, values in found.items():
             running = await stacks.need(**{f"processes {name}": _BEHIND_GATEWAY})
             settings = running[f"processes {name}"].settings
             stacks.say(f"round {number + 1}: creates by {name} of the task processes")
-            spec = unary.creating(settings, SIZES[0].world)
+            spec = unary.creating(settings, SIZES[0].dataset)
             values.append(await unary.rate(spec, f"127.0.0.1:{settings.gateway_port}"))
             await _forget_events(settings.postgres)
     return found
 
 
 async def _forget_events(url: str) -> None:
-    """Those that no relay has published, as none runs: the next would have them all to do."""
-    await world.execute(url, "DELETE FROM platform.outbox WHERE published_at IS NULL")
+    """Delete unpublished events. No relay runs here, and the next one would have to publish them all."""
+    await dataset.execute(url, "DELETE FROM platform.outbox WHERE published_at IS NULL")
 
 
 MEASURES = {
@@ -193,11 +192,11 @@ def _names(text: str) -> list[str]:
 async def _measured(only: list[str], folder: Path, port: int, console: Console) -> None:
     smallest = SIZES[0]
     places = {
-        size.name: Place(size.world, folder / size.name, port + 200 * number)
+        size.name: StackPlace(size.dataset, folder / size.name, port + 200 * number)
         for number, size in enumerate(SIZES)
     } | {
-        # The same database: they never run together.
-        f"processes {count}": Place(smallest.world, folder / smallest.name, port, count)
+        # The same database, because the two never run together.
+        f"processes {count}": StackPlace(smallest.dataset, folder / smallest.name, port, count)
         for count in (1, 2)
     }
     stacks = Stacks(places)
@@ -243,7 +242,7 @@ def _store(name: str, unit: str, values: Values) -> None:
 
 
 def _costs(found: dict[str, Any]) -> plot.Lines:
-    """How many times as much each size costs as the smallest: the medians of the rounds' ratios."""
+    """The cost of each size relative to the smallest: the medians of the rounds' ratios."""
     return {
         measure.title: {
             size.factor: _ratio(found[name]["rounds"], size.name, measure) for size in SIZES
@@ -261,7 +260,7 @@ def _ratio(rounds: Values, name: str, measure: Measure) -> float:
 
 def _tables(found: dict[str, Any]) -> str:
     heads = [
-        f"{size.factor} ×: {size.world.tasks:,} tasks, {size.world.users:,} users, {size.streams:,} streams"
+        f"{size.factor} ×: {size.dataset.tasks:,} tasks, {size.dataset.users:,} users, {size.streams:,} streams"
         for size in SIZES
     ]
     lines = [f"| | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]

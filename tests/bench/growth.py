@@ -1,4 +1,4 @@
-"""P9: P1 and P4 with ten times the tasks, users, projects and streams, against the base, in turn."""
+"""P9: P1 and P4 with ten times the tasks, users, projects and streams, alternating with the base."""
 
 from statistics import median
 
@@ -9,7 +9,7 @@ _MOST = 1.2
 
 
 async def tenfold(bench: Bench) -> Result:
-    """P9: the worse of the two: how many times as long a create, and a notification, take."""
+    """P9: the worse of two ratios: the time of a create, and of a notification, relative to the base."""
     large_rates, small_rates = await unary.growth(bench)
     large_p50, small_p50 = await notices.growth(bench)
     create = median(small / large for large, small in zip(large_rates, small_rates, strict=True))

@@ -1,4 +1,4 @@
-"""What was measured on, and when it has nothing else to do."""
+"""The machine that was measured on, and waiting until it is idle."""
 
 import asyncio
 import contextlib
@@ -40,7 +40,7 @@ def _processor() -> str:
 
 
 async def quiet(patience: float = 15.0) -> None:
-    """Returns when more than half of the machine had nothing to do for a second; after `patience` seconds anyway."""
+    """Return when more than half of the CPU was idle for a second, or after `patience` seconds."""
     give_up = time.monotonic() + patience
     while time.monotonic() < give_up:
         idle, every = _processor_time()
@@ -51,6 +51,6 @@ async def quiet(patience: float = 15.0) -> None:
 
 
 def _processor_time() -> tuple[int, int]:
-    """Ticks of all processors so far: idle ones (or waiting for a disk), and all."""
+    """CPU ticks of all processors so far: idle ones (including waits for a disk), and all."""
     ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return ticks[3] + ticks[4], sum(ticks)

@@ -1,4 +1,4 @@
-"""How much memory processes have, as Linux tells (bytes)."""
+"""Memory of processes, as Linux reports it (bytes)."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 def resident(pid: int) -> int:
-    """RSS."""
+    """Resident memory (RSS)."""
     return _field(pid, "status", "VmRSS")
 
 
 def proportional(pid: int) -> int:
-    """PSS: what is shared counts for each only in part, so that the sum over processes counts it once."""
+    """Proportional memory (PSS): shared pages are divided, so that a sum over processes counts them once."""
     return _field(pid, "smaps_rollup", "Pss")
 
 
@@ -23,7 +23,7 @@ def _field(pid: int, file: str, name: str) -> int:
 
 
 def family(pid: int) -> Iterator[int]:
-    """The process and all that descend from it; those that end meanwhile are left out."""
+    """The process and its descendants, except those that end meanwhile."""
     children: list[str] = []
     with suppress(FileNotFoundError, ProcessLookupError):
         for task in Path(f"/proc/{pid}/task").iterdir():

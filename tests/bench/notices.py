@@ -1,8 +1,8 @@
-"""P4: from a commit to the message on an open stream, on the whole stack and through the gateway.
+"""P4: time from a commit to the message on an open stream, on the whole stack and through the gateway.
 
-The time runs from the answer to CreateTask, which follows the commit, to the message's arrival in the client. The
-events pass relay, JetStream, the notification consumer, Postgres, core NATS and Envoy, while the worker starts two
-workflows for each of them.
+The time runs from the answer to CreateTask, which follows the commit, to the arrival of the message at the client. The
+events pass relay, JetStream, the notification consumer, Postgres, core NATS and Envoy. The worker starts two workflows
+for each meanwhile.
 """
 
 import asyncio
@@ -10,16 +10,16 @@ from statistics import median
 from typing import Any
 
 from services.platform.config import Settings
+from tests.bench.dataset import Dataset
 from tests.bench.machine import quiet
 from tests.bench.processes import Remote, check, load, started
 from tests.bench.rows import ROUNDS, Bench, Limit, Result, percentile
 from tests.bench.stacks import WHOLE
-from tests.bench.world import World
 
 _RATE = 100
 _SECONDS = 2.0
 STREAMS = 200
-# How long the last messages may take (seconds).
+# Time limit for the last messages (seconds).
 _PATIENCE = 30.0
 _P50_MS = 15.0
 _P99_MS = 100.0
@@ -61,7 +61,7 @@ async def latency(bench: Bench) -> Result:
 
 
 async def growth(bench: Bench) -> tuple[list[float], list[float]]:
-    """P9: p50 with ten times the tasks, users and streams, and with the base, in turn."""
+    """P9: p50 with ten times the tasks, users and streams, alternating with the base."""
     stacks = await bench.stacks.need(small=WHOLE, large=WHOLE)
     p50: tuple[list[float], list[float]] = ([], [])
     for number in range(ROUNDS):
@@ -77,26 +77,26 @@ async def growth(bench: Bench) -> tuple[list[float], list[float]]:
 
 async def measured(
     settings: Settings,
-    world: World,
+    dataset: Dataset,
     streams: int,
     *,
     rate: int = _RATE,
     seconds: float = _SECONDS,
     clients: int = 1,
 ) -> dict[str, Any]:
-    """`milliseconds` of each notification, and the `bytes` of one.
+    """Returns `milliseconds` of each notification, and the `bytes` of one.
 
-    The streams are spread over so many client processes.
+    The streams are spread over `clients` processes.
     """
     gateway = f"127.0.0.1:{settings.gateway_port}"
-    # The author isn't told of what they do themselves.
+    # Excluding the author, who isn't notified of their own actions.
     readers = range(1, streams + 1)
     count = int(rate * seconds)
     inboxes = [
         {
             "kind": "inbox",
             "address": gateway,
-            "tokens": world.tokens(settings, readers[client::clients]),
+            "tokens": dataset.tokens(settings, readers[client::clients]),
             "connections": max(4, streams // 100 // clients),
             "messages": sum(number % streams % clients == client for number in range(count)),
             "patience": seconds + _PATIENCE,
@@ -106,14 +106,14 @@ async def measured(
     author = {
         "kind": "author",
         "address": gateway,
-        "token": world.tokens(settings, [0])[0],
-        "assignees": [world.user(number) for number in readers],
-        "projects": world.projects[:10],
+        "token": dataset.tokens(settings, [0])[0],
+        "assignees": [dataset.user(number) for number in readers],
+        "projects": dataset.projects[:10],
         "rate": rate,
         "seconds": seconds,
     }
     async with started("tests.bench.load", author, *inboxes) as (writing, *reading):
-        # Workflows of the round before can go on for 15 s.
+        # Workflows of the previous round may run for another 15 s.
         await quiet()
         return await _joined(reading, writing)
 

@@ -1,9 +1,9 @@
-"""How costs grow, as an SVG that is read on a light page and on a dark one."""
+"""A plot of growing costs, as an SVG for light and dark pages."""
 
 import math
 from html import escape
 
-# By the line's title: how many times the cost, by how many times the data.
+# By line title: relative cost, by relative amount of data.
 Lines = dict[str, dict[int, float]]
 
 _WIDTH, _HEIGHT = 720, 360

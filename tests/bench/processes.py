@@ -1,4 +1,4 @@
-"""Load processes and echo servers, as the runner starts and steers them."""
+"""Starts and controls load processes and echo servers."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ _READY_SECONDS = 120
 
 
 class Remote:
-    """A process that speaks as load/control.py does."""
+    """A process that follows the protocol of load/control.py."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -50,7 +50,7 @@ class Remote:
 
 @asynccontextmanager
 async def started(module: str, *specs: dict[str, Any]) -> AsyncIterator[list[Remote]]:
-    """A process of `module` for each spec, all prepared; ended with the block."""
+    """A process of `module` for each spec, all prepared; they end with the block."""
     processes = [
         await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", module),
@@ -75,7 +75,7 @@ async def started(module: str, *specs: dict[str, Any]) -> AsyncIterator[list[Rem
 
 
 async def load(*specs: dict[str, Any]) -> list[dict[str, Any]]:
-    """Runs a load process for each spec, all at the same time, to their end. Raises when an answer was wrong."""
+    """Run a load process for each spec, all at once, to their end. Raises if an answer was wrong."""
     async with started("tests.bench.load", *specs) as remotes:
         for remote in remotes:
             remote.go()
@@ -85,7 +85,7 @@ async def load(*specs: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def check(*found: dict[str, Any]) -> None:
-    """Raises when what was found holds wrong answers, or streams that ended or had holes."""
+    """Raise if the results contain wrong answers, or streams that ended or had gaps."""
     for result in found:
         for what in ("failed", "missing", "ended", "holes", "repeated"):
             if result.get(what):
@@ -94,7 +94,7 @@ def check(*found: dict[str, Any]) -> None:
 
 @asynccontextmanager
 async def echoing(spec: dict[str, Any]) -> AsyncIterator[None]:
-    """The bare server at spec["address"], while the block runs."""
+    """Run the echo server at spec["address"] while the block runs."""
     async with started("tests.bench.echo", spec) as [remote]:
         remote.go()
         yield

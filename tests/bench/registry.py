@@ -1,7 +1,7 @@
-"""Every row, in the order in which they are measured.
+"""All benchmark rows, in the order they are measured.
 
-Those that need the same servers follow each other. P4 and P9 leave Temporal with work for a while, so what they could
-disturb comes before them, or runs on another stack.
+Rows that need the same servers follow each other. P4 and P9 leave Temporal busy for a while, so rows that this could
+disturb come before them or use another stack.
 """
 
 from tests.bench import drain, enrichment, fanout, growth, notices, startup, unary

@@ -1,4 +1,4 @@
-"""The rows of the table, by their ids, in the order in which they are measured."""
+"""The parts of a benchmark row: its inputs, limits and results."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -6,41 +6,41 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.bench.stacks import Place, Stacks
-from tests.bench.world import World
+from tests.bench.dataset import Dataset
+from tests.bench.stacks import StackPlace, Stacks
 
 ROUNDS = 3
 
 
 @dataclass
 class Bench:
-    """What a row measures with. `say` shows what is being done."""
+    """The inputs of a measurement. `say` shows its progress."""
 
     stacks: Stacks
-    small: World
-    large: World
+    small: Dataset
+    large: Dataset
     folder: Path
     port: int
     say: Callable[[str], None]
 
     @property
     def echo(self) -> str:
-        """Where the bare server listens."""
+        """The address of the echo server."""
         return f"127.0.0.1:{self.port + 900}"
 
 
-def places(folder: Path, port: int) -> dict[str, Place]:
-    """The base, ten times as much of everything, and one where only the outbox is filled."""
+def places(folder: Path, port: int) -> dict[str, StackPlace]:
+    """The databases: the base, ten times as much of everything, and one with only a filled outbox."""
     return {
-        "small": Place(World(tasks=100_000, users=1_000), folder / "small", port),
-        "large": Place(World(tasks=1_000_000, users=10_000), folder / "large", port + 200),
-        "outbox": Place(World(tasks=1_000, users=10), folder / "outbox", port + 400),
+        "small": StackPlace(Dataset(tasks=100_000, users=1_000), folder / "small", port),
+        "large": StackPlace(Dataset(tasks=1_000_000, users=10_000), folder / "large", port + 200),
+        "outbox": StackPlace(Dataset(tasks=1_000, users=10), folder / "outbox", port + 400),
     }
 
 
 @dataclass(frozen=True)
 class Limit:
-    """What has to be reached, in the words of the table."""
+    """A limit to meet, in the words of the table."""
 
     text: str
     met: bool
@@ -48,7 +48,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Result:
-    """`value` and `floor` are medians of the rounds, and so is `ratio`; `details` go into results.json only."""
+    """`value`, `floor` and `ratio` are medians of the rounds; `details` appear in results.json only."""
 
     value: float
     unit: str
@@ -78,7 +78,7 @@ def compared(
     least: float | None = None,
     most: float | None = None,
 ) -> Result:
-    """Of rounds that were measured in turn with their floors; the ratio is value / floor."""
+    """The result of rounds that alternated with their floors; the ratio is value / floor."""
     ratios = [value / floor for value, floor in zip(values, floors, strict=True)]
     ratio = median(ratios)
     limits = []
@@ -97,6 +97,6 @@ def compared(
 
 
 def percentile(values: list[float], share: float) -> float:
-    """The value that `share` of them don't exceed."""
+    """The value that this share of the values doesn't exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

@@ -1,4 +1,4 @@
-"""The servers that are measured: the launcher's own stack, or the part of it that a row is about."""
+"""The measured servers: the launcher's stack, or the part of it that a row needs."""
 
 import asyncio
 import shutil
@@ -10,10 +10,10 @@ from pathlib import Path
 
 from deploy.local.stack import Stack, running_stack
 from services.platform.config import Settings
-from tests.bench import world
-from tests.bench.world import World
+from tests.bench import dataset
+from tests.bench.dataset import Dataset
 
-# What a call needs: the events that it leaves are other rows' business.
+# The programs that a call needs. Other rows measure what follows from its events.
 CALLS = frozenset({"postgres", "nats", "migrate", "auth", "task"})
 RELAY = frozenset({"postgres", "nats", "migrate", "relay"})
 WHOLE = frozenset(
@@ -29,19 +29,19 @@ _PORTS = sorted(
 
 
 def ports(first: int) -> dict[str, int]:
-    """A port for each setting that is one. Second replicas listen 10 higher."""
+    """A port for each port setting. Second replicas listen 10 higher."""
     return {name: first + 11 * number for number, name in enumerate(_PORTS)}
 
 
 @contextmanager
 def folder_for(keep: Path | None) -> Iterator[Path]:
-    """The folder `keep`, or one that is gone afterwards."""
+    """The folder `keep`, or a temporary one."""
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
         yield keep.resolve()
         return
     folder = Path(tempfile.mkdtemp(prefix="taskflow-bench-"))
-    # Postgres may run as another user, who has to pass it.
+    # Postgres may run as another user, who must be able to enter it.
     folder.chmod(0o755)
     try:
         yield folder
@@ -50,17 +50,17 @@ def folder_for(keep: Path | None) -> Iterator[Path]:
 
 
 @dataclass
-class Place:
-    """One database and its stack: as `make up` has it, but for folder and ports."""
+class StackPlace:
+    """One database and its stack, configured like `make up` except folder and ports."""
 
-    world: World
+    dataset: Dataset
     folder: Path
     first_port: int
     replicas: int = 1
 
     @property
     def filled(self) -> Path:
-        """A file that says so. A folder that was kept is used again."""
+        """A marker file: the database is filled. A kept folder is used again."""
         return self.folder / "filled"
 
     @property
@@ -70,15 +70,15 @@ class Place:
 
 
 class Stacks:
-    """Runs what the next row asks for, and leaves alone what it shares with the row before."""
+    """Runs the programs that the next row needs, and keeps those it shares with the previous row."""
 
-    def __init__(self, places: dict[str, Place]) -> None:
+    def __init__(self, places: dict[str, StackPlace]) -> None:
         self._places = places
         self.say: Callable[[str], None] = lambda text: None
         self._running: dict[str, tuple[frozenset[str], Stack, AsyncExitStack]] = {}
 
     async def need(self, **wanted: Collection[str]) -> dict[str, Stack]:
-        """By place, the stack with these programs; all others are stopped. A place is filled the first time."""
+        """The stacks with these programs, by place; others are stopped. A place is filled on first use."""
         for name in list(self._running):
             if self._running[name][0] != frozenset(wanted.get(name, ())):
                 await self._running.pop(name)[2].aclose()
@@ -90,9 +90,9 @@ class Stacks:
     async def _start(self, name: str, programs: frozenset[str]) -> None:
         place = self._places[name]
         if not place.filled.exists():
-            self.say(f"writing {place.world.tasks:,} tasks")
+            self.say(f"writing {place.dataset.tasks:,} tasks")
             async with running_stack(place.settings, only={"postgres", "migrate"}) as stack:
-                await world.fill(stack.settings.postgres, place.world)
+                await dataset.fill(stack.settings.postgres, place.dataset)
             place.filled.touch()
         self.say(f"starting {', '.join(sorted(programs))}")
         async with AsyncExitStack() as exit_stack:
@@ -100,7 +100,7 @@ class Stacks:
                 running_stack(place.settings, only=programs)
             )
             self._running[name] = (programs, stack, exit_stack.pop_all())
-        # Services go on preparing themselves for a moment after they say that they serve.
+        # Services finish preparing shortly after they report that they serve.
         await asyncio.sleep(1)
 
     async def close(self) -> None:

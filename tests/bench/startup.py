@@ -1,4 +1,4 @@
-"""P10 and P11: `make up` on an empty folder, until everything serves; and what it weighs when nobody does anything."""
+"""P10 and P11: time of `make up` on an empty folder until everything serves, and memory at rest."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 _HOST = "127.0.0.1"
 _PATIENCE = 60.0
 _LOOK = 0.05
-# Until everything has come to rest (seconds).
+# Wait until everything is idle (seconds).
 _REST = 5.0
 
 _MOST_SECONDS = 10.0
@@ -30,7 +30,7 @@ _MB = 1e6
 
 
 async def cold_start(bench: Bench) -> Result:
-    """P10: the cluster of Postgres is made anew each time; what is installed and cached of files stays."""
+    """P10: each time with a new Postgres cluster, but with installed programs and cached files."""
     await bench.stacks.need()
     seconds = []
     for number in range(ROUNDS):
@@ -42,7 +42,7 @@ async def cold_start(bench: Bench) -> Result:
 
 
 async def at_rest(bench: Bench) -> Result:
-    """P11: memory that processes share counts once. It's the same each time, so once is enough."""
+    """P11: shared memory counts once. One measurement is enough, as results don't vary."""
     await bench.stacks.need()
     bench.say("the stack at rest")
     async with _up(bench) as (pid, _):
@@ -68,7 +68,7 @@ async def at_rest(bench: Bench) -> Result:
 
 @asynccontextmanager
 async def _up(bench: Bench) -> AsyncIterator[tuple[int, float]]:
-    """The pid of `make up`, and the seconds until every health check was passed."""
+    """The pid of `make up`, and the seconds until every health check passed."""
     folder = bench.folder / "up"
     shutil.rmtree(folder, ignore_errors=True)
     settings = Settings(data_dir=folder, **ports(bench.port + 600))  # type: ignore[arg-type]

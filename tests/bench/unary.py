@@ -1,7 +1,7 @@
-"""P1, P2 and P3: calls to one task process, straight at its port.
+"""P1, P2 and P3: calls to one task process, without the gateway.
 
-Postgres (fsync on), NATS, the auth process for its keys, and that one process run; relay, worker and notifications
-don't: what becomes of the events is what P4, P5, P7 and P8 measure.
+Only Postgres (fsync on), NATS, the auth process (for its keys) and that task process run. P4, P5, P7 and P8 measure
+what follows from the events.
 """
 
 import base64
@@ -10,24 +10,24 @@ from typing import Any
 
 import grpc.aio
 
-from services.platform import pages
 from services.platform.config import Settings
-from services.platform.seal import Seal
+from services.platform.rpc import pages
+from services.platform.rpc.seal import Seal
 from taskflow.task.v1.task_pb2 import Task, TaskFilter
 from taskflow.task.v1.task_service_pb2 import CreateTaskRequest, GetTaskRequest, ListTasksRequest
 from taskflow.task.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.bench import world
+from tests.bench import dataset
+from tests.bench.dataset import LARGE, SMALL, SMALL_PROJECT, WORKSPACES, Dataset, name_id
 from tests.bench.processes import echoing, load
 from tests.bench.rows import ROUNDS, Bench, Result, compared
 from tests.bench.stacks import CALLS
-from tests.bench.world import LARGE, SMALL, SMALL_PROJECT, WORKSPACES, World, name_id
 
-# Calls in flight, and over how many load processes they are spread.
+# Concurrent calls, and the number of load processes that make them.
 IN_FLIGHT = 64
 CLIENTS = 2
 _WARM_UP = 0.5
 _SECONDS = 3.0
-# Those who call, and the projects that they work in, for every 100,000 tasks.
+# Callers, and the projects they work in, per 100,000 tasks.
 _CALLERS = 20
 _PROJECTS = 10
 
@@ -49,7 +49,7 @@ async def gets(bench: Bench) -> Result:
     """P2."""
     stacks = await bench.stacks.need(small=CALLS)
     settings = stacks["small"].settings
-    rows = await world.execute(
+    rows = await dataset.execute(
         settings.postgres, "SELECT id FROM task.tasks TABLESAMPLE SYSTEM (10) LIMIT 2000"
     )
     spec = {
@@ -62,7 +62,7 @@ async def gets(bench: Bench) -> Result:
 
 
 async def lists(bench: Bench) -> Result:
-    """P3: the slowest of four kinds of pages in the workspace of 1,000,000, against a workspace of 1,000 tasks."""
+    """P3: the slowest of four kinds of pages in a workspace of 1,000,000 tasks, against a workspace of 1,000."""
     stacks = await bench.stacks.need(large=CALLS)
     settings = stacks["large"].settings
     token = bench.large.tokens(settings, [1])
@@ -84,7 +84,7 @@ async def lists(bench: Bench) -> Result:
 
 
 async def growth(bench: Bench) -> tuple[list[float], list[float]]:
-    """P9: creates a second with ten times the tasks, users and projects, and with the base, in turn."""
+    """P9: creates per second with ten times the tasks, users and projects, alternating with the base."""
     stacks = await bench.stacks.need(small=CALLS, large=CALLS)
     specs = [
         creating(stacks[name].settings, place, scale)
@@ -96,7 +96,7 @@ async def growth(bench: Bench) -> tuple[list[float], list[float]]:
             bench.say(f"round {number + 1}: creates")
             found.append(await rate(spec, spec["address"]))
     for stack in stacks.values():
-        await world.forget_events(stack.settings.postgres)
+        await dataset.forget_events(stack.settings.postgres)
     return rates
 
 
@@ -113,7 +113,7 @@ def listing(settings: Settings, tokens: list[str], requests: list[str]) -> dict[
     }
 
 
-def creating(settings: Settings, found: World, scale: int = 1) -> dict[str, Any]:
+def creating(settings: Settings, found: Dataset, scale: int = 1) -> dict[str, Any]:
     return {
         **_calling(settings, found, scale),
         "call": "create",
@@ -121,7 +121,7 @@ def creating(settings: Settings, found: World, scale: int = 1) -> dict[str, Any]
     }
 
 
-def _calling(settings: Settings, found: World, scale: int = 1) -> dict[str, Any]:
+def _calling(settings: Settings, found: Dataset, scale: int = 1) -> dict[str, Any]:
     return {
         "kind": "calls",
         "address": settings.task,
@@ -142,12 +142,12 @@ async def _against_echo(
             rates.append(await rate(spec, settings.task))
             bench.say(f"round {number + 1}: echo")
             floors.append(await rate(spec, bench.echo))
-    await world.forget_events(settings.postgres)
+    await dataset.forget_events(settings.postgres)
     return compared(rates, floors, "calls/s", least=least)
 
 
 async def rate(spec: dict[str, Any], address: str) -> float:
-    """Calls a second, from all load processes together. Each begins at another number."""
+    """Calls per second, of all load processes together. Each process starts at another number."""
     found = await load(
         *({**spec, "address": address, "first": client * 1_000_003} for client in range(CLIENTS))
     )
@@ -178,8 +178,8 @@ def _metadata(spec: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {spec['tokens'][0]}"),)
 
 
-async def _pages(settings: Settings, found: World) -> dict[str, list[str]]:
-    """Requests in base64, by what they are about: first pages, and pages from deep within."""
+async def _pages(settings: Settings, found: Dataset) -> dict[str, list[str]]:
+    """Requests in base64, by kind: first pages, and pages deep within the list."""
     one = TaskFilter(project_ids=[found.projects[7]])
     first = {
         "1,000 tasks": ListTasksRequest(workspace_id=WORKSPACES[SMALL], page_size=PAGE),
@@ -203,15 +203,15 @@ async def _pages(settings: Settings, found: World) -> dict[str, list[str]]:
 
 
 async def deep_pages(settings: Settings, first: ListTasksRequest, project: str | None) -> list[str]:
-    """In base64, the pages from deep within what `first` asks for."""
+    """Requests in base64 for pages deep within the list that `first` requests."""
     return [encoded(await _deep(settings, first, project, depth)) for depth in _DEPTHS]
 
 
 async def _deep(
     settings: Settings, request: ListTasksRequest, project: str | None, depth: float
 ) -> ListTasksRequest:
-    """The page that begins after this share of the tasks."""
-    [row] = await world.execute(
+    """The page that starts after this share of the tasks."""
+    [row] = await dataset.execute(
         settings.postgres,
         """
         SELECT created_at, id FROM task.tasks

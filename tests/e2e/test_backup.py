@@ -1,4 +1,4 @@
-"""Promises of backups: made while people write, restored into an empty folder, and everything goes on from there."""
+"""Promises of backups: made while users write, restored into an empty folder, and everything continues from there."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ from deploy.local.program import StackError
 from deploy.local.programs import child_environment
 from deploy.local.stack import Stack, assembled, running_stack
 from services.platform.config import Settings
-from services.platform.db import Database
+from services.platform.data.db import Database
 from taskflow.auth.v1 import workspace_pb2, workspace_service_pb2
 from taskflow.notification.v1 import notification_service_pb2
 from taskflow.notification.v1.notification_pb2 import Notification
@@ -42,14 +42,14 @@ from tests.conftest import settings_for
 from tests.integration.people import bearer, events
 
 PASSWORD = "correct horse battery"
-# So that it's still to come when the stack has been restored on a quiet machine; on a busy one it's late then.
+# Long enough that the deadline is still ahead after the restore, unless the machine is busy; then it is overdue.
 _DUE_IN = 18.0
 _PATIENCE = 60.0
 
 
 @dataclass
 class Before:
-    """What the clients of the first stack know: of everything, and of what was acknowledged before the backup began."""
+    """What the clients of the first stack know: all of it, and the part acknowledged before the backup began."""
 
     owner: str
     colleague: str
@@ -86,7 +86,7 @@ class After:
             request.page_token = page.next_page_token
 
     async def notifications(self) -> list[Notification]:
-        """The colleague's, oldest first."""
+        """The colleague's notifications, oldest first."""
         listed = await self.colleague.notifications.ListNotifications(
             notification_service_pb2.ListNotificationsRequest(page_size=1000)
         )
@@ -94,7 +94,7 @@ class After:
 
 
 async def backup(settings: Settings, *arguments: str, code: int = 0) -> str:
-    """Runs the command as a person would, with the same settings as `make up`; returns what it said."""
+    """Run the command with the settings of `make up`; returns its output."""
     filled_in = {"TASKFLOW_DATABASE_URL", "TASKFLOW_NATS_URL", "TASKFLOW_TEMPORAL_ADDRESS"}
     given = child_environment(settings).items()
     process = await asyncio.create_subprocess_exec(
@@ -110,7 +110,7 @@ async def backup(settings: Settings, *arguments: str, code: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 async def made(whole: Stack, tmp_path_factory: pytest.TempPathFactory) -> tuple[Before, Path]:
-    """A backup, made while two people work and the workers are down."""
+    """A backup made while two users work and the workers are down."""
     folder = tmp_path_factory.mktemp("backups") / "one"
     gateway = f"127.0.0.1:{whole.settings.gateway_port}"
     workers = [process.program.name for process in whole.processes]
@@ -159,7 +159,7 @@ async def made(whole: Stack, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 async def after(
     made: tuple[Before, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[After]:
-    """The stack that was restored from it, beside the first one."""
+    """The stack restored from the backup; the first one still runs."""
     before, folder = made
     settings = settings_for(tmp_path_factory.mktemp("restored") / "data")
     await backup(settings, "restore", str(folder))
@@ -247,12 +247,12 @@ async def _eventually(reached: Any) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_what_was_acknowledged_before_the_backup_began_is_there(after: After) -> None:
+async def test_writes_acknowledged_before_the_backup_are_restored(after: After) -> None:
     found = (await after.tasks()).keys()
     assert after.before.acknowledged <= found <= after.before.created
 
 
-async def test_who_was_logged_in_still_is(after: After) -> None:
+async def test_sessions_survive_backup_and_restore(after: After) -> None:
     request = task_service_pb2.GetTaskRequest(id=after.before.with_job)
     async with grpc.aio.insecure_channel(
         f"127.0.0.1:{after.stack.settings.gateway_port}"
@@ -262,7 +262,7 @@ async def test_who_was_logged_in_still_is(after: After) -> None:
     assert answer.task.id == after.before.with_job
 
 
-async def test_cursors_from_before_are_answered_with_reset_and_nothing_is_missing_after_that(
+async def test_old_cursors_get_a_reset_and_then_nothing_is_missing(
     after: After,
 ) -> None:
     board = after.owner.watch_tasks(after.before.workspace_id, cursor=after.before.board_cursor)
@@ -286,7 +286,7 @@ async def test_cursors_from_before_are_answered_with_reset_and_nothing_is_missin
         await stream.aclose()
 
 
-async def test_sequences_go_on_without_a_gap_and_nobody_is_told_twice(after: After) -> None:
+async def test_sequences_continue_without_a_gap_and_nobody_is_notified_twice(after: After) -> None:
     async def all_told() -> bool:
         assigned = [
             task.id
@@ -326,11 +326,11 @@ async def test_the_pending_job_and_reminder_happen_once_and_mail_is_sent(after: 
         await _eventually(happened)
 
 
-async def test_the_whole_story_is_seen_on_the_restored_stack(after: After) -> None:
+async def test_the_demo_shows_its_whole_story_on_the_restored_stack(after: After) -> None:
     assert await Story(after.stack.settings, Console()).tell()
 
 
-async def test_nothing_happened_twice_by_then(after: After) -> None:
+async def test_nothing_was_done_twice_after_the_restore(after: After) -> None:
     db = Database(after.stack.settings, application="test")
     await db.open()
     try:
@@ -345,7 +345,7 @@ async def test_nothing_happened_twice_by_then(after: After) -> None:
         and event.job_changed.job.state == job_pb2.JOB_STATE_DONE
     ]
     assert ended == [1]
-    # Before it the one of an hour before, which was late when the task was made, if the deadline was still ahead.
+    # The one-hour reminder was already overdue at creation. It is sent only if the deadline is still ahead.
     assert [each.task_reminder_due.offset_seconds for each in reminders] in ([0], [3600, 0])
 
 
@@ -359,7 +359,7 @@ def names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
-async def test_a_restore_overwrites_nothing(
+async def test_a_restore_overwrites_no_existing_data(
     after: After, made: tuple[Before, Path], tmp_path: Path
 ) -> None:
     _, folder = made
@@ -374,7 +374,7 @@ async def test_a_restore_overwrites_nothing(
     assert "docs/operations.md" in await refused(restore(elsewhere, folder, print))
 
 
-async def test_what_is_damaged_or_no_backup_is_refused_and_leaves_nothing(
+async def test_a_damaged_or_invalid_backup_is_refused_and_leaves_no_files(
     made: tuple[Before, Path], tmp_path: Path
 ) -> None:
     _, folder = made
@@ -397,7 +397,7 @@ async def test_what_is_damaged_or_no_backup_is_refused_and_leaves_nothing(
     assert names(empty.data_dir) == []
 
 
-async def test_a_backup_that_cannot_be_made_leaves_nothing(
+async def test_a_failed_backup_leaves_no_files(
     whole: Stack, made: tuple[Before, Path], tmp_path: Path
 ) -> None:
     _, folder = made
@@ -409,14 +409,14 @@ async def test_a_backup_that_cannot_be_made_leaves_nothing(
     assert names(tmp_path) == []
 
 
-async def test_a_folder_that_is_being_restored_is_not_started(tmp_path: Path) -> None:
+async def test_a_stack_does_not_start_on_a_folder_that_is_being_restored(tmp_path: Path) -> None:
     (tmp_path / "restoring").mkdir()
     settings = settings_for(tmp_path)
     with pytest.raises(StackError, match="is being restored"), assembled(settings):
         pass
 
 
-async def test_a_backup_is_for_its_owner_alone(made: tuple[Before, Path]) -> None:
+async def test_a_backup_is_readable_by_its_owner_only(made: tuple[Before, Path]) -> None:
     _, folder = made
     for path in (folder, *folder.rglob("*")):
         assert path.stat().st_mode & 0o077 == 0

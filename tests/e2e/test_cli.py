@@ -1,4 +1,4 @@
-"""The taskflow command against the real servers, through the gateway."""
+"""The taskflow command against real servers, through the gateway."""
 
 import asyncio
 import json
@@ -14,8 +14,8 @@ from typing import Any
 PASSWORD = "correct horse battery"
 
 
-class Person:
-    """Somebody with an account and a config folder of their own."""
+class CliUser:
+    """A user with an account and a config folder."""
 
     def __init__(self, gateway: str, folder: Path, name: str) -> None:
         self.email = f"{name}-{uuid.uuid4().hex[:8]}@example.com"
@@ -52,7 +52,7 @@ class Person:
 
     @asynccontextmanager
     async def watching(self, *args: str) -> AsyncIterator[AsyncIterator[Any]]:
-        """Yields the messages of a stream, and ends it by Ctrl-C."""
+        """Yields the messages of a stream, then ends it with Ctrl-C."""
         process = await self.start(*args, "--output", "json")
         assert process.stdout is not None
         lines = process.stdout
@@ -69,8 +69,8 @@ class Person:
         assert process.returncode == 0
 
 
-async def team(gateway: str, folder: Path) -> tuple[Person, Person]:
-    ada, ben = Person(gateway, folder, "ada"), Person(gateway, folder, "ben")
+async def team(gateway: str, folder: Path) -> tuple[CliUser, CliUser]:
+    ada, ben = CliUser(gateway, folder, "ada"), CliUser(gateway, folder, "ben")
     await asyncio.gather(ada.register(), ben.register())
     await ada.run("workspace", "create", "Harbour")
     await ada.run("workspace", "add-member", ben.email)
@@ -78,7 +78,7 @@ async def team(gateway: str, folder: Path) -> tuple[Person, Person]:
     return ada, ben
 
 
-async def test_a_task_goes_from_one_person_to_the_other(gateway: str, tmp_path: Path) -> None:
+async def test_a_task_is_handed_from_one_person_to_another(gateway: str, tmp_path: Path) -> None:
     ada, ben = await team(gateway, tmp_path)
     made = await ada.json("task", "create", "Grease the crane", "--due", "+3d", "--label", "yard")
     assert made["key"] == "OPS-1"
@@ -103,7 +103,7 @@ async def test_a_task_goes_from_one_person_to_the_other(gateway: str, tmp_path: 
     await ben.run("whoami", code=4)
 
 
-async def test_an_import_shows_on_the_live_board_and_is_not_doubled(
+async def test_an_import_shows_on_the_live_board_and_a_repeat_adds_nothing(
     gateway: str, tmp_path: Path
 ) -> None:
     ada, ben = await team(gateway, tmp_path)

@@ -1,13 +1,9 @@
-"""The single entry, with the tools that people have at hand: buf curl by reflection, and plain curl."""
+"""The gateway as `buf curl` uses it, with nothing but reflection."""
 
 import asyncio
-import base64
 import json
-import struct
 import sys
 from pathlib import Path
-
-from taskflow.auth.v1 import auth_service_pb2
 
 BUF = Path(sys.executable).with_name("buf")
 
@@ -54,7 +50,7 @@ async def test_reflection_lists_every_public_service_and_no_internal_one(gateway
     assert not [service for service in services if "Internal" in service]
 
 
-async def test_a_task_is_created_with_nothing_but_reflection(gateway: str) -> None:
+async def test_a_task_is_created_using_only_reflection(gateway: str) -> None:
     person = {"email": f"curl.{id(gateway):x}@example.com", "password": "correct horse"}
     await _buf(gateway, "taskflow.auth.v1.AuthService/Register", person | {"display_name": "Bo"})
     login = await _buf(gateway, "taskflow.auth.v1.AuthService/Login", person)
@@ -79,25 +75,3 @@ async def test_a_task_is_created_with_nothing_but_reflection(gateway: str) -> No
         *header,
     )
     assert task["task"]["key"] == "CURL-1"  # type: ignore[index]
-
-
-async def test_grpc_web_works_with_plain_curl(gateway: str) -> None:
-    message = auth_service_pb2.GetSigningKeysRequest().SerializeToString()
-    body = base64.b64encode(struct.pack(">BI", 0, len(message)) + message).decode()
-    code, out = await _run(
-        "curl",
-        "--silent",
-        "--http1.1",
-        "--header",
-        "content-type: application/grpc-web-text",
-        "--header",
-        "accept: application/grpc-web-text",
-        "--data",
-        body,
-        f"http://{gateway}/taskflow.auth.v1.AuthService/GetSigningKeys",
-    )
-    assert code == 0
-    first = base64.b64decode(out.split(b"=")[0] + b"=" * (-len(out.split(b"=")[0]) % 4))
-    (length,) = struct.unpack(">I", first[1:5])
-    answer = auth_service_pb2.GetSigningKeysResponse.FromString(first[5 : 5 + length])
-    assert answer.keys[0].alg == "ES256"

@@ -1,4 +1,4 @@
-"""A client that isn't ours: stubs made by plain protoc in an empty folder, and not a line of this project."""
+"""A client built without this project's code: stubs by plain protoc in an empty folder."""
 
 import os
 import subprocess
@@ -40,14 +40,14 @@ for message in watch:
 """
 
 
-def test_a_stub_by_plain_protoc_registers_creates_and_watches(gateway: str, tmp_path: Path) -> None:
+def test_a_plain_protoc_client_registers_creates_and_watches(gateway: str, tmp_path: Path) -> None:
     files = [str(path.relative_to(PROTOS)) for path in PROTOS.glob("taskflow/**/*.proto")]
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", f"-I{PROTOS}/third_party"]
     outputs = [f"--python_out={tmp_path}", f"--grpc_python_out={tmp_path}"]
     subprocess.run([*command, *outputs, *files, "buf/validate/validate.proto"], check=True)
     client = tmp_path / "client.py"
     client.write_text(_CLIENT)
-    # First on the path, so that these stubs are taken and not those of the project.
+    # First on the path, so that these stubs are imported instead of the project's.
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     result = subprocess.run(
         [sys.executable, str(client), gateway],

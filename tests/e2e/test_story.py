@@ -1,4 +1,4 @@
-"""The main job, start to end: what `make demo` tells has to be seen by the tests as well."""
+"""The main use case from start to end, as `make demo` shows it."""
 
 from rich.console import Console
 
@@ -6,5 +6,5 @@ from deploy.demo.story import Story
 from services.platform.config import Settings
 
 
-async def test_the_whole_story_is_seen(whole_settings: Settings) -> None:
+async def test_the_demo_shows_its_whole_story(whole_settings: Settings) -> None:
     assert await Story(whole_settings, Console()).tell()

@@ -1,4 +1,4 @@
-"""The model-backed enricher at a model server of the tests, which answers what a test wants."""
+"""The model-backed enricher with a fake model server that a test controls."""
 
 import json
 from collections.abc import AsyncIterator, Callable
@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar, TypeVarTuple
 
 from tests.fakes.model_server import ModelServer, model_server
-from workflows.enrichers import Kind
-from workflows.enrichers.circuit import Circuit
-from workflows.enrichers.model import ModelEnricher, ModelSettings
-from workflows.text_process import TextProcess
+from workflows.enrichment.enrichers import Kind
+from workflows.enrichment.enrichers.circuit import Circuit
+from workflows.enrichment.enrichers.model import ModelEnricher, ModelSettings
+from workflows.enrichment.text_process import TextProcess
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
@@ -21,7 +21,7 @@ PRIORITY: frozenset[Kind] = frozenset({"priority"})
 
 
 class InThisProcess(TextProcess):
-    """For tests that aren't about the child process: each would start one, which takes longer than the test."""
+    """Reads texts in this process, because starting a child process takes longer than most tests."""
 
     async def call(
         self, workspace: str, function: Callable[[*Arguments], Result], *arguments: *Arguments
@@ -39,7 +39,7 @@ async def enriching(
                 server.base_url, "m-1", KEY, timeout=timeout, allow_private=True, **settings
             ),
             texts or InThisProcess(1.0),
-            # The circuit has its own tests; here it must not hide the endpoint's answers.
+            # The circuit breaker has its own tests; here it must not hide the endpoint's answers.
             Circuit(failures_to_open=1_000),
         )
         try:

@@ -1,4 +1,4 @@
-"""A mail server that keeps what it gets and refuses what a test tells it to."""
+"""A mail server that stores mails and refuses those that a test tells it to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 
 @dataclass
 class MailReceiver:
-    """`mail_replies`, `rcpt_replies` and `data_replies` are SMTP answers used up in order, then all is accepted."""
+    """`mail_replies`, `rcpt_replies` and `data_replies` are SMTP answers, used in order; then all is accepted."""
 
     port: int = 0
     messages: list[EmailMessage] = field(default_factory=list)
@@ -22,7 +22,7 @@ class MailReceiver:
     mail_replies: list[str] = field(default_factory=list)
     rcpt_replies: list[str] = field(default_factory=list)
     data_replies: list[str] = field(default_factory=list)
-    # Accept a message and then lose the connection instead of saying so, this many times.
+    # How many times to accept a message and close the connection instead of answering.
     lose_answers: int = 0
 
     async def handle_MAIL(
@@ -70,7 +70,7 @@ class MailReceiver:
 
 @asynccontextmanager
 async def mail_receiver(port: int = 0) -> AsyncIterator[MailReceiver]:
-    """Receives on the loopback until the block ends; port 0 takes a free one."""
+    """Receive mail on the loopback until the block ends; port 0 means a free port."""
     fake = MailReceiver()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
@@ -78,7 +78,7 @@ async def mail_receiver(port: int = 0) -> AsyncIterator[MailReceiver]:
             fake,
             hostname="localhost",
             enable_SMTPUTF8=True,
-            # Nobody has an account.
+            # There are no accounts.
             authenticator=lambda *_: AuthResult(success=False, handled=False),
             auth_require_tls=False,
             loop=loop,

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint that does what a test tells it, spoken to over HTTP."""
+"""An OpenAI-compatible HTTP endpoint that a test controls."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Request:
 
     @property
     def task(self) -> dict[str, Any]:
-        """The task as it was handed to the model, from between the marks."""
+        """The task as sent to the model, from between the delimiters."""
         lines = self.user.splitlines()
         task: dict[str, Any] = json.loads(lines[1])
         return task
@@ -77,13 +77,13 @@ def priority(value: str = "HIGH", reason: str = 'says "today"', confidence: floa
 
 
 class ModelServer:
-    """`replies` are used up in order, then `answer` is asked for each request."""
+    """`replies` are used in order; after that `answer` makes each reply."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.replies: list[Reply] = []
         self.answer: Answer = lambda request: priority()
-        # Names of body fields that this endpoint doesn't know, each refused with a 400.
+        # Body fields that this endpoint rejects with a 400.
         self.rejects: set[str] = set()
         self.connections = 0
         self.port = 0
@@ -141,7 +141,7 @@ class ModelServer:
 
 @asynccontextmanager
 async def model_server(port: int = 0) -> AsyncIterator[ModelServer]:
-    """Serves on the loopback until the block ends; port 0 takes a free one."""
+    """Serve on the loopback until the block ends; port 0 means a free port."""
     fake = ModelServer()
     server = await asyncio.start_server(fake.serve, "127.0.0.1", port, limit=2**20)
     fake.port = server.sockets[0].getsockname()[1]

@@ -1,4 +1,4 @@
-"""Functions on texts that a child process is asked to call, some of them poisonous."""
+"""Functions on texts for the child process to call, some of them harmful."""
 
 import os
 import re
@@ -12,7 +12,7 @@ def length(text: str) -> int:
 
 
 def never_ends(text: str) -> bool:
-    """Holds the interpreter lock all the time."""
+    """Never returns, and holds the interpreter lock."""
     return re.fullmatch(r"(\w+)+", "a" * 200 + text) is not None
 
 

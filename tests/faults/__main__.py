@@ -1,4 +1,4 @@
-"""`python -m tests.faults`: tries to break each promise, prints one table; ends with 1 when one didn't hold."""
+"""`python -m tests.faults`: tries to break each promise and prints one table; exits with 1 if one broke."""
 
 import argparse
 import asyncio
@@ -15,14 +15,14 @@ from rich.console import Console
 from deploy.local.program import StackError
 from tests.faults.harness import registry, report
 from tests.faults.harness.registry import Scenario
-from tests.faults.harness.runner import Row, Say, run_all
+from tests.faults.harness.runner import Say, ScenarioResult, run_all
 from tests.faults.harness.scenario import Profile
 
 
 def main() -> None:
     options = _options()
     console = Console(stderr=True)
-    rows: list[Row] = []
+    rows: list[ScenarioResult] = []
     started = time.monotonic()
     code = 0
     folder = _folder(options.keep)
@@ -96,24 +96,24 @@ def _names(text: str) -> list[str]:
 
 
 def _folder(keep: Path | None) -> Path:
-    """A new folder for data, logs and results; it's removed when all went well, unless it was asked for."""
+    """A new folder for data, logs and results. It is removed after a good run unless the user named it."""
     if keep is not None:
         folder = keep.resolve() / time.strftime("%Y%m%d-%H%M%S")
         folder.mkdir(parents=True)
         return folder
     folder = Path(tempfile.mkdtemp(prefix="taskflow-faults-"))
-    # Postgres may run as another user, who has to pass it.
+    # Postgres may run as another user, who must be able to enter it.
     folder.chmod(0o755)
     return folder
 
 
 async def _run(
-    options: argparse.Namespace, folder: Path, console: Console, rows: list[Row]
+    options: argparse.Namespace, folder: Path, console: Console, rows: list[ScenarioResult]
 ) -> None:
     scenarios = registry.load([name for name in options.only if name not in options.left_out])
     task = asyncio.current_task()
     assert task is not None
-    # Ctrl-C does the same: everything is stopped in order.
+    # As on Ctrl-C: everything is stopped in order.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     status = console.status("starting the stack")
 
@@ -124,7 +124,7 @@ async def _run(
         say(scenario.promise)
         return say
 
-    def ended(row: Row) -> None:
+    def ended(row: ScenarioResult) -> None:
         rows.append(row)
         console.print(f"{len(rows)}/{len(scenarios)} {report.line(row)}")
 

@@ -1,4 +1,4 @@
-"""`python -m tests.faults.abuse`: what a hostile peer does to a port, in a process of its own.
+"""`python -m tests.faults.abuse`: attacks on a port, run in a separate process.
 
 Standard input: a line of JSON for each attack with `attack`, `host`, `port`, `amount` and `seconds`. Standard output: a
 line of JSON for each, `sent`, `connections`, and how many of these were `closed` by the other side or, without that,
@@ -20,20 +20,20 @@ from tests.faults import frames
 from tests.faults.frames import frame
 
 _PATH = "/taskflow.task.v1.TaskService/GetTask"
-# A TLS 1.2 ClientHello, as far as a server has to read to know what it is.
+# The start of a TLS 1.2 ClientHello, enough for a server to recognize it.
 _HELLO = bytes.fromhex("16030100c8010000c40303") + bytes(189)
-# By which it is said that a call isn't made: its status, or that it, or the connection, can't go on.
+# Frames that refuse a call: its status, or the end of the stream or the connection.
 _REFUSALS = {frames.HEADERS, frames.RST_STREAM, frames.GOAWAY}
-# Calls that are begun on one connection.
+# Calls started on one connection.
 _RESETS = 2000
-# Frames in one write, or calls at once.
+# Frames per write, or concurrent calls.
 _BATCH = 100
-# For so many calls to be answered (seconds).
+# Pause for that many calls to be answered (seconds).
 _PAUSE = 0.2
 
 
 @dataclass
-class Result:
+class AttackResult:
     sent: int = 0
     connections: int = 0
     closed: int = 0
@@ -44,11 +44,11 @@ class Result:
 class Attack:
     host: str
     port: int
-    # How often, or how many.
+    # How many frames, calls or connections.
     amount: int
-    # How long what is left open stays so.
+    # How long open connections are held.
     seconds: float
-    result: Result
+    result: AttackResult
     chance: random.Random
 
     @property
@@ -57,13 +57,13 @@ class Attack:
 
 
 class Peer:
-    """One connection. Whatever the other side says is read, so that it isn't held up by us."""
+    """One connection. Everything that the server sends is read, so that it never blocks on us."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self.writer = writer
         self.gone = asyncio.Event()
-        # Closed, or refused what was begun.
+        # Set when the server closed the connection or refused a call.
         self.over = asyncio.Event()
         self._reading = asyncio.create_task(self._read())
 
@@ -79,7 +79,7 @@ class Peer:
         self.over.set()
 
     async def send(self, data: bytes) -> bool:
-        """False once the other side has closed."""
+        """False once the server has closed the connection."""
         if self.gone.is_set():
             return False
         try:
@@ -90,7 +90,7 @@ class Peer:
         return not self.gone.is_set()
 
     async def stay(self, seconds: float, until: asyncio.Event | None = None) -> None:
-        """For so long, or until the other side has closed."""
+        """Stay connected for this long, or until the server closes."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for((until or self.gone).wait(), seconds)
 
@@ -120,7 +120,7 @@ async def connected(attack: Attack, begin: bytes = b"") -> AsyncIterator[Peer]:
 
 
 async def rapid_resets(attack: Attack) -> None:
-    """Calls that are given up with the next frame."""
+    """Calls that are reset by the next frame."""
     give_up = struct.pack(">I", frames.CANCEL)
     header = attack.call
 
@@ -141,7 +141,7 @@ async def rapid_resets(attack: Attack) -> None:
 
 
 async def half_open_streams(attack: Attack) -> None:
-    """Calls whose message never comes."""
+    """Calls whose message is never sent."""
     await _begun(attack, frames.END_HEADERS, attack.call)
 
 
@@ -164,7 +164,7 @@ async def _begun(attack: Attack, flags: int, header: bytes, streams: int = 1000)
 
 
 async def oversized_headers(attack: Attack) -> None:
-    """A mebibyte of them, again and again."""
+    """A mebibyte of headers, again and again."""
     junk = frames.block([("x-junk", "x" * 16_000)])
     while attack.result.sent < attack.amount:
         async with connected(attack, frames.greeting()) as peer:
@@ -186,7 +186,7 @@ async def settings_flood(attack: Attack) -> None:
 
 
 async def empty_frames(attack: Attack) -> None:
-    """Data without data, of a call that goes on for ever."""
+    """Empty data frames of a call that never ends."""
     begin = frame(frames.HEADERS, frames.END_HEADERS, 1, attack.call)
     await _flood(attack, frame(frames.DATA, 0, 1), begin)
 
@@ -208,7 +208,7 @@ async def _flood(attack: Attack, of: bytes, begin: bytes = b"") -> None:
 
 
 async def slow_headers(attack: Attack) -> None:
-    """A byte now and then, of HTTP/1 and of HTTP/2."""
+    """Headers sent a byte at a time, in HTTP/1 and in HTTP/2."""
     beginnings = (
         f"POST {_PATH} HTTP/1.1\r\nhost: x\r\nx-slow: ".encode(),
         frames.greeting() + frame(frames.HEADERS, 0, 1, attack.call[:-20])[:-10],
@@ -246,7 +246,7 @@ async def tls_to_a_clear_port(attack: Attack) -> None:
 
 
 async def connections_left_open(attack: Attack) -> None:
-    """Half of them without a word, half after a greeting."""
+    """Connections left open: half silent, half after the HTTP/2 preface."""
 
     async def one(number: int) -> None:
         async with connected(attack, frames.greeting() if number % 2 else b"") as peer:
@@ -257,7 +257,7 @@ async def connections_left_open(attack: Attack) -> None:
 
 
 async def unread_answers(attack: Attack) -> None:
-    """Calls with their messages, whose answers may not be sent."""
+    """Complete calls with a zero flow-control window, so that answers can't be sent."""
     header, message = attack.call, bytes(5)
     async with connected(attack, frames.greeting(window=0)) as peer:
         for stream in range(1, 2 * attack.amount, 2):
@@ -268,7 +268,7 @@ async def unread_answers(attack: Attack) -> None:
             ):
                 return
             if attack.result.sent % _BATCH == 0:
-                # All of them at once would be an overload, which is refused to others as well.
+                # All at once would be an overload, during which other clients are refused too.
                 await asyncio.sleep(_PAUSE)
         await peer.stay(attack.seconds)
 
@@ -286,7 +286,7 @@ ATTACKS: dict[str, Callable[[Attack], Awaitable[None]]] = {
 async def _answer(line: str) -> None:
     spec: dict[str, Any] = json.loads(line)
     attack = ATTACKS[spec.pop("attack")]
-    result = Result()
+    result = AttackResult()
     chance = random.Random(spec.pop("seed"))
     with contextlib.suppress(OSError):
         await attack(Attack(**spec, result=result, chance=chance))

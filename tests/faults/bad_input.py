@@ -1,6 +1,6 @@
 """Bad input for every RPC (docs/promises.md): `python -m tests.faults.bad_input --cases 20000`.
 
-It runs the services as processes of their own, sends them the corpus, and says what was answered other than documented.
+It starts the services as separate processes, sends them the corpus, and lists every undocumented answer.
 """
 
 import argparse
@@ -28,21 +28,21 @@ from taskflow.task.v1.task_service_pb2_grpc import TaskServiceStub
 from tests.conftest import settings_for
 from tests.faults.corpus import Case, cases
 from tests.faults.rpcs import documented_reasons, every_rpc
-from tests.faults.world import World, a_world
+from tests.faults.samples import Samples, new_samples
 
-# What `make test` sends, and the profiles of `make faults`.
+# Number of cases in `make test`, and in the profiles of `make faults`.
 CASES = {"": 3_000, "short": 20_000, "long": 200_000}
-# How many are under way at once; the things of the world are replaced after each chunk.
+# Requests sent at once. The samples are renewed after each chunk.
 _AT_ONCE = 16
 _CHUNK = 1_000
-# Chunks that fill pools and caches first.
+# The first chunks fill pools and caches and aren't measured.
 _FILLING = 2
-# The parts of the stack that answer RPCs, and what they need for it.
+# The processes that answer RPCs, and the programs that they need.
 MEASURED = ("auth", "task", "notification")
 _PROGRAMS = {"postgres", "nats", "migrate", "relay", *MEASURED}
 # Bytes that a process may grow by.
 MOST_GROWTH = 50 * 2**20
-# Kinds of failures that are ours to explain, whatever was sent.
+# Codes that no input may cause.
 _NEVER = {"INTERNAL", "UNKNOWN", "DATA_LOSS", "UNAVAILABLE"}
 _INNER_LIFE = re.compile(
     r"[A-Z]\w*(Error|Exception)\b|Traceback|psycopg|sqlalchemy|protobuf|<class|object at 0x|File \"|site-packages"
@@ -64,7 +64,7 @@ class Report:
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     slowest: tuple[float, str] = (0.0, "")
-    # Bytes that one of the measured processes grew by after the first chunks, at most.
+    # The most bytes that any measured process grew by after the first chunks.
     growth: int = 0
 
     @property
@@ -101,26 +101,26 @@ def _short(code: str) -> str:
 
 
 async def hold(
-    world: World,
+    samples: Samples,
     stack: Stack,
     seed: int,
     count: int,
     only: Iterable[int] = (),
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Sends `count` cases, or those named in `only`, to the services that run as processes of the stack."""
+    """Send `count` cases, or those named in `only`, to the services of the stack."""
     report = Report(seed)
     if only:
         for number in only:
-            await _send(world, range(number, number + 1), report)
+            await _send(samples, range(number, number + 1), report)
         return report
     pids = [stack.pid(name) for name in MEASURED]
     logs = {log: log.stat().st_size for log in _logs(stack)}
     before: list[int] = []
     for start in range(0, count, _CHUNK):
-        await _send(world, range(start, min(start + _CHUNK, count)), report)
-        await world.renew()
-        await _alive(world)
+        await _send(samples, range(start, min(start + _CHUNK, count)), report)
+        await samples.renew()
+        await _alive(samples)
         say(f"{report.cases:,} cases")
         now = [_resident(pid) for pid in pids]
         if start < _FILLING * _CHUNK:
@@ -129,7 +129,7 @@ async def hold(
         report.growth = max(report.growth, grown)
     if ended := [name for name, pid in zip(MEASURED, pids, strict=True) if stack.pid(name) != pid]:
         report.wrong.append(f"ended and was started again: {', '.join(ended)}")
-    report.wrong += _logged(world, logs)
+    report.wrong += _logged(samples, logs)
     return report
 
 
@@ -137,37 +137,37 @@ def _logs(stack: Stack) -> list[Path]:
     return [stack.settings.data_dir / "logs" / f"{name}.log" for name in MEASURED]
 
 
-def _logged(world: World, logs: dict[Path, int]) -> Iterator[str]:
-    """What logs hold from these bytes on that nobody may read there, and what went wrong without anyone being told."""
+def _logged(samples: Samples, logs: dict[Path, int]) -> Iterator[str]:
+    """Secrets and unreported errors in the logs after these byte offsets."""
     for log, begin in logs.items():
         text = log.read_bytes()[begin:].decode()
-        for secret in (*world.secrets, world.mark):
+        for secret in (*samples.secrets, samples.mark):
             if secret in text:
                 yield f"{log.stem} logged a secret or a text, {secret[:4]}…"
         for line in re.findall(r"^.*\[error.*(?:\n .*)*", text, re.M)[:5]:
             yield f"{log.stem} logged {line[:500]}"
 
 
-async def _send(world: World, numbers: range, report: Report) -> None:
-    waiting = cases(world, report.seed, numbers)
+async def _send(samples: Samples, numbers: range, report: Report) -> None:
+    waiting = cases(samples, report.seed, numbers)
 
     async def work() -> None:
         for case in waiting:
-            answer = await send(world, case)
-            report.note(case, answer, problem(world, case, answer))
+            answer = await send(samples, case)
+            report.note(case, answer, problem(samples, case, answer))
 
     await asyncio.gather(*(work() for _ in range(_AT_ONCE)))
 
 
-async def send(world: World, case: Case) -> Answer:
-    """The first answer of a stream, and the only one of another call."""
+async def send(samples: Samples, case: Case) -> Answer:
+    """The first answer of a stream, or the only answer of a unary call."""
     started = time.perf_counter()
     try:
-        await _called(world.channels[case.rpc.process], case)
+        await _called(samples.channels[case.rpc.process], case)
     except grpc.aio.AioRpcError as error:
         return _refused(error, time.perf_counter() - started)
     except asyncio.CancelledError:
-        # grpc.aio says so of a call that was over before it began.
+        # grpc.aio raises this for a call that ended before it started.
         if asyncio.current_task().cancelling():  # type: ignore[union-attr]
             raise
         return Answer("CANCELLED", "", "", time.perf_counter() - started)
@@ -206,17 +206,17 @@ def _refused(error: grpc.aio.AioRpcError, seconds: float) -> Answer:
     for detail in status.details:
         detail.Unpack(info)
     told = f"{error.details()} {raw.decode(errors='replace') if raw else ''}"
-    # What grpc.aio says where a stream was over before all of it was sent.
+    # grpc.aio raises this when a stream ended before the request was sent completely.
     over = error.details() == "Internal error from Core"
     return Answer("CANCELLED" if over else error.code().name, info.reason, told, seconds)
 
 
-def problem(world: World, case: Case, answer: Answer) -> str:
-    """What is wrong with the answer; empty when it's as documented."""
+def problem(samples: Samples, case: Case, answer: Answer) -> str:
+    """What is wrong with the answer; empty if it is as documented."""
     wanted = case.wanted
     if answer.code in _NEVER:
         return f"{answer.code} {answer.reason}"
-    if leaked := [secret[:4] for secret in world.secrets if secret in answer.told]:
+    if leaked := [secret[:4] for secret in samples.secrets if secret in answer.told]:
         return f"tells a secret, {leaked[0]}…"
     told = answer.told.replace("type.googleapis.com/", "")
     if found := _INNER_LIFE.search(told):
@@ -234,7 +234,7 @@ def problem(world: World, case: Case, answer: Answer) -> str:
 
 
 def _undocumented(case: Case, answer: Answer) -> str:
-    """Refusals of ours have a reason that is documented with their code."""
+    """Our own errors must have a reason that is documented with their code."""
     by_grpc = case.refused_early and answer.code == "RESOURCE_EXHAUSTED"
     by_client = case.timeout < 1 and answer.code in ("DEADLINE_EXCEEDED", "CANCELLED")
     if answer.reason == "" and (by_grpc or by_client or not case.rpc.ours):
@@ -244,22 +244,22 @@ def _undocumented(case: Case, answer: Answer) -> str:
     return ""
 
 
-async def _alive(world: World) -> None:
-    """The services go on serving: somebody reads, somebody writes."""
-    await world.team.users.GetCurrentUser(
-        GetCurrentUserRequest(), metadata=world.owner.credentials, timeout=10
+async def _alive(samples: Samples) -> None:
+    """Check that the services still serve a read and a write."""
+    await samples.team.users.GetCurrentUser(
+        GetCurrentUserRequest(), metadata=samples.owner.credentials, timeout=10
     )
     request = CreateTaskRequest(
-        project_id=world.ids["project"][0], task=Task(title="Still serving")
+        project_id=samples.ids["project"][0], task=Task(title="Still serving")
     )
-    answer = await TaskServiceStub(world.channels["task"]).CreateTask(
-        request, metadata=world.owner.credentials, timeout=10
+    answer = await TaskServiceStub(samples.channels["task"]).CreateTask(
+        request, metadata=samples.owner.credentials, timeout=10
     )
     assert answer.task.title == "Still serving"
 
 
 def _resident(process: int) -> int:
-    """Bytes of memory that it holds."""
+    """Resident memory of a process, in bytes."""
     pages = Path(f"/proc/{process}/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
@@ -279,9 +279,9 @@ async def _held(options: argparse.Namespace) -> Report:
         settings = settings_for(Path(folder) / "data")
         async with (
             running_stack(settings, only=_PROGRAMS) as stack,
-            a_world(stack.settings) as world,
+            new_samples(stack.settings) as samples,
         ):
-            return await hold(world, stack, options.seed, options.cases, options.only)
+            return await hold(samples, stack, options.seed, options.cases, options.only)
 
 
 def _options() -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""What the tests of bad input share: services in processes of their own, and a small world in them."""
+"""Fixtures of the bad-input tests: services in processes of their own, and samples in them."""
 
 from collections.abc import AsyncIterator
 
@@ -8,12 +8,12 @@ from deploy.local.ports import free_ports
 from deploy.local.stack import Stack, running_stack
 from services.platform.config import Settings
 from tests.faults.bad_input import MEASURED
-from tests.faults.world import World, a_world
+from tests.faults.samples import Samples, new_samples
 
 
 @pytest.fixture(scope="module")
 async def processes(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """The services as processes of their own: tests look at the memory, the CPU time and the life of each."""
+    """The services as separate processes, so that tests can measure memory and CPU time of each."""
     programs = {*MEASURED, "relay"}
     names = [f"{program}_{kind}" for program in programs for kind in ("port", "http_port")]
     known = [name for name in names if name in Settings.model_fields]
@@ -27,6 +27,6 @@ async def processes(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> A
 
 
 @pytest.fixture(scope="module")
-async def world(processes: Stack) -> AsyncIterator[World]:
-    async with a_world(processes.settings) as world:
-        yield world
+async def samples(processes: Stack) -> AsyncIterator[Samples]:
+    async with new_samples(processes.settings) as samples:
+        yield samples

@@ -1,4 +1,4 @@
-"""The corpus of bad input: numbered cases, each an RPC and a kind of badness, the same again for the same seed."""
+"""The corpus of bad input: numbered cases, each an RPC and a kind of mutation, reproducible by seed."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -10,22 +10,22 @@ import grpc
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError
 
-from services.platform.identity import SERVICE_HEADER
-from services.platform.seal import Seal
+from services.platform.rpc.identity import SERVICE_HEADER
+from services.platform.rpc.seal import Seal
 from taskflow.options.v1.options_pb2 import ACCESS_OPEN, ACCESS_SERVICE
 from tests.faults import texts, wire
-from tests.faults.rpcs import Place, Rpc, every_rpc, message_of, places
+from tests.faults.rpcs import FieldPlace, Rpc, every_rpc, message_of, places
+from tests.faults.samples import Metadata, Samples
 from tests.faults.seeds import valid, violations
-from tests.faults.world import Metadata, World
 
-# Any code that error_reason.proto documents for what went wrong.
+# Any code that error_reason.proto documents for the reason.
 DOCUMENTED: frozenset[str] | None = None
 _INVALID = frozenset({"INVALID_ARGUMENT"})
 _TOO_LARGE = frozenset({"RESOURCE_EXHAUSTED"})
-# Seconds; nothing here may take so long, a stream that has nothing to say but its heartbeat (15 s) neither.
+# Seconds. No answer may take this long; a silent stream sends a heartbeat after 15 s.
 PATIENCE = 20.0
 _LIMIT = 256 * 1024
-# What is larger gRPC refuses by itself.
+# Larger messages are refused by gRPC itself.
 _UNREAD = 4 * _LIMIT
 
 
@@ -36,19 +36,19 @@ class Case:
     rpc: Rpc
     raw: bytes
     metadata: Metadata
-    # The codes that it may end with, OK among them where it may succeed.
+    # The allowed codes, including OK if the case may succeed.
     wanted: frozenset[str] | None = DOCUMENTED
     timeout: float = PATIENCE
     compression: grpc.Compression = grpc.Compression.NoCompression
-    # Whether gRPC itself may refuse it, which knows none of our reasons.
+    # Whether gRPC itself may refuse it, without one of our reasons.
     refused_early: bool = False
 
 
-Make = Callable[[Rpc, World, random.Random], dict[str, Any]]
+Make = Callable[[Rpc, Samples, random.Random], dict[str, Any]]
 
 
-def cases(world: World, seed: int, numbers: range) -> Iterator[Case]:
-    """Every RPC in turn; after each round of them the next kind."""
+def cases(samples: Samples, seed: int, numbers: range) -> Iterator[Case]:
+    """Every RPC in turn, then the next kind for every RPC, and so on."""
     rpcs, kinds = every_rpc(), list(KINDS.items())
     for number in numbers:
         rpc, (kind, make) = (
@@ -56,7 +56,7 @@ def cases(world: World, seed: int, numbers: range) -> Iterator[Case]:
             kinds[number // len(rpcs) % len(kinds)],
         )
         rng = random.Random(f"{seed}:{number}")
-        made: dict[str, Any] = {"metadata": world.credentials(rpc)} | make(rpc, world, rng)
+        made: dict[str, Any] = {"metadata": samples.credentials(rpc)} | make(rpc, samples, rng)
         if "wanted" not in made:
             made["wanted"] = wanted_by_the_rules(rpc, made["raw"])
         made.setdefault("refused_early", len(made["raw"]) > _UNREAD)
@@ -64,7 +64,7 @@ def cases(world: World, seed: int, numbers: range) -> Iterator[Case]:
 
 
 def wanted_by_the_rules(rpc: Rpc, raw: bytes) -> frozenset[str] | None:
-    """What the request alone decides, before anything that is stored is looked at."""
+    """The codes that follow from the request alone, before stored data is read."""
     if not rpc.ours:
         return DOCUMENTED
     if len(raw) > _LIMIT:
@@ -79,38 +79,38 @@ def wanted_by_the_rules(rpc: Rpc, raw: bytes) -> frozenset[str] | None:
 # --- kinds
 
 
-def _as_it_is(rpc: Rpc, world: World, rng: random.Random) -> dict[str, Any]:
-    return {"raw": valid(rpc, world, rng).SerializeToString()}
+def _as_it_is(rpc: Rpc, samples: Samples, rng: random.Random) -> dict[str, Any]:
+    return {"raw": valid(rpc, samples, rng).SerializeToString()}
 
 
 def _of_bytes(change: Callable[[random.Random, bytes, Rpc], bytes]) -> Make:
-    def make(rpc: Rpc, world: World, rng: random.Random) -> dict[str, Any]:
-        return {"raw": change(rng, valid(rpc, world, rng).SerializeToString(), rpc)}
+    def make(rpc: Rpc, samples: Samples, rng: random.Random) -> dict[str, Any]:
+        return {"raw": change(rng, valid(rpc, samples, rng).SerializeToString(), rpc)}
 
     return make
 
 
-def _not_utf_8(rpc: Rpc, world: World, rng: random.Random) -> dict[str, Any]:
-    return {"raw": wire.not_utf_8(rng, valid(rpc, world, rng), rpc)}
+def _not_utf_8(rpc: Rpc, samples: Samples, rng: random.Random) -> dict[str, Any]:
+    return {"raw": wire.not_utf_8(rng, valid(rpc, samples, rng), rpc)}
 
 
-def _values(count: int | None, fits: Callable[[Place], bool] = lambda _: True) -> Make:
-    """With bad values in `count` of the fields that fit, or in all of them."""
+def _values(count: int | None, fits: Callable[[FieldPlace], bool] = lambda _: True) -> Make:
+    """Put bad values into `count` of the suitable fields, or into all of them."""
 
-    def make(rpc: Rpc, world: World, rng: random.Random) -> dict[str, Any]:
-        request = valid(rpc, world, rng)
+    def make(rpc: Rpc, samples: Samples, rng: random.Random) -> dict[str, Any]:
+        request = valid(rpc, samples, rng)
         found = [place for place in places(rpc) if fits(place)] or list(places(rpc))
         for place in found if count is None else rng.sample(found, min(count, len(found))):
-            _spoil(place, place.parent(request), rng, world)
+            _spoil(place, place.parent(request), rng, samples)
         return {"raw": request.SerializeToString()}
 
     return make
 
 
-def _spoil(place: Place, parent: Any, rng: random.Random, world: World) -> None:
+def _spoil(place: FieldPlace, parent: Any, rng: random.Random, samples: Samples) -> None:
     field = place.field
     if field.message_type is None:
-        values = [_bad(field, rng, world) for _ in range(rng.choice((1, 1, 21, 101)))]
+        values = [_bad(field, rng, samples) for _ in range(rng.choice((1, 1, 21, 101)))]
         if field.is_repeated:
             getattr(parent, field.name).extend(values)
         else:
@@ -128,15 +128,15 @@ def _spoil(place: Place, parent: Any, rng: random.Random, world: World) -> None:
             getattr(parent, field.name).SetInParent()
 
 
-def _bad(field: FieldDescriptor, rng: random.Random, world: World) -> Any:
+def _bad(field: FieldDescriptor, rng: random.Random, samples: Samples) -> Any:
     if field.name in ("page_token", "cursor", "refresh_token") and rng.random() < 0.7:
-        return _another_seal(rng, world)
+        return _another_seal(rng, samples)
     return texts.bad_value(field, rng)
 
 
-def _another_seal(rng: random.Random, world: World) -> str:
-    """A token of ours that belongs elsewhere, or was tampered with."""
-    seal = rng.choice([seal for seal in world.seals if seal])
+def _another_seal(rng: random.Random, samples: Samples) -> str:
+    """A page token or cursor from another place, or one that was tampered with."""
+    seal = rng.choice([seal for seal in samples.seals if seal])
     at = rng.randrange(len(seal))
     return rng.choice(
         (
@@ -146,34 +146,34 @@ def _another_seal(rng: random.Random, world: World) -> str:
     )
 
 
-def _expired(rpc: Rpc, world: World, rng: random.Random) -> dict[str, Any]:
-    """Tokens and cursors of ours, for this very request, whose time is over."""
-    request = valid(rpc, world, rng)
-    # Who may have left the workspace by another case.
+def _expired(rpc: Rpc, samples: Samples, rng: random.Random) -> dict[str, Any]:
+    """Expired page tokens and cursors for exactly this request."""
+    request = valid(rpc, samples, rng)
+    # Another case may have removed the caller from the workspace.
     gone = {"NOT_FOUND"} if hasattr(request, "workspace_id") else set()
-    if rpc.name in world.pages:
-        return {"raw": rng.choice(world.pages[rpc.name]), "wanted": frozenset({"OK"} | gone)}
+    if rpc.name in samples.pages:
+        return {"raw": rng.choice(samples.pages[rpc.name]), "wanted": frozenset({"OK"} | gone)}
     field = next((name for name in ("cursor", "page_token") if hasattr(request, name)), None)
     if field is None:
         return {"raw": request.SerializeToString()}
     if hasattr(request, "snapshot"):
         request.ClearField("snapshot")
     wanted = {"OK"} if field == "cursor" else {"INVALID_ARGUMENT"}
-    setattr(request, field, _left_behind(rpc, request, world, rng))
+    setattr(request, field, _left_behind(rpc, request, samples, rng))
     return {"raw": request.SerializeToString(), "wanted": frozenset(wanted | gone)}
 
 
-def _left_behind(rpc: Rpc, request: Any, world: World, rng: random.Random) -> str:
-    """A cursor of a stream, or of a database, that is gone; or a place that was deleted or never reached."""
+def _left_behind(rpc: Rpc, request: Any, samples: Samples, rng: random.Random) -> str:
+    """A cursor of a lost stream or database, or one before the kept or after the newest change."""
     if "cursor" not in rpc.method.input_type.fields_by_name:
-        return rng.choice(world.past_seals)
+        return rng.choice(samples.past_seals)
     epoch = rng.choice(("", "0.000000", "1700000000.123456", str(uuid4()), "x" * 300))
     place = [epoch, rng.choice((0, 1, 2**40, 2**63 - 1))]
-    seal = Seal(world.settings)
+    seal = Seal(samples.settings)
     if rpc.name == "WatchTasks":
         tag = rng.choice(("", "0" * 16))
         return seal.close([*place, tag], purpose="watch-tasks", context=request.workspace_id)
-    return seal.close(place, purpose="watch-notifications", context=world.owner.id)
+    return seal.close(place, purpose="watch-notifications", context=samples.owner.id)
 
 
 def _spoil_struct(struct: Any, rng: random.Random) -> None:
@@ -207,23 +207,23 @@ def _spoil_struct(struct: Any, rng: random.Random) -> None:
         )
     )
     if rng.random() < 0.2:
-        # A value of no kind.
+        # A Value without a kind.
         struct.fields["nothing"].SetInParent()
 
 
-def _oversized(rpc: Rpc, world: World, rng: random.Random) -> dict[str, Any]:
-    """Beyond what is taken, also when it's small on its way."""
+def _oversized(rpc: Rpc, samples: Samples, rng: random.Random) -> dict[str, Any]:
+    """Requests over the size limit, some of them small when compressed."""
     size = rng.choice((_LIMIT + 1, 2 * _LIMIT, _UNREAD + 1, 4 * _UNREAD))
-    raw = valid(rpc, world, rng).SerializeToString()
+    raw = valid(rpc, samples, rng).SerializeToString()
     raw += wire.sized(15_000, bytes(size))
     packed = rng.choice((grpc.Compression.NoCompression, grpc.Compression.Gzip))
     wanted = _TOO_LARGE if rpc.ours or size > _UNREAD else DOCUMENTED
     return {"raw": raw, "compression": packed, "wanted": wanted, "refused_early": True}
 
 
-def _in_a_hurry(rpc: Rpc, world: World, rng: random.Random) -> dict[str, Any]:
+def _in_a_hurry(rpc: Rpc, samples: Samples, rng: random.Random) -> dict[str, Any]:
     ends = frozenset({"DEADLINE_EXCEEDED", "CANCELLED"})
-    raw = valid(rpc, world, rng).SerializeToString()
+    raw = valid(rpc, samples, rng).SerializeToString()
     return {
         "raw": raw,
         "timeout": rng.choice((0, 0.001, 0.001, 0.005, 0.02)),
@@ -231,12 +231,12 @@ def _in_a_hurry(rpc: Rpc, world: World, rng: random.Random) -> dict[str, Any]:
     }
 
 
-def _wrong_credentials(rpc: Rpc, world: World, rng: random.Random) -> dict[str, Any]:
-    raw = rng.choice((b"", b"\xff", valid(rpc, world, rng).SerializeToString()))
-    token = world.owner.tokens.access_token
+def _wrong_credentials(rpc: Rpc, samples: Samples, rng: random.Random) -> dict[str, Any]:
+    raw = rng.choice((b"", b"\xff", valid(rpc, samples, rng).SerializeToString()))
+    token = samples.owner.tokens.access_token
     head, body, signature = token.split(".")
     whole = f"Bearer {token}"
-    secret = world.settings.service_secret.get_secret_value()
+    secret = samples.settings.service_secret.get_secret_value()
     sent: Metadata = rng.choice(
         (
             *(
@@ -267,7 +267,7 @@ def _wrong_credentials(rpc: Rpc, world: World, rng: random.Random) -> dict[str, 
                 (("authorization", f"Bearer {{}}.{body}"),),
             ),
             *(
-                (("authorization", f"Bearer {world.leaver.tokens.refresh_token}"),),
+                (("authorization", f"Bearer {samples.leaver.tokens.refresh_token}"),),
                 (("cookie", whole),),
             ),
             *(
@@ -286,8 +286,8 @@ def _wrong_credentials(rpc: Rpc, world: World, rng: random.Random) -> dict[str, 
     return {"raw": raw, "metadata": sent, "wanted": wanted}
 
 
-def _odd_metadata(rpc: Rpc, world: World, rng: random.Random) -> dict[str, Any]:
-    """Beside credentials that are right. What is longer than 8 KiB in all may be refused by gRPC."""
+def _odd_metadata(rpc: Rpc, samples: Samples, rng: random.Random) -> dict[str, Any]:
+    """Odd metadata beside valid credentials. gRPC may refuse more than 8 KiB in total."""
     extra: Metadata = rng.choice(
         (
             *((("x-junk", "a" * 4000),), (("x-junk", "a" * 9000),), (("x-junk", "a" * 40_000),)),
@@ -325,11 +325,11 @@ def _odd_metadata(rpc: Rpc, world: World, rng: random.Random) -> dict[str, Any]:
             ),
         )
     )
-    raw = valid(rpc, world, rng).SerializeToString()
-    return {"raw": raw, "metadata": (*world.credentials(rpc), *extra), "refused_early": True}
+    raw = valid(rpc, samples, rng).SerializeToString()
+    return {"raw": raw, "metadata": (*samples.credentials(rpc), *extra), "refused_early": True}
 
 
-def _is(*names: str) -> Callable[[Place], bool]:
+def _is(*names: str) -> Callable[[FieldPlace], bool]:
     return lambda place: (place.field.message_type or place.field).full_name in names
 
 

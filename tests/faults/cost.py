@@ -1,4 +1,4 @@
-"""What filled requests cost a service: CPU time of its event loop, and memory (docs/promises.md)."""
+"""The cost of filled requests for a service: CPU time of its event loop, and memory (docs/promises.md)."""
 
 import random
 from collections import Counter
@@ -11,22 +11,22 @@ from tests.faults.bad_input import MEASURED, problem, send
 from tests.faults.corpus import Case, wanted_by_the_rules
 from tests.faults.filled import Filled, filled
 from tests.faults.rpcs import every_rpc
-from tests.faults.world import World
+from tests.faults.samples import Samples
 
-# Seconds of CPU that one request may take on the event loop.
+# CPU time (seconds) that one request may take on the event loop.
 MOST_CPU = 0.1
-# Bytes that a process may hold more than before, at any moment.
+# Bytes that a process may grow by, at any moment.
 MOST_MEMORY = 50 * 2**20
-# A neighbour on the machine can only make a request look dearer, so the cheapest of some tries counts.
+# Other load can only make a request look more expensive, so the cheapest of some tries counts.
 _TRIES = 3
 _SHOWN = 10
-# RPCs after which the world is as before.
+# RPCs that leave the samples unchanged.
 _READS = ("Get", "List", "Watch", "BatchGet", "Check", "ServerReflection")
 
 
 @dataclass
 class Costs:
-    """`dearest` are (seconds, which request); `memory` the most bytes that a process held more than before."""
+    """`dearest` are (seconds, request); `memory` is the most bytes that a process grew by."""
 
     answers: Counter[str] = field(default_factory=Counter)
     dearest: list[tuple[float, str]] = field(default_factory=list)
@@ -59,13 +59,13 @@ class Costs:
 
 
 def loop_seconds(process: int) -> float:
-    """CPU time of the thread that runs the process's event loop, which is the first one."""
+    """CPU time of the process's first thread, which runs the event loop."""
     schedule = Path(f"/proc/{process}/task/{process}/schedstat").read_text()
     return int(schedule.split()[0]) / 1e9
 
 
 def memory(process: int) -> tuple[int, int]:
-    """Bytes that the process holds now, and the most that it held since `forget_peak`."""
+    """Memory of the process in bytes: now, and the peak since `forget_peak`."""
     status = Path(f"/proc/{process}/status").read_text()
 
     def value(name: str) -> int:
@@ -79,52 +79,52 @@ def forget_peak(process: int) -> None:
 
 
 async def measure(
-    world: World,
+    samples: Samples,
     stack: Stack,
     seed: int,
     share: float = 1.0,
     say: Callable[[str], None] = lambda _: None,
 ) -> Costs:
-    """Sends the filled requests of every RPC, one at a time; with a smaller share some of them, chosen by the seed."""
+    """Send the filled requests of every RPC, one at a time. A smaller `share` sends a part, chosen by the seed."""
     costs = Costs()
     rng = random.Random(seed)
     processes = {name: stack.pid(name) for name in MEASURED}
     for rpc in every_rpc():
-        # The first call of its kind compiles rules and statements.
-        await send(world, Case(0, "", rpc, b"", world.credentials(rpc)))
+        # The first call of each kind compiles rules and statements.
+        await send(samples, Case(0, "", rpc, b"", samples.credentials(rpc)))
     before = {}
     for name, process in processes.items():
         forget_peak(process)
         before[name], _ = memory(process)
     for rpc in every_rpc():
-        for filling in filled(rpc, world, rng):
+        for filling in filled(rpc, samples, rng):
             if rng.random() < share:
-                await _measure_one(world, processes[rpc.process], filling, costs)
+                await _measure_one(samples, processes[rpc.process], filling, costs)
         if not rpc.name.startswith(_READS):
-            await world.renew()
+            await samples.renew()
         say(f"{costs.answers.total():,} filled requests")
     for name, process in processes.items():
         costs.memory[name] = memory(process)[1] - before[name]
     return costs
 
 
-async def _measure_one(world: World, process: int, filling: Filled, costs: Costs) -> None:
+async def _measure_one(samples: Samples, process: int, filling: Filled, costs: Costs) -> None:
     rpc = filling.rpc
     case = Case(
         0,
         filling.way,
         rpc,
         filling.raw,
-        world.credentials(rpc),
+        samples.credentials(rpc),
         wanted_by_the_rules(rpc, filling.raw),
     )
     cheapest = float("inf")
     for _ in range(_TRIES):
         begin = loop_seconds(process)
-        answer = await send(world, case)
+        answer = await send(samples, case)
         cheapest = min(cheapest, loop_seconds(process) - begin)
         costs.answers[answer.code] += 1
-        if wrong := problem(world, case, answer):
+        if wrong := problem(samples, case, answer):
             costs.wrong.append(f"{rpc.path}, {filling.way}: {wrong} [{answer.told[:200]!r}]")
             break
         if cheapest < MOST_CPU / 2:

@@ -1,4 +1,4 @@
-"""Requests as large as the limit allows, made from the descriptors: each field of each message filled in many ways."""
+"""Requests of the maximum size, made from the descriptors: each field of each message, filled in many ways."""
 
 import random
 from collections.abc import Iterator
@@ -8,16 +8,16 @@ from uuid import UUID
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from services.platform import bounds
-from tests.faults.rpcs import Place, Rpc, places
+from services.platform.rpc import bounds
+from tests.faults.rpcs import FieldPlace, Rpc, places
+from tests.faults.samples import Samples
 from tests.faults.seeds import valid, violations
 from tests.faults.structs import STRUCTS
 from tests.faults.wire import sized, tag
-from tests.faults.world import World
 
 # Bytes: the default of max_request_bytes.
 LIMIT = 256 * 1024
-# Bytes that tags and lengths of one level take at most.
+# The most bytes that tag and length of one level take.
 _FRAME = 8
 _UNKNOWN = 15_000
 _TEXTS = {
@@ -34,18 +34,18 @@ _TEXTS = {
 
 @dataclass(frozen=True)
 class Filled:
-    """`way` says which field is filled, and with what."""
+    """`way` names the filled field and its content."""
 
     rpc: Rpc
     way: str
     raw: bytes
 
 
-def filled(rpc: Rpc, world: World, rng: random.Random) -> Iterator[Filled]:
-    """A valid request with one field filled up to LIMIT bytes; last, a request with all fields at their bounds."""
-    base = valid(rpc, world, rng)
+def filled(rpc: Rpc, samples: Samples, rng: random.Random) -> Iterator[Filled]:
+    """Valid requests with one field filled up to LIMIT bytes; then one with all fields at their bounds."""
+    base = valid(rpc, samples, rng)
     if hasattr(base, "update_mask"):
-        # Without a mask the server looks at every field that is set.
+        # Without a mask the server reads every populated field.
         base.ClearField("update_mask")
     raw = base.SerializeToString()
     for fields, way, content in _ways(rpc, LIMIT - len(raw) - 64):
@@ -58,7 +58,7 @@ def filled(rpc: Rpc, world: World, rng: random.Random) -> Iterator[Filled]:
 
 
 def _ways(rpc: Rpc, room: int) -> Iterator[tuple[tuple[FieldDescriptor, ...], str, bytes]]:
-    """The messages on the way to a field, how it's filled, and the bytes to put there."""
+    """The path to a field, how it is filled, and the bytes to put there."""
     for way, content in _of_message(rpc.method.input_type, room):
         yield (), way, content
     for place in places(rpc):
@@ -72,7 +72,7 @@ def _ways(rpc: Rpc, room: int) -> Iterator[tuple[tuple[FieldDescriptor, ...], st
 
 
 def _of_message(message: Descriptor, room: int) -> Iterator[tuple[str, bytes]]:
-    """What any message can hold; for a Struct, what Structs can hold."""
+    """Fillings for any message; for a Struct, fillings of Structs too."""
     yield "unknown numbers", _many(tag(_UNKNOWN, 0) + b"\x01", room)
     yield "unknown empty messages", _many(sized(_UNKNOWN, b""), room)
     yield "unknown groups", _many(tag(_UNKNOWN, 3) * 50 + tag(_UNKNOWN, 4) * 50, room)
@@ -110,7 +110,7 @@ def _of_field(field: FieldDescriptor, room: int) -> Iterator[tuple[str, bytes]]:
 
 
 def _smallest(field: FieldDescriptor) -> bytes:
-    """The field in as few bytes as it takes."""
+    """The field in the fewest bytes possible."""
     match field.type:
         case field.TYPE_STRING | field.TYPE_BYTES | field.TYPE_MESSAGE:
             return sized(field.number, b"")
@@ -126,7 +126,7 @@ def _many(unit: bytes, room: int) -> bytes:
 
 
 def _at_its_bounds(rpc: Rpc, base: Any, rng: random.Random) -> bytes:
-    """Each list and text as long as its rules allow, where the request stays valid with it."""
+    """Each list and text at its maximum length, if the request stays valid with it."""
     raw: bytes = base.SerializeToString()
     for place in places(rpc):
         request = rpc.request.FromString(raw)
@@ -135,7 +135,7 @@ def _at_its_bounds(rpc: Rpc, base: Any, rng: random.Random) -> bytes:
     return raw
 
 
-def _extend(place: Place, parent: Any, rng: random.Random) -> bool:
+def _extend(place: FieldPlace, parent: Any, rng: random.Random) -> bool:
     field = place.field
     if field.is_repeated:
         values = getattr(parent, field.name)
@@ -152,7 +152,7 @@ def _extend(place: Place, parent: Any, rng: random.Random) -> bool:
         return False
     if field.containing_oneof is not None and not parent.HasField(field.name):
         return False
-    # Sorting these marks for NFC takes quadratic time where it's done simply.
+    # A simple NFC implementation sorts these marks in quadratic time.
     setattr(parent, field.name, ("\u0301\u0316" * most)[:most])
     return True
 

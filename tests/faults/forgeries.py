@@ -1,4 +1,4 @@
-"""Tokens that look like access tokens, each with one thing wrong."""
+"""Forged access tokens, each with one flaw."""
 
 import base64
 import hmac
@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from joserfc import jws
 from joserfc.jwk import ECKey
 
-from services.auth import keyfiles
+from services.auth.sessions import keyfiles
 from services.platform.config import Settings
 from tests.integration.people import Person
 
@@ -40,7 +40,7 @@ def header_of(person: Person) -> Values:
 
 
 def signed(header: Values, claims: Values, key: ECKey) -> str:
-    """A token with an ES256 signature, whatever its header says."""
+    """A token with an ES256 signature, regardless of its header."""
     message = f"{part(header)}.{part(claims)}"
     assert key.private_key is not None
     r, s = decode_dss_signature(key.private_key.sign(message.encode(), ec.ECDSA(hashes.SHA256())))
@@ -52,7 +52,7 @@ def hs256(header: Values, claims: Values, secret: bytes) -> str:
     return f"{message}.{part(hmac.digest(secret, message.encode(), 'sha256'))}"
 
 
-# From the header, the claims and the key of a good token.
+# Makes a forgery from the header, claims and key of a valid token.
 Forge = Callable[[Values, Values, ECKey], str]
 
 

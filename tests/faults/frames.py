@@ -1,4 +1,4 @@
-"""HTTP/2 frames by hand (RFC 9113), for what no client library would send."""
+"""Hand-made HTTP/2 frames (RFC 9113), which no client library would send."""
 
 import struct
 from collections.abc import Iterable
@@ -11,9 +11,9 @@ DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONT
 )
 END_STREAM, END_HEADERS = 1, 4
 CANCEL = 8
-# Bytes before the payload.
+# Size of a frame header (bytes).
 HEAD = 9
-# Of SETTINGS.
+# A parameter of SETTINGS.
 _INITIAL_WINDOW_SIZE = 4
 
 
@@ -22,17 +22,17 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def head(raw: bytes) -> tuple[int, int]:
-    """Length of the payload and kind, from the `HEAD` bytes that a frame begins with."""
+    """Payload length and type from a frame's first `HEAD` bytes."""
     return int.from_bytes(raw[:3], "big"), raw[3]
 
 
 def greeting(window: int = 65_535) -> bytes:
-    """What a connection begins with; `window` is how much may be sent to us on a stream before we ask for more."""
+    """The start of a connection. `window` is the initial flow-control window of each stream (bytes)."""
     return PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", _INITIAL_WINDOW_SIZE, window))
 
 
 def block(headers: Iterable[tuple[str, str]]) -> bytes:
-    """A header block, each field as a literal that nobody keeps (RFC 7541, 6.2.2)."""
+    """A header block with literal fields that aren't indexed (RFC 7541, 6.2.2)."""
     return b"".join(b"\0" + _text(name) + _text(value) for name, value in headers)
 
 

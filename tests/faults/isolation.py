@@ -1,4 +1,4 @@
-"""Every RPC × every id field with an id that the caller may not know of: what is told, and what changed by it."""
+"""Every RPC × every id field with a foreign id: what the answer reveals, and what changed."""
 
 import random
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ import grpc.aio
 from google.rpc import error_details_pb2, status_pb2
 from sqlalchemy import text
 
-from services.platform.db import Statement
+from services.platform.data.db import Statement
 from taskflow.options.v1.options_pb2 import ACCESS_OPEN, ACCESS_OPERATOR, ACCESS_SERVICE
-from tests.faults.rpcs import Place, Rpc, every_rpc, is_id, kind_of, places
+from tests.faults.rpcs import FieldPlace, Rpc, every_rpc, is_id, kind_of, places
+from tests.faults.samples import Samples
 from tests.faults.seeds import valid
-from tests.faults.world import World
 
-# What an id that the caller may not know of leads to, where it isn't NOT_FOUND.
+# Outcomes of a foreign id other than NOT_FOUND.
 _NO_MEMBER = "FAILED_PRECONDITION ASSIGNEE_NOT_MEMBER"
 _NO_PARENT = "FAILED_PRECONDITION PARENT_INVALID"
 _PASSED_OVER = "OK"
@@ -24,7 +24,7 @@ _ELSEWHERE = {
     "task.assignee_id": _NO_MEMBER,
     "assignee_id": _NO_MEMBER,
     "task.parent_id": _NO_PARENT,
-    # Filters that nothing matches, and lists of which only one's own counts.
+    # Filters that match nothing, and lists from which foreign ids are dropped.
     "filter.project_ids": _PASSED_OVER,
     "filter.assignee_ids": _PASSED_OVER,
     "filter.creator_ids": _PASSED_OVER,
@@ -41,24 +41,24 @@ _ELSEWHERE = {
     "task.workspace_id": _PASSED_OVER,
     "task.project_id": _PASSED_OVER,
     "task.creator_id": _PASSED_OVER,
-    # For operators, who aren't told apart by workspaces.
+    # For operators, who see all workspaces.
     "ReplayDeadLetter.id": "PERMISSION_DENIED NOT_FOR_CALLER",
 }
-# Of requests that ids alone don't make: what is said besides stays the same for both ids.
+# For the other fields of a request, so that they are the same for both ids.
 _SEED = 7
 
 
 @dataclass(frozen=True)
 class Told:
-    """All that a caller learns: the code with its reason, the details, and the answer if there is one."""
+    """Everything that a caller learns: code, reason, details, and the answer if any."""
 
     code: str
     text: str
     answer: str
 
 
-def id_places() -> list[tuple[Rpc, Place]]:
-    """All places where an id can be sent, of calls that users make."""
+def id_places() -> list[tuple[Rpc, FieldPlace]]:
+    """All fields of user-facing calls that take an id."""
     callers = {ACCESS_OPEN, ACCESS_SERVICE}
     return [
         (rpc, place)
@@ -69,8 +69,8 @@ def id_places() -> list[tuple[Rpc, Place]]:
     ]
 
 
-def seal_places() -> list[tuple[Rpc, Place]]:
-    """All places where a page token or a cursor can be sent."""
+def seal_places() -> list[tuple[Rpc, FieldPlace]]:
+    """All fields that take a page token or a cursor."""
     callers = {ACCESS_OPEN, ACCESS_SERVICE, ACCESS_OPERATOR}
     return [
         (rpc, place)
@@ -81,8 +81,10 @@ def seal_places() -> list[tuple[Rpc, Place]]:
     ]
 
 
-async def try_foreign_ids(victim: World, stranger: World, rpc: Rpc, place: Place) -> list[str]:
-    """Sentences: what a stranger was told, or changed, with the victim's ids. None when they're as good as unknown."""
+async def try_foreign_ids(
+    victim: Samples, stranger: Samples, rpc: Rpc, place: FieldPlace
+) -> list[str]:
+    """Sentences about what a stranger learned or changed with the victim's ids. None if they act like unknown ids."""
     kind = kind_of(rpc, place.field, frozenset(victim.ids))
     before = await state(victim)
     wanted = _ELSEWHERE.get(f"{rpc.name}.{place.path}") or _ELSEWHERE.get(
@@ -104,8 +106,8 @@ async def try_foreign_ids(victim: World, stranger: World, rpc: Rpc, place: Place
     return [f"{rpc.name}.{place.path}: {sentence}" for sentence in found]
 
 
-async def try_foreign_key(victim: World, stranger: World) -> list[str]:
-    """As `try_foreign_ids`, of a task's key."""
+async def try_foreign_key(victim: Samples, stranger: Samples) -> list[str]:
+    """As `try_foreign_ids`, for a task's key."""
     (rpc,) = (rpc for rpc in every_rpc() if rpc.name == "GetTask")
     before = await state(victim)
     told = []
@@ -119,8 +121,10 @@ async def try_foreign_key(victim: World, stranger: World) -> list[str]:
     return found
 
 
-async def try_foreign_seals(victim: World, stranger: World, rpc: Rpc, place: Place) -> list[str]:
-    """As `try_foreign_ids`, of page tokens and cursors: they're as good as forged ones."""
+async def try_foreign_seals(
+    victim: Samples, stranger: Samples, rpc: Rpc, place: FieldPlace
+) -> list[str]:
+    """As `try_foreign_ids`, for page tokens and cursors: they must act like forged ones."""
     codes = ("INVALID_ARGUMENT INVALID_PAGE_TOKEN", "INVALID_ARGUMENT INVALID_CURSOR")
     found = []
     for seal in filter(None, victim.seals):
@@ -131,22 +135,22 @@ async def try_foreign_seals(victim: World, stranger: World, rpc: Rpc, place: Pla
     return found
 
 
-async def _asked(world: World, rpc: Rpc, place: Place, value: str) -> Told:
-    """A request of the world's own that is right but for the one value."""
-    request = _request(world, rpc)
+async def _asked(samples: Samples, rpc: Rpc, place: FieldPlace, value: str) -> Told:
+    """Send a request that is valid except for one value."""
+    request = _request(samples, rpc)
     parent = place.parent(request)
     if place.field.is_repeated:
         getattr(parent, place.field.name)[:] = [value]
     else:
         setattr(parent, place.field.name, value)
-    return await _call(world, rpc, request, value)
+    return await _call(samples, rpc, request, value)
 
 
-def _request(world: World, rpc: Rpc) -> Any:
-    """The fewest fields: no mask, no parent or assignee that would be wrong as well, nothing that can be repeated."""
+def _request(samples: Samples, rpc: Rpc) -> Any:
+    """A minimal request: no mask, no parent or assignee that would also be wrong, no request_id."""
     rng = random.Random(_SEED)
     while True:
-        request = valid(rpc, world, rng)
+        request = valid(rpc, samples, rng)
         for name in ("update_mask", "request_id", "filter", "edit", "cursor", "snapshot"):
             if name in request.DESCRIPTOR.fields_by_name:
                 request.ClearField(name)
@@ -164,10 +168,10 @@ def _reduce(resource: Any) -> None:
         resource.key = f"K{uuid4().hex[:8].upper()}"
 
 
-async def _call(world: World, rpc: Rpc, request: Any, value: str) -> Told:
-    """What came back, with the value that was asked for taken out."""
-    channel = world.channels[rpc.process]
-    more: Any = {"metadata": world.owner.credentials, "timeout": 15}
+async def _call(samples: Samples, rpc: Rpc, request: Any, value: str) -> Told:
+    """The answer, without the value that was sent."""
+    channel = samples.channels[rpc.process]
+    more: Any = {"metadata": samples.owner.credentials, "timeout": 15}
     coders: Any = (rpc.request.SerializeToString, rpc.response.FromString)
     try:
         if rpc.method.server_streaming:
@@ -195,9 +199,9 @@ def _told(error: grpc.aio.AioRpcError, value: str) -> Told:
 
 
 def _constant(answer: Any, rpc: Rpc) -> str:
-    """The answer without what is new each time."""
+    """The answer without parts that differ each time."""
     if rpc.method.server_streaming:
-        # The first heartbeat tells the time.
+        # The first heartbeat contains the time.
         return str(answer.WhichOneof("kind"))
     for message in (answer, *(inner for _, inner in answer.ListFields() if _is_message(inner))):
         for name in ("id", "key", "etag", "revision", "create_time", "update_time", "cursor"):
@@ -219,17 +223,17 @@ _COLUMNS = Statement(
 )
 
 
-async def state(world: World) -> dict[str, str]:
-    """A digest of all rows that belong to the workspace or its people, by table; of workspaces and users their own."""
+async def state(samples: Samples) -> dict[str, str]:
+    """A digest of all rows of the workspace and its users, by table."""
     found = {}
-    async with world.db.read() as tx:
+    async with samples.db.read() as tx:
         for table in await tx.all(_COLUMNS):
             owned = [name for name in ("workspace_id", "user_id", "id") if name in table.columns]
             if not owned:
                 continue
             row = await tx.one(
                 _digest(table.schema, table.name, tuple(owned)),
-                ids=[world.workspace_id, world.owner.id, world.member.id],
+                ids=[samples.workspace_id, samples.owner.id, samples.member.id],
             )
             assert row is not None
             found[f"{table.schema}.{table.name}"] = row.digest

@@ -1,4 +1,4 @@
-"""Every RPC there is, from the descriptors and their options; and the codes that reasons are documented with."""
+"""All RPCs from the descriptors and their options, and the documented code of each error reason."""
 
 import re
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 import services.app  # noqa: F401 — loads gRPC's own protos
-from services.platform.methods import METHODS
+from services.platform.rpc.methods import METHODS
 from taskflow.options.v1.options_pb2 import ACCESS_OPEN, Access
 
 _REASONS = Path(__file__).parents[2] / "protos/taskflow/error/v1/error_reason.proto"
-# gRPC's own services, which anyone may call and every process answers.
+# gRPC's own services, open to all callers at every process.
 _FOREIGN = ("grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection")
 
 
@@ -25,7 +25,7 @@ class Rpc:
     path: str
     access: Access.ValueType
     method: MethodDescriptor
-    # The process that the tests ask.
+    # The process that tests call.
     process: str
 
     @property
@@ -42,7 +42,7 @@ class Rpc:
 
     @property
     def ours(self) -> bool:
-        """Whether it's of TaskFlow, and not gRPC's own health or reflection."""
+        """Whether it belongs to TaskFlow, not to gRPC's health or reflection."""
         return self.path.startswith("/taskflow.")
 
 
@@ -63,15 +63,15 @@ def every_rpc() -> tuple[Rpc, ...]:
 
 @cache
 def documented_reasons() -> dict[str, str]:
-    """The code that each reason is documented with: the first word of its comment in error_reason.proto."""
+    """The documented code of each reason: the first word of its comment in error_reason.proto."""
     text = _REASONS.read_text()
     blocks = re.findall(r"// ([A-Z_]+)\. (?:.*\n\s*// )*.*\n\s*ERROR_REASON_(\w+) =", text)
     return {reason: code for code, reason in blocks}
 
 
 @dataclass(frozen=True)
-class Place:
-    """A field in a request: the way to it from the top."""
+class FieldPlace:
+    """A field of a request, as the path to it from the top."""
 
     fields: tuple[FieldDescriptor, ...]
 
@@ -84,7 +84,7 @@ class Place:
         return ".".join(field.name for field in self.fields)
 
     def parent(self, message: Message) -> Any:
-        """The message that holds the field, made where it isn't there; of lists the first element."""
+        """The message that contains the field, created if missing; in lists the first element."""
         for field in self.fields[:-1]:
             inner = getattr(message, field.name)
             if field.is_repeated:
@@ -96,16 +96,16 @@ class Place:
 
 
 @cache
-def places(rpc: Rpc) -> tuple[Place, ...]:
-    """All fields of its request at any depth; what is inside a Struct isn't looked into."""
+def places(rpc: Rpc) -> tuple[FieldPlace, ...]:
+    """All fields of the request at any depth, except inside a Struct."""
     return tuple(_places((), rpc.method.input_type))
 
 
-def _places(above: tuple[FieldDescriptor, ...], message: Any) -> list[Place]:
+def _places(above: tuple[FieldDescriptor, ...], message: Any) -> list[FieldPlace]:
     found = []
     for field in message.fields:
         here = (*above, field)
-        found.append(Place(here))
+        found.append(FieldPlace(here))
         inner = field.message_type
         if inner is not None and inner.full_name != "google.protobuf.Struct" and len(here) < 6:
             found += _places(here, inner)
@@ -113,13 +113,13 @@ def _places(above: tuple[FieldDescriptor, ...], message: Any) -> list[Place]:
 
 
 def message_of(field: FieldDescriptor) -> Descriptor:
-    """The message that has the field; only extensions are of none."""
+    """The message of the field. Only extensions have none."""
     assert field.containing_type is not None
     return field.containing_type
 
 
 def is_id(field: FieldDescriptor) -> bool:
-    """Whether it names a thing. A request_id and an event_id are names of the client's own; a zone's id is IANA's."""
+    """Whether the field names an object. Clients choose request_id and event_id; a zone's id is IANA's."""
     if field.type != field.TYPE_STRING or field.name in ("request_id", "event_id"):
         return False
     if not message_of(field).full_name.startswith("taskflow."):
@@ -131,9 +131,9 @@ _PEOPLE = ("user", "assignee", "creator", "actor", "resolver")
 
 
 def kind_of(rpc: Rpc, field: FieldDescriptor, kinds: frozenset[str]) -> str:
-    """What an id names: `task`, `project`, … By the field's own name, else the message's or the RPC's.
+    """The kind of object that an id names: `task`, `project`, … From the name of the field, the message or the RPC.
 
-    LookupError for an id of no known kind: the world of the tests then needs one more thing in it.
+    LookupError for an unknown kind: the samples then need an object of that kind.
     """
     stem = re.sub(r"_?ids?$", "", field.name)
     if stem:
@@ -144,6 +144,6 @@ def kind_of(rpc: Rpc, field: FieldDescriptor, kinds: frozenset[str]) -> str:
     for name in (message_of(field).name, rpc.name, rpc.method.containing_service.name):
         said = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
         if fitting := [kind for kind in kinds if kind in said]:
-            # Of BatchGetUsers, the users.
+            # For BatchGetUsers: users.
             return max(fitting, key=lambda kind: (said.rfind(kind) + len(kind), len(kind)))
     raise LookupError(f"nothing is known of {field.full_name}")

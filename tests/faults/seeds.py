@@ -1,4 +1,4 @@
-"""Valid requests of every RPC, made from the descriptors and the world: what bad input is a mutation of."""
+"""A valid request for every RPC, made from descriptors and samples; bad input is a mutation of one."""
 
 import random
 import time
@@ -10,7 +10,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from tests.faults.rpcs import Rpc, is_id, kind_of
-from tests.faults.world import World
+from tests.faults.samples import Samples
 from tests.integration.people import PASSWORD
 
 _VALIDATOR = protovalidate.Validator()
@@ -30,30 +30,30 @@ _TEXTS = {
     "file_containing_symbol": "taskflow.task.v1.TaskService",
     "service": "taskflow.task.v1.TaskService",
 }
-# Ranges that are right for every field of these names; any other number is small.
+# Valid ranges for fields of these names; other numbers are small.
 _NUMBERS = {"year": (2030, 2034), "nanos": (0, 0), "seconds": (0, 59), "hours": (0, 23)}
 
 
-def valid(rpc: Rpc, world: World, rng: random.Random) -> Any:
-    """A request that keeps all the rules and is about things of the world.
+def valid(rpc: Rpc, samples: Samples, rng: random.Random) -> Any:
+    """A request that keeps every rule and names objects of the samples.
 
-    LookupError where the rules ask for something that isn't known here: `_TEXTS` then needs a word more.
+    LookupError if no known text satisfies the rules: `_TEXTS` then needs another entry.
     """
     for _ in range(_TRIES):
         request = rpc.request()
-        fill(request, rpc, world, rng, often=rng.choice((0.3, 0.6, 0.9, 1.0)))
+        fill(request, rpc, samples, rng, often=rng.choice((0.3, 0.6, 0.9, 1.0)))
         if not violations(request):
             return request
     raise LookupError(f"no valid {rpc.method.input_type.full_name} was found")
 
 
 def violations(request: Message) -> list[str]:
-    """The first rule of the protos that it breaks, if any."""
+    """The first proto rule that the request violates, if any."""
     return [found.proto.rule_id for found in _VALIDATOR.collect_violations(request, fail_fast=True)]
 
 
-def fill(message: Any, rpc: Rpc, world: World, rng: random.Random, often: float) -> None:
-    """Sets a part of the message's fields, at any depth: each with the probability `often`, of a oneof one at most."""
+def fill(message: Any, rpc: Rpc, samples: Samples, rng: random.Random, often: float) -> None:
+    """Set some fields at any depth: each with probability `often`, at most one per oneof."""
     descriptor = message.DESCRIPTOR
     if descriptor.full_name == "google.protobuf.Struct":
         message.update({"handler": "message", "list": [1, {"deep": None}, "text"]})
@@ -70,17 +70,17 @@ def fill(message: Any, rpc: Rpc, world: World, rng: random.Random, often: float)
         if field.name == "update_mask":
             _fill_mask(message, field, rng)
         elif field.is_repeated:
-            _fill_list(getattr(message, field.name), field, rpc, world, rng, often)
+            _fill_list(getattr(message, field.name), field, rpc, samples, rng, often)
         elif field.message_type is not None:
             inner = getattr(message, field.name)
             inner.SetInParent()
-            fill(inner, rpc, world, rng, often)
+            fill(inner, rpc, samples, rng, often)
         else:
-            setattr(message, field.name, _value(field, rpc, world, rng))
+            setattr(message, field.name, _value(field, rpc, samples, rng))
 
 
 def _fill_mask(request: Any, field: FieldDescriptor, rng: random.Random) -> None:
-    """Of the resource beside it."""
+    """Fill the mask with fields of the resource beside it."""
     (resource,) = (
         other.message_type
         for other in request.DESCRIPTOR.fields
@@ -91,22 +91,27 @@ def _fill_mask(request: Any, field: FieldDescriptor, rng: random.Random) -> None
 
 
 def _fill_list(
-    values: Any, field: FieldDescriptor, rpc: Rpc, world: World, rng: random.Random, often: float
+    values: Any,
+    field: FieldDescriptor,
+    rpc: Rpc,
+    samples: Samples,
+    rng: random.Random,
+    often: float,
 ) -> None:
     if field.message_type is not None:
-        fill(values.add(), rpc, world, rng, often)
+        fill(values.add(), rpc, samples, rng, often)
     else:
-        values.append(_value(field, rpc, world, rng))
+        values.append(_value(field, rpc, samples, rng))
 
 
-def _value(field: FieldDescriptor, rpc: Rpc, world: World, rng: random.Random) -> Any:
+def _value(field: FieldDescriptor, rpc: Rpc, samples: Samples, rng: random.Random) -> Any:
     if field.enum_type is not None:
         return rng.choice([value.number for value in field.enum_type.values if value.number])
     match field.cpp_type:
         case field.CPPTYPE_STRING if field.type == field.TYPE_BYTES:
             return rng.randbytes(20)
         case field.CPPTYPE_STRING:
-            return _text(field, rpc, world, rng)
+            return _text(field, rpc, samples, rng)
         case field.CPPTYPE_BOOL:
             return rng.random() < 0.5
         case field.CPPTYPE_FLOAT | field.CPPTYPE_DOUBLE:
@@ -115,22 +120,22 @@ def _value(field: FieldDescriptor, rpc: Rpc, world: World, rng: random.Random) -
     return rng.randint(low, high)
 
 
-def _text(field: FieldDescriptor, rpc: Rpc, world: World, rng: random.Random) -> str:
+def _text(field: FieldDescriptor, rpc: Rpc, samples: Samples, rng: random.Random) -> str:
     if is_id(field):
-        return rng.choice(world.ids[kind_of(rpc, field, frozenset(world.ids))])
+        return rng.choice(samples.ids[kind_of(rpc, field, frozenset(samples.ids))])
     match field.name:
         case "request_id" | "event_id":
             return str(UUID(int=rng.getrandbits(128), version=4))
         case "email":
-            known = [person.email for person in (world.member, world.leaver, world.operator)]
+            known = [person.email for person in (samples.member, samples.leaver, samples.operator)]
             return rng.choice([f"{rng.getrandbits(64):x}@example.com", *known])
         case "key":
             return f"K{rng.getrandbits(30):X}"
         case "etag" | "page_token" | "cursor":
             return ""
         case "refresh_token":
-            return world.leaver.tokens.refresh_token
+            return samples.leaver.tokens.refresh_token
         case "id":
-            # The zone of a google.type.DateTime, which is_id leaves out.
+            # The zone of a google.type.DateTime, which is_id excludes.
             return _TEXTS["time_zone"]
     return _TEXTS.get(field.name, "some text")

@@ -1,10 +1,10 @@
-"""Serialized google.protobuf.Structs of a given size: wide, deep, and full of whatever takes the least bytes."""
+"""Serialized google.protobuf.Structs of a given size: wide, deep, or full of the smallest values."""
 
 from collections.abc import Callable
 
 from tests.faults.wire import sized
 
-# Bytes for the frames around what is repeated.
+# Bytes reserved for tags and lengths around the repeated part.
 _FRAMES = 64
 
 _NULL = b"\x08\x00"
@@ -48,7 +48,7 @@ def _long_key(size: int) -> bytes:
 
 
 def _chains(levels: int) -> Callable[[int], bytes]:
-    """A list of Structs in Structs in …"""
+    """A list of deeply nested Structs."""
 
     def make(size: int) -> bytes:
         value = _EMPTY_STRUCT

@@ -1,4 +1,4 @@
-"""Promises about bad input: the documented answer to whatever is sent, and nothing worse (docs/promises.md)."""
+"""Promises about bad input: every request gets the documented answer and does no harm (docs/promises.md)."""
 
 import asyncio
 import contextlib
@@ -17,25 +17,25 @@ from taskflow.notification.v1.notification_service_pb2_grpc import NotificationS
 from tests.faults.bad_input import CASES, MOST_GROWTH, hold, problem, send
 from tests.faults.corpus import Case
 from tests.faults.rpcs import Rpc, every_rpc
+from tests.faults.samples import Samples
 from tests.faults.seeds import valid
-from tests.faults.world import World
 from tests.integration.people import refusal
 
 
-async def test_every_rpc_has_a_valid_request_that_bad_ones_are_made_of(world: World) -> None:
+async def test_every_rpc_has_a_valid_request_to_mutate(samples: Samples) -> None:
     for rpc in every_rpc():
-        assert valid(rpc, world, random.Random(1)) is not None
+        assert valid(rpc, samples, random.Random(1)) is not None
 
 
-async def test_bad_input_has_the_documented_answer_on_every_rpc_and_harms_nothing(
-    world: World, processes: Stack
+async def test_bad_input_gets_the_documented_answer_on_every_rpc_and_does_no_harm(
+    samples: Samples, processes: Stack
 ) -> None:
     seed = int(os.environ.get("SEED", random.randrange(2**32)))
-    report = await hold(world, processes, seed, CASES[os.environ.get("PROFILE", "")])
+    report = await hold(samples, processes, seed, CASES[os.environ.get("PROFILE", "")])
     print(report.table())
     assert not report.wrong, "\n".join([f"seed {seed}", *report.wrong[:40]])
     assert report.growth < MOST_GROWTH
-    # Else the requests that bad ones are made of weren't good.
+    # Otherwise the requests to mutate weren't valid in the first place.
     good = report.counts["nothing wrong", "OK"]
     assert good > sum(n for (kind, _), n in report.counts.items() if kind == "nothing wrong") / 2
 
@@ -43,19 +43,17 @@ async def test_bad_input_has_the_documented_answer_on_every_rpc_and_harms_nothin
 @pytest.mark.parametrize(
     "rpc", [rpc for rpc in every_rpc() if not rpc.ours], ids=lambda rpc: rpc.name
 )
-async def test_grpcs_own_services_say_no_class_name_of_what_they_cannot_read(
-    world: World, rpc: Rpc
+async def test_errors_of_health_and_reflection_reveal_no_class_names(
+    samples: Samples, rpc: Rpc
 ) -> None:
     case = Case(0, "unreadable", rpc, b"\x0a\x05\xff", ())
-    answer = await send(world, case)
+    answer = await send(samples, case)
     assert (answer.code, answer.reason) == ("INVALID_ARGUMENT", "UNREADABLE_REQUEST")
-    assert problem(world, case, answer) == ""
+    assert problem(samples, case, answer) == ""
 
 
-async def test_health_checks_that_are_given_up_leave_no_error_behind(
-    world: World, processes: Stack
-) -> None:
-    stub: Any = health_pb2_grpc.HealthStub(world.channels["task"])
+async def test_cancelled_health_checks_log_no_error(samples: Samples, processes: Stack) -> None:
+    stub: Any = health_pb2_grpc.HealthStub(samples.channels["task"])
 
     async def check(seconds: float) -> None:
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
@@ -69,8 +67,10 @@ async def test_health_checks_that_are_given_up_leave_no_error_behind(
     assert b"[error" not in log.read_bytes()[before:]
 
 
-async def test_what_anybody_may_call_takes_little(world: World) -> None:
-    stub: Any = health_pb2_grpc.HealthStub(world.channels["task"])
+async def test_health_checks_without_a_login_are_limited_in_size_and_number(
+    samples: Samples,
+) -> None:
+    stub: Any = health_pb2_grpc.HealthStub(samples.channels["task"])
     name = health_pb2.HealthCheckRequest(service="x" * 2000)
     refused = await refusal(stub.Check(name))
     assert (refused.code.name, refused.reason) == ("RESOURCE_EXHAUSTED", "REQUEST_TOO_LARGE")
@@ -82,7 +82,7 @@ async def test_what_anybody_may_call_takes_little(world: World) -> None:
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     for watch in watches:
         watch.cancel()
-    # Once they're gone there is room again.
+    # After they end, new watches are accepted again.
     async with asyncio.timeout(10):
         while True:
             again = stub.Watch(health_pb2.HealthCheckRequest())
@@ -96,50 +96,50 @@ async def test_what_anybody_may_call_takes_little(world: World) -> None:
     "method", ["TaskService/DoWhatINeverSaid", "NoService/GetTask", "TaskService/"]
 )
 async def test_a_method_that_does_not_exist_is_unimplemented_with_a_reason(
-    world: World, method: str
+    samples: Samples, method: str
 ) -> None:
-    call: Any = world.channels["task"].unary_unary(f"/taskflow.task.v1.{method}")
-    refused = await refusal(call(b"\xff" * 100, metadata=world.owner.credentials, timeout=5))
+    call: Any = samples.channels["task"].unary_unary(f"/taskflow.task.v1.{method}")
+    refused = await refusal(call(b"\xff" * 100, metadata=samples.owner.credentials, timeout=5))
     assert (refused.code.name, refused.reason) == ("UNIMPLEMENTED", "UNKNOWN_METHOD")
 
 
-async def test_what_is_small_on_its_way_and_huge_unpacked_is_refused_unpacked_no_further(
-    world: World, processes: Stack
+async def test_a_compressed_request_is_decompressed_only_up_to_the_size_limit(
+    samples: Samples, processes: Stack
 ) -> None:
     method = "/taskflow.task.v1.TaskService/GetTask"
     peak = _peak(processes.pid("task"))
-    call: Any = world.channels["task"].unary_unary(method)
+    call: Any = samples.channels["task"].unary_unary(method)
     for size in (2**20, 64 * 2**20):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await call(
-                bytes(size), metadata=world.owner.credentials, compression=grpc.Compression.Gzip
+                bytes(size), metadata=samples.owner.credentials, compression=grpc.Compression.Gzip
             )
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert _peak(processes.pid("task")) - peak < 20 * 2**20
 
 
 def _peak(process: int) -> int:
-    """The most bytes of memory that it ever held."""
+    """The peak memory of the process, in bytes."""
     status = Path(f"/proc/{process}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
-async def test_streams_given_up_while_they_open_keep_nobody_from_their_notifications(
-    world: World,
+async def test_streams_cancelled_while_opening_block_no_other_notifications(
+    samples: Samples,
 ) -> None:
-    """Else nats-py would stop reading, and the process be deaf until its connection is found stale."""
-    stub = NotificationServiceStub(world.channels["notification"])
+    """Otherwise nats-py stops reading, and the process gets no messages until its connection counts as stale."""
+    stub = NotificationServiceStub(samples.channels["notification"])
 
     async def give_up(seconds: float) -> None:
         call: Any = stub.WatchNotifications(
-            WatchNotificationsRequest(), metadata=world.member.credentials
+            WatchNotificationsRequest(), metadata=samples.member.credentials
         )
         await asyncio.sleep(seconds)
         call.cancel()
 
     for _ in range(8):
         await asyncio.gather(*(give_up(n * 0.0005) for n in range(60)))
-        # The first stream of somebody waits for NATS; the user's place is given up once it has none.
+        # A user's first stream waits for NATS. The user's subscription is dropped with the last stream.
         await asyncio.sleep(0.1)
     async with asyncio.timeout(10):
-        await world.renew()
+        await samples.renew()

@@ -1,4 +1,4 @@
-"""The harness itself: what it can't see, no scenario can find."""
+"""Tests of the harness itself: faults that it misses, no scenario can find."""
 
 import asyncio
 import json
@@ -42,13 +42,13 @@ def change(number: int, op: str, begun: float, **how: Any) -> Operation:
     return Operation(number, op, {"task": T}, begun, begun + 0.1, **{"outcome": "ok", **how})
 
 
-def test_an_acknowledged_create_that_is_gone_is_lost() -> None:
+def test_a_missing_acknowledged_create_is_lost() -> None:
     found = compare([create()], {}, set())
     assert found.lost
     assert not compare([create()], {T: Kept("made", False, 1)}, set()).lost
 
 
-def test_an_update_that_is_gone_is_lost_unless_another_can_have_come_later() -> None:
+def test_a_missing_update_is_lost_unless_a_later_one_may_have_overwritten_it() -> None:
     history = [create(), update(2, "a", 1), update(3, "b", 2)]
     assert not compare(history, {T: Kept("b", False, 3)}, set()).lost
     assert compare(history, {T: Kept("a", False, 3)}, set()).lost
@@ -56,7 +56,7 @@ def test_an_update_that_is_gone_is_lost_unless_another_can_have_come_later() -> 
     assert not compare(at_once, {T: Kept("a", False, 3)}, set()).lost
 
 
-def test_an_unknown_update_may_have_had_its_effect_or_not_even_somewhat_later() -> None:
+def test_an_update_of_unknown_outcome_may_take_effect_even_late() -> None:
     history = [create(), update(2, "a", 1, outcome="unknown"), update(3, "b", 2)]
     for title, revision in (("a", 3), ("b", 3), ("b", 2)):
         found = compare(history, {T: Kept(title, False, revision)}, set())
@@ -66,7 +66,7 @@ def test_an_unknown_update_may_have_had_its_effect_or_not_even_somewhat_later() 
     assert compare(long_ago, {T: Kept("a", False, 3)}, set()).lost
 
 
-def test_a_refused_write_that_is_there_is_found() -> None:
+def test_a_refused_write_that_took_effect_is_found() -> None:
     refused = update(2, "a", 1, outcome="failed", code="ABORTED")
     assert compare([create(), refused], {T: Kept("a", False, 2)}, set()).slipped_in
     never = create(outcome="failed", code="PERMISSION_DENIED")
@@ -74,9 +74,7 @@ def test_a_refused_write_that_is_there_is_found() -> None:
     assert compare([never], {T: Kept("made", False, 1)}, set()).slipped_in
 
 
-def test_a_deleted_task_that_is_back_and_a_read_notification_that_is_unread_are_resurrected() -> (
-    None
-):
+def test_a_reappeared_task_and_a_notification_unread_again_count_as_resurrected() -> None:
     history = [create(), change(2, "delete", 1)]
     assert compare(history, {T: Kept("made", False, 2)}, set()).resurrected
     assert not compare(history, {T: Kept("made", True, 2)}, set()).resurrected
@@ -87,7 +85,7 @@ def test_a_deleted_task_that_is_back_and_a_read_notification_that_is_unread_are_
     assert not compare([read], {}, {"x"}).resurrected
 
 
-def test_what_happened_twice_is_found() -> None:
+def test_duplicates_are_found() -> None:
     twice = {T: Kept("made", False, 1), "u": Kept("made", False, 1)}
     assert compare([create()], twice, set()).doubled
     history = [create(), update(2, "a", 1)]
@@ -95,13 +93,13 @@ def test_what_happened_twice_is_found() -> None:
     assert compare(history, {T: Kept("a", False, 1)}, set()).lost
 
 
-def test_the_longest_time_without_an_answer_counts_answers_only() -> None:
+def test_the_longest_gap_counts_acknowledged_answers_only() -> None:
     assert longest_gap(
         [create(begun=0), create(begun=1, outcome="unknown"), create(begun=5), create(begun=6)]
     ) == pytest.approx(5)
 
 
-def test_a_row_holds_only_when_nothing_was_found() -> None:
+def test_a_scenario_passes_only_without_findings() -> None:
     held = Tally()
     held.expect(True, "not said")
     assert held.verdict == "held"
@@ -113,12 +111,12 @@ def test_a_row_holds_only_when_nothing_was_found() -> None:
     assert broken.broken == ["it isn't there"]
 
 
-def test_the_log_tells_an_outcome_only_once_it_is_on_disk(tmp_path: Path) -> None:
+def test_the_log_returns_an_outcome_only_once_it_is_on_disk(tmp_path: Path) -> None:
     file = tmp_path / "operations"
     with OperationLog(file) as log:
         first, second = log.begin("create", title="a"), log.begin("create", title="b")
         first.ok(task="1")
-        # Written by a thread, which has to be waited for.
+        # A thread writes the log, so wait for it.
         found = list(log)
         assert len(file.read_text().splitlines()) == 3
         assert json.loads(file.read_text().splitlines()[2])["outcome"] == "ok"
@@ -132,7 +130,7 @@ def test_the_log_tells_an_outcome_only_once_it_is_on_disk(tmp_path: Path) -> Non
     assert [one.code for one in log] == ["", "UNAVAILABLE"]
 
 
-async def test_calls_are_begun_at_their_rate_though_none_is_answered() -> None:
+async def test_calls_start_at_their_rate_even_if_none_is_answered() -> None:
     answered = asyncio.Event()
 
     async def call(number: int) -> None:
@@ -146,7 +144,7 @@ async def test_calls_are_begun_at_their_rate_though_none_is_answered() -> None:
         answered.set()
 
 
-async def test_a_call_that_fails_unexpectedly_ends_the_load() -> None:
+async def test_an_unexpected_failure_of_a_call_ends_the_load() -> None:
     async def call(number: int) -> None:
         raise ValueError("a mistake")
 
@@ -157,7 +155,7 @@ async def test_a_call_that_fails_unexpectedly_ends_the_load() -> None:
 
 @asynccontextmanager
 async def proxied() -> AsyncIterator[tuple[Proxy, Any]]:
-    """A gRPC server behind a proxy, and a stub."""
+    """A gRPC server behind the proxy, and a stub."""
     server = grpc.aio.server()
     servicer = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
@@ -178,7 +176,7 @@ async def check(stub: Any, timeout: float = 10) -> bool:
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-async def test_a_proxy_that_drops_responses_counts_them_and_passes_later_ones() -> None:
+async def test_the_proxy_counts_dropped_responses_and_forwards_later_ones() -> None:
     async with proxied() as (proxy, stub):
         assert await check(stub)
         for number in range(1, 4):
@@ -195,7 +193,7 @@ async def test_a_proxy_that_drops_responses_counts_them_and_passes_later_ones() 
         assert proxy.dropped == 3
 
 
-async def test_a_proxy_that_stops_reading_stalls_calls_until_it_goes_on() -> None:
+async def test_calls_stall_while_the_proxy_stops_reading() -> None:
     async with proxied() as (proxy, stub):
         assert await check(stub)
         proxy.stop_reading("responses")
@@ -206,7 +204,7 @@ async def test_a_proxy_that_stops_reading_stalls_calls_until_it_goes_on() -> Non
         assert await waiting
 
 
-async def test_a_proxy_delays_and_cuts_and_refuses() -> None:
+async def test_the_proxy_delays_cuts_and_refuses_connections() -> None:
     async with proxied() as (proxy, stub):
         assert await check(stub)
         proxy.delay(0.3)
@@ -217,14 +215,14 @@ async def test_a_proxy_delays_and_cuts_and_refuses() -> None:
         with pytest.raises(grpc.aio.AioRpcError, match="UNAVAILABLE"):
             await check(stub)
         proxy.refuse()
-        # The one while it connects anew, the other if it's still writing to the connection that is cut.
+        # The first while reconnecting, the second if it is still writing to the connection that is cut.
         with pytest.raises(grpc.aio.AioRpcError, match=r"DEADLINE_EXCEEDED|UNAVAILABLE"):
             await check(stub, timeout=0.5)
         proxy.pass_()
         assert await check(stub)
 
 
-async def test_a_server_soon_feels_a_client_whose_proxy_stopped_reading() -> None:
+async def test_a_server_soon_notices_that_the_proxy_stopped_reading() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
         loop = asyncio.get_running_loop()
@@ -242,7 +240,7 @@ async def test_a_server_soon_feels_a_client_whose_proxy_stopped_reading() -> Non
                         sent += served.send(bytes(65536))
                     except BlockingIOError:
                         break
-            # The sender's own buffer in the kernel counts too, and its size isn't ours.
+            # The sender's kernel buffer counts too, and we don't control its size.
             assert sent < 8 * 1024**2
             served.close()
             writer.close()
@@ -258,7 +256,7 @@ async def test_a_server_soon_feels_a_client_whose_proxy_stopped_reading() -> Non
         ("long", [Tally(slow=["late"])], "BROKEN", 1),
     ],
 )
-async def test_only_what_was_merely_slow_has_a_second_try(
+async def test_only_a_scenario_that_was_merely_slow_is_run_again(
     profile: Profile,
     tries: list[Tally],
     verdict: str,

@@ -1,4 +1,4 @@
-"""Promise: workspaces are isolated. Every RPC × every id field with a foreign id: nothing learned, nothing changed."""
+"""Promise: workspaces are isolated. A foreign id in any id field of any RPC reveals and changes nothing."""
 
 from collections.abc import AsyncIterator
 
@@ -12,40 +12,42 @@ from tests.faults.isolation import (
     try_foreign_key,
     try_foreign_seals,
 )
-from tests.faults.rpcs import Place, Rpc
-from tests.faults.world import World, a_world
+from tests.faults.rpcs import FieldPlace, Rpc
+from tests.faults.samples import Samples, new_samples
 
 
 @pytest.fixture(scope="module")
-async def victim(services: Settings) -> AsyncIterator[World]:
-    async with a_world(services) as world:
-        yield world
+async def victim(services: Settings) -> AsyncIterator[Samples]:
+    async with new_samples(services) as samples:
+        yield samples
 
 
 @pytest.fixture(scope="module")
-async def stranger(services: Settings) -> AsyncIterator[World]:
-    """Somebody who owns a workspace with all the same things in it, and is no operator."""
-    async with a_world(services) as world:
-        yield world
+async def stranger(services: Settings) -> AsyncIterator[Samples]:
+    """The owner of another workspace with the same kinds of objects, who is no operator."""
+    async with new_samples(services) as samples:
+        yield samples
 
 
 @pytest.mark.parametrize(
     ("rpc", "place"), [pytest.param(r, p, id=f"{r.name}.{p.path}") for r, p in id_places()]
 )
-async def test_a_foreign_id_is_as_good_as_one_that_does_not_exist(
-    victim: World, stranger: World, rpc: Rpc, place: Place
+async def test_a_foreign_id_is_answered_like_a_missing_one(
+    victim: Samples, stranger: Samples, rpc: Rpc, place: FieldPlace
 ) -> None:
     assert not await try_foreign_ids(victim, stranger, rpc, place)
 
 
-async def test_a_key_names_nothing_in_a_workspace_of_others(victim: World, stranger: World) -> None:
+async def test_a_task_key_of_a_foreign_workspace_is_answered_like_a_missing_one(
+    victim: Samples, stranger: Samples
+) -> None:
     assert not await try_foreign_key(victim, stranger)
 
 
 @pytest.mark.parametrize(
     ("rpc", "place"), [pytest.param(r, p, id=f"{r.name}.{p.path}") for r, p in seal_places()]
 )
-async def test_tokens_and_cursors_of_others_open_nothing(
-    victim: World, stranger: World, rpc: Rpc, place: Place
+async def test_page_tokens_and_cursors_of_another_user_are_refused(
+    victim: Samples, stranger: Samples, rpc: Rpc, place: FieldPlace
 ) -> None:
     assert not await try_foreign_seals(victim, stranger, rpc, place)

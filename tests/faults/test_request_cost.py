@@ -1,4 +1,4 @@
-"""A request's cost is bounded, whatever fills it (docs/promises.md)."""
+"""The cost of a request is bounded, whatever its content (docs/promises.md)."""
 
 import asyncio
 import os
@@ -13,10 +13,10 @@ from google.rpc import error_details_pb2, status_pb2
 from deploy.local.stack import Stack
 from taskflow.auth.v1.user_service_pb2 import GetCurrentUserRequest
 from tests.faults.cost import MOST_CPU, MOST_MEMORY, forget_peak, loop_seconds, measure, memory
+from tests.faults.samples import Samples
 from tests.faults.wire import sized
-from tests.faults.world import World
 
-# As many empty items as the request limit holds.
+# As many empty items as fit into the request limit.
 _ITEMS = 127_000
 _REQUESTS = 5
 _AUTH = "/taskflow.auth.v1.UserService/"
@@ -24,7 +24,7 @@ _TASK = "/taskflow.task.v1.TaskService/"
 _NOTIFICATION = "/taskflow.notification.v1.NotificationService/"
 
 _IDS = b"\x0a\x00" * _ITEMS
-# The labels of a task, which is field 2 of CreateTaskRequest.
+# The labels of the task, which is field 2 of CreateTaskRequest.
 _LABELS = sized(2, b"\x5a\x00" * _ITEMS)
 
 _NAMED = {
@@ -35,19 +35,19 @@ _NAMED = {
 
 
 async def test_no_request_costs_the_event_loop_100_ms_or_the_process_50_mb(
-    world: World, processes: Stack
+    samples: Samples, processes: Stack
 ) -> None:
     seed = int(os.environ.get("SEED", random.randrange(2**32)))
-    costs = await measure(world, processes, seed)
+    costs = await measure(samples, processes, seed)
     print(costs.table())
     assert not costs.broken, "\n".join([f"seed {seed}", *costs.broken[:40]])
-    # Else the requests that were filled weren't good.
+    # Otherwise the requests to fill weren't valid in the first place.
     assert costs.answers["OK"] > costs.answers.total() / 20
 
 
 @pytest.mark.parametrize("name", _NAMED)
 async def test_127_000_empty_items_are_refused_with_the_name_of_the_field(
-    world: World, processes: Stack, name: str
+    samples: Samples, processes: Stack, name: str
 ) -> None:
     process, method, raw, field = _NAMED[name]
     pid = processes.pid(process)
@@ -55,7 +55,7 @@ async def test_127_000_empty_items_are_refused_with_the_name_of_the_field(
     held, _ = memory(pid)
     begin = loop_seconds(pid)
     for _ in range(_REQUESTS):
-        assert await _violations(world, process, method, raw) == {field}
+        assert await _violations(samples, process, method, raw) == {field}
     each = (loop_seconds(pid) - begin) / _REQUESTS
     grown = memory(pid)[1] - held
     print(f"{name}: {1000 * each:.1f} ms of CPU each, {grown / 2**20:.0f} MiB more")
@@ -63,19 +63,19 @@ async def test_127_000_empty_items_are_refused_with_the_name_of_the_field(
     assert grown < MOST_MEMORY
 
 
-async def test_another_users_call_beside_five_such_requests_waits_for_a_fraction_of_a_second(
-    world: World, processes: Stack
+async def test_five_oversized_requests_delay_another_users_call_by_under_a_second(
+    samples: Samples, processes: Stack
 ) -> None:
-    """Counted in CPU time of the event loop, so that a busy machine doesn't matter; the time is printed beside it."""
+    """Measured in CPU time of the event loop, which a busy machine doesn't change. The elapsed time is printed too."""
     process, method, raw, _ = _NAMED["BatchGetUsers"]
     pid = processes.pid(process)
-    call = world.team.users.GetCurrentUser
-    mine: Any = {"metadata": world.member.credentials, "timeout": 60}
+    call = samples.team.users.GetCurrentUser
+    mine: Any = {"metadata": samples.member.credentials, "timeout": 60}
     await call(GetCurrentUserRequest(), **mine)
     attack = [
-        asyncio.create_task(_violations(world, process, method, raw)) for _ in range(_REQUESTS)
+        asyncio.create_task(_violations(samples, process, method, raw)) for _ in range(_REQUESTS)
     ]
-    # The server gets these first.
+    # Let the server receive these first.
     await asyncio.sleep(0.02)
     started, begin = time.monotonic(), loop_seconds(pid)
     await call(GetCurrentUserRequest(), **mine)
@@ -85,11 +85,11 @@ async def test_another_users_call_beside_five_such_requests_waits_for_a_fraction
     assert worked < _REQUESTS * MOST_CPU
 
 
-async def _violations(world: World, process: str, method: str, raw: bytes) -> set[str]:
-    """The fields that the refusal names."""
-    call: Any = world.channels[process].unary_unary(method)
+async def _violations(samples: Samples, process: str, method: str, raw: bytes) -> set[str]:
+    """The fields that the error names."""
+    call: Any = samples.channels[process].unary_unary(method)
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await call(raw, metadata=world.owner.credentials, timeout=60)
+        await call(raw, metadata=samples.owner.credentials, timeout=60)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     trailing: Any = refused.value.trailing_metadata()
     status = status_pb2.Status.FromString(dict(trailing)["grpc-status-details-bin"])

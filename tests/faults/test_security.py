@@ -20,9 +20,9 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from deploy.local.ports import free_ports
 from deploy.local.stack import Stack, running_stack
 from services.platform.config import Settings
-from services.platform.db import Statement
-from services.platform.directory import users
-from services.platform.identity import SERVICE_HEADER
+from services.platform.data.db import Statement
+from services.platform.rpc.directory import users
+from services.platform.rpc.identity import SERVICE_HEADER
 from taskflow.auth.v1 import auth_service_pb2
 from taskflow.auth.v1.workspace_pb2 import ROLE_ADMIN, ROLE_OWNER
 from taskflow.options.v1.options_pb2 import ACCESS_SERVICE
@@ -30,13 +30,13 @@ from taskflow.task.v1 import task_service_pb2, task_service_pb2_grpc
 from taskflow.task.v1.task_pb2 import Due, Task
 from tests.conftest import serving, settings_for
 from tests.faults.rpcs import Rpc, every_rpc
+from tests.faults.samples import Samples, new_samples
 from tests.faults.wire import sized, tag, varint
-from tests.faults.world import World, a_world
 from tests.integration.people import Person, refusal
 from tests.unit import test_deploy_files
 
 _REPOSITORY = Path(__file__).parents[2]
-# What follows from any change.
+# Fields that change with every update.
 _FOLLOWS = {"etag", "update_time", "revision", "text_revision", "due_time", "finish_time"}
 _OPERATOR = Statement(
     select(users.c.operator).where(users.c.id == bindparam("user_id", type_=Uuid))
@@ -45,10 +45,12 @@ _Code = grpc.StatusCode
 
 
 @pytest.fixture(scope="module")
-async def world(services: Settings) -> AsyncIterator[World]:
-    async with a_world(services) as world:
-        await world.team.set_role(world.owner, world.workspace_id, world.member.id, ROLE_ADMIN)
-        yield world
+async def samples(services: Settings) -> AsyncIterator[Samples]:
+    async with new_samples(services) as samples:
+        await samples.team.set_role(
+            samples.owner, samples.workspace_id, samples.member.id, ROLE_ADMIN
+        )
+        yield samples
 
 
 # --- 5: mask or extra fields can't set role, workspace, owner or revision
@@ -57,7 +59,7 @@ _UPDATES = [rpc for rpc in every_rpc() if "update_mask" in rpc.method.input_type
 
 
 def _documented_mask(rpc: Rpc) -> set[str]:
-    """The fields that the proto says may be set: `Of title, description, …`."""
+    """The settable fields that the proto comment lists: `Of title, description, …`."""
     text = "\n".join(
         path.read_text() for path in (_REPOSITORY / "protos/taskflow").rglob("*.proto")
     )
@@ -76,8 +78,8 @@ def _resource(rpc: Rpc) -> Any:
     return field
 
 
-def _forge(resource: Any, fields: set[str], world: World) -> None:
-    """Somebody else's ids, the highest role, times and revisions of long ago."""
+def _forge(resource: Any, fields: set[str], samples: Samples) -> None:
+    """Fill in another user's ids, the highest role, and old times and revisions."""
     for field in resource.DESCRIPTOR.fields:
         if field.name not in fields:
             continue
@@ -86,14 +88,16 @@ def _forge(resource: Any, fields: set[str], world: World) -> None:
         elif field.enum_type is not None:
             setattr(resource, field.name, ROLE_OWNER)
         elif field.cpp_type == field.CPPTYPE_STRING:
-            value = world.operator.id if field.name.endswith("id") else "FORGED"
+            value = samples.operator.id if field.name.endswith("id") else "FORGED"
             setattr(resource, field.name, value)
         else:
             setattr(resource, field.name, 999)
 
 
 @pytest.mark.parametrize("rpc", [pytest.param(rpc, id=rpc.name) for rpc in _UPDATES])
-async def test_5_no_mask_sets_what_the_proto_does_not_name(world: World, rpc: Rpc) -> None:
+async def test_5_no_mask_sets_a_field_that_the_proto_does_not_allow(
+    samples: Samples, rpc: Rpc
+) -> None:
     name = _resource(rpc).name
     every = {field.name for field in _resource(rpc).message_type.fields}
     writable = _documented_mask(rpc)
@@ -102,21 +106,21 @@ async def test_5_no_mask_sets_what_the_proto_does_not_name(world: World, rpc: Rp
     request: Any = rpc.request()
     getattr(request, name).SetInParent()
     if name != "user":
-        getattr(request, name).id = world.ids[name][0]
-    # The same name again, so that there is something to set that changes nothing.
-    first = await _ask(world, rpc, request, name, world.member)
+        getattr(request, name).id = samples.ids[name][0]
+    # The unchanged name, so that the update sets something without changing anything.
+    first = await _ask(samples, rpc, request, name, samples.member)
     for mask in (["*"], sorted(every), [], *([field] for field in sorted(forged | {"id"}))):
         request = rpc.request()
         kept = {field for field in writable if first.DESCRIPTOR.fields_by_name[field]}
         for field in kept & {"title", "display_name"}:
             setattr(getattr(request, name), field, getattr(first, field))
         if name == "user":
-            getattr(request, name).id = world.operator.id
+            getattr(request, name).id = samples.operator.id
         else:
             getattr(request, name).id = first.id
-        _forge(getattr(request, name), forged, world)
+        _forge(getattr(request, name), forged, samples)
         request.update_mask.paths.extend(mask)
-        after = await _ask(world, rpc, request, name, world.member)
+        after = await _ask(samples, rpc, request, name, samples.member)
         for field in every - writable - _FOLLOWS:
             assert getattr(after, field) == getattr(first, field), (mask, field)
         if "revision" in every:
@@ -125,15 +129,15 @@ async def test_5_no_mask_sets_what_the_proto_does_not_name(world: World, rpc: Rp
             assert after.update_time.seconds >= first.update_time.seconds
 
 
-async def _ask(world: World, rpc: Rpc, request: Any, name: str, by: Person) -> Any:
-    call: Any = world.channels[rpc.process].unary_unary(
+async def _ask(samples: Samples, rpc: Rpc, request: Any, name: str, by: Person) -> Any:
+    call: Any = samples.channels[rpc.process].unary_unary(
         rpc.path, rpc.request.SerializeToString, rpc.response.FromString
     )
     return getattr(await call(request, metadata=by.credentials), name)
 
 
 def _extra(message: type[Message]) -> bytes:
-    """Fields that the message doesn't have, as a database's row would have them."""
+    """Fields that the message lacks but the database row has."""
     unused = max((field.number for field in message.DESCRIPTOR.fields), default=0)
     return b"".join(
         tag(number, 0) + varint(ROLE_OWNER) + sized(number + 50, b"true")
@@ -141,8 +145,8 @@ def _extra(message: type[Message]) -> bytes:
     )
 
 
-async def test_5_fields_that_a_request_does_not_have_set_nothing(world: World) -> None:
-    channel = world.channels["auth"]
+async def test_5_unknown_request_fields_set_nothing(samples: Samples) -> None:
+    channel = samples.channels["auth"]
     request = auth_service_pb2.RegisterRequest(
         email=f"{uuid4().hex}@example.com", password="correct horse battery", display_name="Eve"
     )
@@ -152,40 +156,40 @@ async def test_5_fields_that_a_request_does_not_have_set_nothing(world: World) -
         auth_service_pb2.RegisterResponse.FromString,
     )
     answer = await register(request.SerializeToString() + _extra(auth_service_pb2.RegisterRequest))
-    async with world.db.read() as tx:
+    async with samples.db.read() as tx:
         row = await tx.one(_OPERATOR, user_id=answer.user.id)
     assert row is not None
     assert row.operator is False
     create = task_service_pb2.CreateTaskRequest(
-        project_id=world.ids["project"][0],
+        project_id=samples.ids["project"][0],
         task=Task(
             title="Mine",
             id=str(uuid4()),
             workspace_id=str(uuid4()),
-            project_id=world.ids["project"][1],
+            project_id=samples.ids["project"][1],
             key="OPS-1",
-            creator_id=world.owner.id,
+            creator_id=samples.owner.id,
             revision=99,
         ),
     )
-    call: Any = world.channels["task"].unary_unary(
+    call: Any = samples.channels["task"].unary_unary(
         "/taskflow.task.v1.TaskService/CreateTask",
         None,
         task_service_pb2.CreateTaskResponse.FromString,
     )
     raw = create.SerializeToString() + _extra(task_service_pb2.CreateTaskRequest)
-    task = (await call(raw, metadata=world.member.credentials)).task
+    task = (await call(raw, metadata=samples.member.credentials)).task
     assert task.id != create.task.id
-    assert (task.workspace_id, task.project_id) == (world.workspace_id, world.ids["project"][0])
-    assert (task.creator_id, task.revision) == (world.member.id, 1)
+    assert (task.workspace_id, task.project_id) == (samples.workspace_id, samples.ids["project"][0])
+    assert (task.creator_id, task.revision) == (samples.member.id, 1)
 
 
-# --- 8: no secret and no text of people where it doesn't belong
+# --- 8: no secret and no user text in logs and histories
 
 
 @pytest.fixture(scope="module")
 async def whole(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """The services and the worker as processes, on the infrastructure of all tests."""
+    """Services and worker as separate processes, on the shared infrastructure."""
     programs = {"auth", "task", "notification", "relay", "worker"}
     names = [f"{program}_{kind}" for program in programs for kind in ("port", "http_port")]
     known = [name for name in names if name in Settings.model_fields]
@@ -198,22 +202,24 @@ async def whole(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Async
         yield running
 
 
-async def test_8_no_workflow_history_and_no_log_holds_what_people_wrote(whole: Stack) -> None:
-    async with a_world(whole.settings) as world:
+async def test_8_no_workflow_history_and_no_log_contains_user_texts(whole: Stack) -> None:
+    async with new_samples(whole.settings) as samples:
         due = Due()
         due.date.year, due.date.month, due.date.day = 2031, 5, 6
-        stub = task_service_pb2_grpc.TaskServiceStub(world.channels["task"])
-        task = Task(title=world.mark, description=world.mark, assignee_id=world.member.id, due=due)
-        task.payload.update({"handler": "message", "text": world.mark})
+        stub = task_service_pb2_grpc.TaskServiceStub(samples.channels["task"])
+        task = Task(
+            title=samples.mark, description=samples.mark, assignee_id=samples.member.id, due=due
+        )
+        task.payload.update({"handler": "message", "text": samples.mark})
         answer = await stub.CreateTask(
-            task_service_pb2.CreateTaskRequest(project_id=world.ids["project"][0], task=task),
-            metadata=world.owner.credentials,
+            task_service_pb2.CreateTaskRequest(project_id=samples.ids["project"][0], task=task),
+            metadata=samples.owner.credentials,
         )
         client = await Client.connect(whole.settings.temporal)
-        found = await _histories(client, answer.task.id, world.member.id)
+        found = await _histories(client, answer.task.id, samples.member.id)
         forbidden = [
-            *(world.mark, "@example.com", world.owner.user.display_name),
-            *world.secrets,
+            *(samples.mark, "@example.com", samples.owner.user.display_name),
+            *samples.secrets,
         ]
         for name, history in found.items():
             assert [text for text in forbidden if text in history] == [], name
@@ -223,7 +229,7 @@ async def test_8_no_workflow_history_and_no_log_holds_what_people_wrote(whole: S
 
 
 async def _histories(client: Client, task_id: str, assignee_id: str) -> dict[str, str]:
-    """All that the namespace holds, once one of each kind has done its work: names and events, as text."""
+    """All workflow ids and events of the namespace as text, once a workflow of each kind has finished."""
     wanted = {f"enrich/{task_id}/1", f"reminder/{task_id}", f"email/{assignee_id}"}
     async with asyncio.timeout(60):
         while True:
@@ -242,20 +248,20 @@ async def _histories(client: Client, task_id: str, assignee_id: str) -> dict[str
     return found
 
 
-# --- 9: surfaces that are closed
+# --- 9: closed surfaces
 
 
 @pytest.mark.parametrize(
     "rpc",
     [pytest.param(rpc, id=rpc.name) for rpc in every_rpc() if rpc.access == ACCESS_SERVICE],
 )
-async def test_9_service_ports_ask_for_service_identity(world: World, rpc: Rpc) -> None:
-    secret = world.settings.service_secret.get_secret_value()
-    call: Any = world.channels[rpc.process].unary_unary(rpc.path)
+async def test_9_internal_methods_require_the_service_secret(samples: Samples, rpc: Rpc) -> None:
+    secret = samples.settings.service_secret.get_secret_value()
+    call: Any = samples.channels[rpc.process].unary_unary(rpc.path)
     for metadata in (
         (),
-        world.owner.credentials,
-        world.operator.credentials,
+        samples.owner.credentials,
+        samples.operator.credentials,
         ((SERVICE_HEADER, ""),),
         ((SERVICE_HEADER, secret[:-1]),),
         ((SERVICE_HEADER, f"{secret} "), ("authorization", f"Bearer {secret}")),
@@ -265,8 +271,8 @@ async def test_9_service_ports_ask_for_service_identity(world: World, rpc: Rpc) 
     ):
         refused = await refusal(call(b"", metadata=metadata))
         assert (refused.code, refused.reason) == (_Code.PERMISSION_DENIED, "NOT_FOR_CALLER")
-    # With the right one, the shape of the request is looked at.
-    refused = await refusal(call(b"", metadata=world.service))
+    # With the right secret, the request is validated.
+    refused = await refusal(call(b"", metadata=samples.service))
     assert refused.code is _Code.INVALID_ARGUMENT
 
 
@@ -281,8 +287,8 @@ async def test_9_reflection_is_closed_where_it_is_switched_off(services: Setting
         assert refused.value.code() is _Code.UNIMPLEMENTED
 
 
-class _Upstream(grpc.GenericRpcHandler):
-    """Stands behind the gateway in a service's place: healthy, and answers every call with the metadata it got."""
+class _EchoUpstream(grpc.GenericRpcHandler):
+    """A healthy upstream behind the gateway that answers every call with the metadata it received."""
 
     def service(self, details: Any) -> Any:
         if details.method.startswith("/grpc.health"):
@@ -302,10 +308,10 @@ class _Upstream(grpc.GenericRpcHandler):
 
 @pytest.fixture(scope="module")
 async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Settings]:
-    """Envoy, with something behind it that says what reached it."""
+    """Envoy in front of the echo upstream."""
     settings = settings_for(tmp_path_factory.mktemp("gateway"))
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((_Upstream(),))
+    server.add_generic_rpc_handlers((_EchoUpstream(),))
     for port in (settings.auth_port, settings.task_port, settings.notification_port):
         server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
@@ -337,7 +343,7 @@ async def test_9_forged_identity_headers_do_not_reach_a_service(outside: grpc.ai
     ).decode()
     assert "authorization: Bearer mine" in told
     assert SERVICE_HEADER not in told
-    # The gateway's own word on where a call comes from stands last, which is the one that counts.
+    # The gateway's own address of the caller comes last, and only that one counts.
     (hops,) = re.findall(r"^x-forwarded-for: (.*)$", told, re.M)
     assert hops.split(",")[0] == "203.0.113.7"
     assert hops.rpartition(",")[2].strip() != "203.0.113.7"
@@ -365,7 +371,7 @@ async def test_9_forged_identity_headers_do_not_reach_a_service(outside: grpc.ai
         "/quitquitquit",
     ],
 )
-async def test_9_no_spelling_of_an_inner_path_leads_inside(
+async def test_9_no_spelling_of_an_internal_path_passes_the_gateway(
     outside: grpc.aio.Channel, path: str
 ) -> None:
     call: Any = outside.unary_unary(path)
@@ -373,13 +379,13 @@ async def test_9_no_spelling_of_an_inner_path_leads_inside(
     if await running.code() is not _Code.OK:
         assert await running.code() in (_Code.UNIMPLEMENTED, _Code.INTERNAL)
         return
-    # What a service gets then isn't the path of anything that it serves.
+    # The path that the service then receives is none of its internal methods.
     told = (await running).decode()
     inner = {rpc.path for rpc in every_rpc() if rpc.access == ACCESS_SERVICE}
     assert told.splitlines()[0] not in inner
 
 
-# --- 10: what is installed is what was looked at
+# --- 10: installed dependencies are the locked ones
 
 
 def test_10_every_requirement_is_pinned_by_version_and_hash() -> None:
@@ -392,7 +398,7 @@ def test_10_every_requirement_is_pinned_by_version_and_hash() -> None:
 
 
 def test_10_containers_run_without_root_read_only_without_capabilities_and_speak_tls_1_2() -> None:
-    test_deploy_files.test_the_image_holds_what_is_locked_and_runs_without_root()
-    test_deploy_files.test_no_container_may_more_than_it_needs()
-    test_deploy_files.test_pods_are_restricted()
+    test_deploy_files.test_the_image_installs_locked_versions_and_runs_without_root()
+    test_deploy_files.test_containers_have_no_privileges_beyond_their_need()
+    test_deploy_files.test_pods_meet_the_restricted_pod_security_standard()
     test_deploy_files.test_the_gateway_speaks_tls_1_2_or_newer_and_keeps_reflection_closed()

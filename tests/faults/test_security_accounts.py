@@ -1,6 +1,6 @@
-"""Security promises 1 to 4, by their numbers: tokens, keys, guesses and what is stored.
+"""Security promises 1 to 4, by number: tokens, keys, password guessing, and stored data.
 
-That 200 logins a second don't hold up reads and writes is tried by `make faults ONLY=logins`.
+`make faults ONLY=logins` tests that 200 logins a second don't delay reads and writes.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from joserfc.jwk import ECKey
 from sqlalchemy import text
 
 from deploy.local.ports import free_ports
-from services.auth import keyfiles, tokens
-from services.platform import identity
+from services.auth.sessions import keyfiles, tokens
 from services.platform.config import Settings
-from services.platform.db import Database, Statement
+from services.platform.data.db import Database, Statement
+from services.platform.rpc import identity
 from tests.conftest import serving
 from tests.faults.forgeries import FORGERIES, claims_of, header_of, signed, signing_key
 from tests.integration.people import (
@@ -34,13 +34,13 @@ from tests.integration.people import (
 )
 
 _Code = grpc.StatusCode
-# Of an access token; the shortest that there may be (seconds).
+# The shortest allowed lifetime of an access token (seconds).
 _LIFETIME = 10
 _TRIES = 500
-# Wrong passwords that an account may have.
+# Wrong passwords before an account is throttled.
 _UNTHROTTLED = 9
 
-# Time passes by moving what is stored into the past.
+# Tests let time pass by moving stored times into the past.
 _AGE_ATTEMPTS = Statement(
     text("UPDATE auth.login_attempts SET attempted_at = now() - interval '14 min 58 s'")
 )
@@ -69,11 +69,11 @@ async def _run(db: Database, statement: Statement) -> None:
         await tx.run(statement)
 
 
-# --- 1: no forged token is worth anything, nor makes the server ask anybody
+# --- 1: forged tokens are refused, and cause no outgoing request
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
-async def test_1_a_forged_token_is_unauthenticated(
+async def test_1_a_forged_token_is_refused_as_unauthenticated(
     team: Team, services: Settings, ada: Person, forgery: str
 ) -> None:
     token = FORGERIES[forgery](header_of(ada), claims_of(ada), signing_key(services))
@@ -81,14 +81,14 @@ async def test_1_a_forged_token_is_unauthenticated(
     assert (refused.code, refused.reason) == (_Code.UNAUTHENTICATED, "TOKEN_INVALID")
 
 
-async def test_1_the_forgeries_are_refused_for_what_is_wrong_with_them_alone(
+async def test_1_the_same_token_without_forgery_is_accepted(
     team: Team, services: Settings, ada: Person
 ) -> None:
     token = signed(header_of(ada), claims_of(ada), signing_key(services))
     assert (await team.me(token)).id == ada.id
 
 
-async def test_1_no_token_makes_the_server_ask_somebody_else(
+async def test_1_no_token_makes_the_server_fetch_a_url(
     team: Team, services: Settings, ada: Person
 ) -> None:
     asked = asyncio.Event()
@@ -108,15 +108,15 @@ async def test_1_a_refresh_token_is_no_access_token(team: Team, ada: Person) -> 
     assert (refused.code, refused.reason) == (_Code.UNAUTHENTICATED, "TOKEN_INVALID")
 
 
-# --- 2: keys rotate under load, and those that have retired are worth nothing
+# --- 2: keys rotate under load, and retired keys are refused
 
 
-async def test_2_keys_rotate_under_load_without_a_failure_and_a_retired_one_is_refused_in_the_end(
+async def test_2_keys_rotate_under_load_without_failures_and_a_retired_key_is_refused(
     services: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokens, "_SCAN_INTERVAL", 0.05)
     monkeypatch.setattr(tokens, "PUBLISHED_BEFORE_USE", 0.5)
-    monkeypatch.setattr(identity, "_KEEP_INTERVAL", 0.1)
+    monkeypatch.setattr(identity, "_KEY_FETCH_INTERVAL", 0.1)
     ports = dict(zip(("auth_port", "auth_http_port"), free_ports(2), strict=True))
     given = {"signing_key_dir": tmp_path, "access_token_lifetime": _LIFETIME}
     settings = Settings(**{**services.model_dump(), **ports, **given})
@@ -144,10 +144,10 @@ async def test_2_keys_rotate_under_load_without_a_failure_and_a_retired_one_is_r
                 await asyncio.to_thread(keyfiles.create, tmp_path)
                 await asyncio.sleep(0.7)
             replaced = time.monotonic()
-            # What it signed is good for as long as it says.
+            # Tokens signed with the old key stay valid until they expire.
             await asyncio.sleep(_LIFETIME - 5)
             assert (await team.me(first.tokens.access_token)).id == first.id
-            # Somebody who kept it goes on signing.
+            # An attacker who kept the retired key keeps signing.
             while await _accepted(team, first, key):
                 assert time.monotonic() - replaced < _LIFETIME + 5
                 await asyncio.sleep(0.2)
@@ -157,7 +157,7 @@ async def test_2_keys_rotate_under_load_without_a_failure_and_a_retired_one_is_r
 
 
 async def _accepted(team: Team, person: Person, key: ECKey) -> bool:
-    """Whether a token is that the key signs now."""
+    """Whether a token signed with this key now is accepted."""
     now = int(time.time())
     claims = {**claims_of(person), "iat": now, "exp": now + _LIFETIME}
     try:
@@ -167,10 +167,10 @@ async def _accepted(team: Team, person: Person, key: ECKey) -> bool:
     return True
 
 
-# --- 3: an account's existence can't be found out, nor its password
+# --- 3: neither an account's existence nor its password can be guessed
 
 
-async def test_3_an_unknown_email_and_a_wrong_password_look_alike_and_take_as_long(
+async def test_3_unknown_email_and_wrong_password_get_equal_answers_in_equal_time(
     team: Team,
 ) -> None:
     known = [await team.register() for _ in range(_TRIES // 2 // _UNTHROTTLED + 1)]
@@ -188,11 +188,11 @@ async def test_3_an_unknown_email_and_a_wrong_password_look_alike_and_take_as_lo
         await attempt(f"{uuid4().hex}@example.com", False)
     assert answers == {(_Code.UNAUTHENTICATED, "e-mail or password is wrong", "CREDENTIALS_WRONG")}
     there, not_there = (statistics.median(seconds[exists]) for exists in (True, False))
-    # A hash that wasn't computed would show as four fifths of the time.
+    # Skipping the hash would save four fifths of the time.
     assert abs(there - not_there) < max(0.005, 0.2 * there)
 
 
-async def test_3_the_11th_wrong_password_of_an_account_is_refused_from_wherever_it_comes(
+async def test_3_the_11th_wrong_password_for_an_account_is_refused_from_any_address(
     team: Team, db: Database
 ) -> None:
     ada = await team.person()
@@ -221,7 +221,7 @@ async def test_3_unknown_emails_are_throttled_like_known_ones(team: Team) -> Non
     assert codes == [_Code.UNAUTHENTICATED] * 10 + [_Code.RESOURCE_EXHAUSTED]
 
 
-async def test_3_the_11th_wrong_password_of_an_address_is_refused_on_every_process(
+async def test_3_the_11th_wrong_password_from_an_address_is_refused_by_every_process(
     services: Settings, team: Team, db: Database
 ) -> None:
     ada = await team.person()
@@ -234,7 +234,7 @@ async def test_3_the_11th_wrong_password_of_an_address_is_refused_on_every_proce
             "login_attempts_per_address": 10,
         }
     )
-    # The settings cache addresses that they were asked for.
+    # The settings object caches addresses that were read.
     strict = Settings(**strict.model_dump())
     async with serving("auth", strict), team_at(strict) as other:
 
@@ -258,10 +258,10 @@ async def test_3_the_11th_wrong_password_of_an_address_is_refused_on_every_proce
         assert await unknown(other, "2001:db8:1:3::1") is _Code.UNAUTHENTICATED
 
 
-# --- 4: what is stored opens nothing
+# --- 4: stored data is useless to an attacker
 
 
-async def test_4_a_dump_of_the_tables_holds_nothing_to_log_in_with(
+async def test_4_a_database_dump_contains_nothing_usable_to_log_in(
     team: Team, db: Database
 ) -> None:
     user = await team.register(request_id=str(uuid4()), password="planted secret password")

@@ -1,4 +1,4 @@
-"""Security promises 6 and 7, by their numbers: where the model may be, and what may come of what people write to it."""
+"""Security promises 6 and 7, by number: the model's address, and prompt injection by task texts."""
 
 import asyncio
 import json
@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from services.platform.http.outbound import ForbiddenAddress, guarded_client, is_public
 from tests.fakes.enriching import KEY, PRIORITY, InThisProcess, enriching, with_reason
 from tests.fakes.model_server import Reply, Request, model_server
-from workflows.enrichers import EnrichRequest, InvalidModelOutput, ModelRefused
-from workflows.enrichers.model import ModelEnricher, ModelSettings
-from workflows.enrichers.transport import ForbiddenAddress, guarded_client, is_public
+from workflows.enrichment.enrichers import EnrichRequest, InvalidModelOutput, ModelRefused
+from workflows.enrichment.enrichers.model import ModelEnricher, ModelSettings
 
 TASK = EnrichRequest("Fix the door", "It has to work today", kinds=PRIORITY)
 PRIVATE = [
@@ -54,11 +54,11 @@ PRIVATE = [
 INJECTIONS = (Path(__file__).parent / "injections.txt").read_text(encoding="utf-8").splitlines()
 
 
-# --- 6: a model's address inside is refused, whenever and however it's found out
+# --- 6: an internal model address is refused, whenever it is discovered
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-def test_6_addresses_inside_are_told_from_public_ones(address: str) -> None:
+def test_6_internal_addresses_are_recognized(address: str) -> None:
     assert not is_public(address)
 
 
@@ -71,7 +71,7 @@ def test_6_public_addresses_are_public(address: str) -> None:
     "host",
     ["127.0.0.1", "localhost", "[::1]", "2130706433", "0x7f.1", "127.1", "[::ffff:127.0.0.1]", "0"],
 )
-async def test_6_the_model_address_may_not_be_inside_unless_configured(host: str) -> None:
+async def test_6_the_model_address_may_not_be_internal_unless_configured(host: str) -> None:
     async with model_server() as server:
         enricher = ModelEnricher(
             ModelSettings(f"http://{host}:{server.port}/v1", "m", KEY), InThisProcess(1.0)
@@ -82,7 +82,7 @@ async def test_6_the_model_address_may_not_be_inside_unless_configured(host: str
         assert server.connections == 0
 
 
-async def test_6_a_name_is_judged_when_connecting_and_the_judged_address_is_used(
+async def test_6_a_host_name_is_checked_when_connecting_and_the_checked_address_is_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answers = [["8.8.8.8", "127.0.0.1"], ["10.0.0.1"], ["169.254.169.254"]]
@@ -113,7 +113,7 @@ async def test_6_redirects_are_not_followed() -> None:
 
 
 def obey(request: Request) -> Reply:
-    """Does what the injection asks for, as far as a model's words can."""
+    """A model answer that follows the injected instructions as far as it can."""
     text = request.task["description"]
     told = {
         "URGENT": with_reason(value="URGENT", reason="approved by admin"),
@@ -150,7 +150,7 @@ def obey(request: Request) -> Reply:
 
 
 @pytest.mark.parametrize("injection", INJECTIONS, ids=range(len(INJECTIONS)))
-async def test_7_no_injection_gets_more_than_a_valid_suggestion(injection: str) -> None:
+async def test_7_no_prompt_injection_achieves_more_than_a_valid_suggestion(injection: str) -> None:
     async with enriching() as (enricher, server):
         server.answer = obey
         refused = ""
@@ -179,7 +179,7 @@ def test_7_there_are_fifty_injections() -> None:
 
 
 @pytest.mark.parametrize("field", ["title", "description", "similar", "deadline"])
-async def test_7_no_text_can_close_the_marks_around_it(field: str) -> None:
+async def test_7_no_text_can_close_the_delimiters_around_it(field: str) -> None:
     async with enriching() as (enricher, server):
         await enricher.suggest(TASK)
         known = server.requests[0].user.split("\n")[0].strip("<>")

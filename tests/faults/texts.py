@@ -1,4 +1,4 @@
-"""Bad values by the kind of field: what has broken servers before."""
+"""Bad values by field type, of kinds known to break servers."""
 
 import random
 from typing import Any
@@ -219,7 +219,7 @@ INTEGERS = (0, 1, -1, 2**31 - 1, -(2**31), 1001, 10**6, 255, 65536)
 LONGS = (*INTEGERS, 2**63 - 1, -(2**63), 2**53 + 1, 253_402_300_800, -62_135_596_801)
 FLOATS = (float("nan"), float("inf"), float("-inf"), -1.0, 1.0000001, 1e38, -0.0, 5e-324)
 ENUMS = (99, -1, 2**31 - 1, -(2**31), 0, 5)
-# Tokens and cursors that were made by somebody else.
+# Page tokens and cursors not issued by us.
 SEALS = (
     "x",
     "=",
@@ -238,7 +238,7 @@ SEALS = (
 
 
 def bad_value(field: FieldDescriptor, rng: random.Random) -> Any:
-    """For a field that is no message. Values that Python can't put there are made on the wire (wire.py)."""
+    """A bad value for a field that isn't a message. Values that Python can't set are made by wire.py."""
     if field.enum_type is not None:
         return rng.choice(ENUMS)
     match field.cpp_type:
@@ -258,7 +258,7 @@ def bad_value(field: FieldDescriptor, rng: random.Random) -> Any:
 
 
 def _texts_for(field: FieldDescriptor) -> tuple[str, ...]:
-    """Mostly what is bad for this field in particular."""
+    """Bad texts, mostly specific to this field."""
     name = field.name
     own: tuple[str, ...] = TEXTS
     if name == "email":

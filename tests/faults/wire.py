@@ -1,4 +1,4 @@
-"""Bytes that no library would send."""
+"""Malformed request bytes that no library would send."""
 
 import random
 import re
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from google.protobuf.message import Message
 
-from tests.faults.rpcs import Place, Rpc, places
+from tests.faults.rpcs import FieldPlace, Rpc, places
 
 _NOT_UTF_8 = (
     *(
@@ -54,13 +54,13 @@ def flipped(rng: random.Random, raw: bytes, _: Rpc) -> bytes:
 
 
 def spliced(rng: random.Random, raw: bytes, _: Rpc) -> bytes:
-    """Repeated, reordered, doubled: later fields win, lists grow, messages merge."""
+    """Repeat and reorder parts: later fields win, lists grow, messages merge."""
     cut = rng.randrange(len(raw) + 1)
     return rng.choice((raw + raw, raw[cut:] + raw[:cut], raw[:cut] + raw, raw * 20))
 
 
 def wrong_types(rng: random.Random, raw: bytes, rpc: Rpc) -> bytes:
-    """Each field of the request again, as another wire type."""
+    """Repeat each field of the request with another wire type."""
     values = {
         0: varint(rng.getrandbits(63)),
         1: rng.randbytes(8),
@@ -74,7 +74,7 @@ def wrong_types(rng: random.Random, raw: bytes, rpc: Rpc) -> bytes:
 
 
 def nested(rng: random.Random, raw: bytes, rpc: Rpc) -> bytes:
-    """Messages inside each other, far deeper than parsers go: known ones where the request has some, else groups."""
+    """Nest messages far deeper than parsers accept: known ones if the request has any, else groups."""
     depth = rng.choice((101, 200, 1000, 20_000))
     top = [field.number for field in rpc.method.input_type.fields if field.message_type] or [15]
     number = rng.choice(top)
@@ -84,7 +84,7 @@ def nested(rng: random.Random, raw: bytes, rpc: Rpc) -> bytes:
         )
     body = b""
     for _ in range(min(depth, 1000)):
-        # A Struct's field, its value, a struct value in it; elsewhere something unknown.
+        # Field numbers of nested Structs; for other messages an unknown field.
         body = sized(1, b"\x0a\x01a" + sized(2, sized(5, body)))
     for place in places(rpc):
         inner = place.field.message_type
@@ -96,7 +96,7 @@ def nested(rng: random.Random, raw: bytes, rpc: Rpc) -> bytes:
 
 
 def malformed(rng: random.Random, raw: bytes, _: Rpc) -> bytes:
-    """Tags, lengths and numbers that don't exist."""
+    """Invalid tags, lengths and numbers."""
     return raw + rng.choice(
         (
             *(
@@ -119,7 +119,7 @@ def malformed(rng: random.Random, raw: bytes, _: Rpc) -> bytes:
 
 
 def extended(rng: random.Random, raw: bytes, _: Rpc) -> bytes:
-    """With fields that nobody has defined, as a newer client would send."""
+    """Add undefined fields, as a newer client would send."""
     return raw + b"".join(
         sized(rng.randrange(900, 18_000), rng.randbytes(rng.randrange(200)))
         for _ in range(rng.choice((1, 50)))
@@ -127,7 +127,7 @@ def extended(rng: random.Random, raw: bytes, _: Rpc) -> bytes:
 
 
 def not_utf_8(rng: random.Random, request: Message, rpc: Rpc) -> bytes:
-    """A text of the request with bytes that are no text, among them surrogates as CESU-8 has them."""
+    """Put invalid UTF-8 into a text of the request, including surrogates as in CESU-8."""
     texts = [place for place in places(rpc) if _holds_text(place)]
     if not texts:
         return request.SerializeToString() + b"\x0a\x01\xff"
@@ -142,7 +142,7 @@ def not_utf_8(rng: random.Random, request: Message, rpc: Rpc) -> bytes:
     return re.sub(re.escape(stand_in.encode()), lambda _: bad * 8, request.SerializeToString())
 
 
-def _holds_text(place: Place) -> bool:
+def _holds_text(place: FieldPlace) -> bool:
     return place.field.type == place.field.TYPE_STRING
 
 

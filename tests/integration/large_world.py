@@ -1,7 +1,7 @@
-"""A database of its own that holds a million tasks and as much of everything else as goes with them, for test_plans.py.
+"""A separate database with a million tasks and a matching number of other rows, for test_plans.py.
 
-Three quarters of it belong to one workspace, the rest to 500 small ones. What is looked for is where a bad plan finds
-it last: the old is done, read, archived or replayed, and the new isn't.
+Three quarters belong to one workspace, the rest to 500 small ones. The rows that queries look for are where a bad plan
+finds them last: old rows are done, read, archived or replayed, new ones aren't.
 """
 
 import asyncio
@@ -24,18 +24,18 @@ _SCHEMAS = ["auth", "task", "notification", "platform"]
 
 
 def named(name: str) -> UUID:
-    """As md5(name)::uuid in Postgres, which ids are made by, but for those of what goes by the order of its ids."""
+    """The same as md5(name)::uuid in Postgres. All ids are made so, except where ids define the order."""
     return UUID(hashlib.md5(name.encode(), usedforsecurity=False).hexdigest())
 
 
 LARGE = named("workspace 0")
-# It has 5,000 of the large workspace's 750,000 tasks.
+# A project with 5,000 of the large workspace's 750,000 tasks.
 PROJECT = named("project 0")
-# In all workspaces, with 2,000 tasks in the large one, and 20,000 notifications of which the oldest 100 are unread.
+# Member of all workspaces, with 2,000 tasks in the large one and 20,000 notifications; the oldest 100 are unread.
 PERSON = named("user 0")
-# One of 5,000.
+# One of this user's 5,000 sessions.
 SESSION = named("session 2000")
-# Has 20,000 notifications, too, of which none was read and all were mailed.
+# Has 20,000 notifications too: all unread, and all already mailed.
 MAIL_READER = named("user 1")
 
 _PEOPLE: tuple[LiteralString, ...] = (
@@ -76,7 +76,7 @@ _TASKS: tuple[LiteralString, ...] = (
       md5('user 0')::uuid, CASE WHEN n % 2500 < 2000 THEN now() END, now() - (5000 - n) * interval '1 hour', now()
     FROM generate_series(1, 5000) AS n
     """,
-    # The newest tenth is open. What doesn't follow from the age is spread evenly by a hash.
+    # The newest tenth is open. Properties that don't follow from the age are spread evenly by a hash.
     """
     INSERT INTO task.tasks (id, workspace_id, project_id, project_key, number, title, description, status, priority,
       assignee_id, creator_id, labels, due_date, due_zone, due_at, parent_id, created_at, updated_at, finished_at,
@@ -100,7 +100,7 @@ _TASKS: tuple[LiteralString, ...] = (
     ) AS placed
     """,
 )
-# What hangs on tasks, three quarters of it in the large workspace, too; the oldest hundredth is what is sought.
+# Rows that belong to tasks, three quarters in the large workspace. Queries look for the oldest hundredth.
 _WORK: tuple[LiteralString, ...] = (
     """
     INSERT INTO task.suggestions (id, workspace_id, task_id, kind, priority, reason, confidence, model, prompt_version,
@@ -165,7 +165,7 @@ _NOTIFICATIONS: tuple[LiteralString, ...] = (
     INSERT INTO platform.idempotency_keys (caller, method, request_id, request_hash, response, created_at)
     SELECT user_id, 'taskflow.task.v1.CreateTaskRequest', md5('request ' || n)::uuid, '', '', at FROM told
     """,
-    # Of a week; the newest thousand wait.
+    # A week of events; the newest thousand are unpublished.
     """
     INSERT INTO platform.outbox (event_id, subject, payload, created_at, published_at, stream_sequence)
     SELECT md5('recent event ' || n)::uuid, 'taskflow.x.task.created', '\\x00', now(),
@@ -181,13 +181,13 @@ _NOTIFICATIONS: tuple[LiteralString, ...] = (
     """,
 )
 
-# Building them after the rows are there takes a third of the time.
+# Building the indexes after the rows takes a third of the time.
 _INDEXES: LiteralString = """
 SELECT tablename, indexrelid::regclass::text, indexdef
 FROM pg_indexes JOIN pg_index ON indexrelid = (schemaname || '.' || indexname)::regclass
 WHERE schemaname = ANY(%s) AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)
 """
-# Foreign keys last: a logged table mustn't refer to one that isn't.
+# Referenced tables last: a logged table can't refer to an unlogged one.
 _TABLES: LiteralString = """
 SELECT oid::regclass::text FROM pg_class
 WHERE relkind = 'r' AND relnamespace::regnamespace::text = ANY(%s)
@@ -197,7 +197,7 @@ ORDER BY EXISTS (SELECT FROM pg_constraint WHERE confrelid = pg_class.oid)
 
 @asynccontextmanager
 async def large_world(settings: Settings) -> AsyncIterator[str]:
-    """The URL of the database, which is dropped in the end."""
+    """The URL of the database, which is dropped afterwards."""
     name = sql.Identifier(f"large_{uuid4().hex[:8]}")
     async with await _connect(settings.postgres) as connection:
         await connection.execute(sql.SQL("CREATE DATABASE {}").format(name))
@@ -221,7 +221,7 @@ async def _fill(settings: Settings, url: str) -> None:
         for _, index, _ in indexes:
             await connection.execute(f"DROP INDEX {index}".encode())
         for (table,) in await (await connection.execute(_TABLES, (_SCHEMAS,))).fetchall():
-            # Nobody has to find it again after a crash.
+            # The data needn't survive a crash.
             await connection.execute(f"ALTER TABLE {table} SET UNLOGGED".encode())
     await asyncio.gather(
         _run(url, _TASKS), _run(url, (*_PEOPLE, _HANGING, *_WORK, *_NOTIFICATIONS))

@@ -1,4 +1,4 @@
-"""What tests of notifications need: people in a workspace, events about tasks, and clients that follow a stream."""
+"""Notifications without the task service: users in a workspace, hand-made task events, and stream clients."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,10 +11,10 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from uuid_utils.compat import uuid7
 
 from deploy.local.ports import free_ports
-from services.platform.bus import Bus
 from services.platform.config import Settings
-from services.platform.db import Database
-from services.platform.outbox import add_events
+from services.platform.data.db import Database
+from services.platform.events.bus import Bus
+from services.platform.events.outbox import add_events
 from taskflow.auth.v1.workspace_pb2 import Role
 from taskflow.event.v1.event_pb2 import Event, ReminderDue, TaskCreated, TaskUpdated
 from taskflow.notification.v1.notification_pb2 import Notification, NotificationChange
@@ -31,12 +31,12 @@ from taskflow.task.v1.task_pb2 import Task
 from tests.conftest import serving
 from tests.integration.people import Person, Team, database, team_at
 
-# Seconds; far more than anything here takes on a busy machine.
+# Seconds. Far more than any wait here takes, even on a busy machine.
 PATIENCE = 20.0
 
 
 def other_ports(settings: Settings, *services: str) -> Settings:
-    """The same servers, for services that run beside those of the settings."""
+    """Settings for more services on the same servers, beside those that already run."""
     names = [
         f"{service}_{kind}"
         for service in services
@@ -49,7 +49,7 @@ def other_ports(settings: Settings, *services: str) -> Settings:
 
 
 @dataclass
-class World:
+class NotificationWorld:
     """One workspace, with the auth and notification services and the relay in this process."""
 
     settings: Settings
@@ -80,7 +80,7 @@ class World:
         return Task(**(given | fields))
 
     async def emit(self, *events: Event) -> None:
-        """Commits events as the task service does."""
+        """Commit events to the outbox as the task service does."""
         async with self.db.transaction() as tx:
             await add_events(tx, events)
         self.bus.wake_relay()
@@ -108,7 +108,7 @@ class World:
         )
 
     async def assign(self, *people: Person) -> None:
-        """A new task for each, assigned by the owner."""
+        """Emit the creation of a task for each person, assigned by the owner."""
         await self.emit(*(self.created(self.task(assignee_id=person.id)) for person in people))
 
     async def page(self, person: Person, **request: Any) -> ListNotificationsResponse:
@@ -118,7 +118,7 @@ class World:
         return answer
 
     async def listed(self, person: Person) -> list[Notification]:
-        """All of them, newest first."""
+        """All notifications of the person, newest first."""
         found: list[Notification] = []
         token = ""
         while True:
@@ -128,8 +128,8 @@ class World:
             if not token:
                 return found
 
-    async def told(self, person: Person, count: int) -> list[Notification]:
-        """The list, once it has `count` notifications."""
+    async def wait_for_notifications(self, person: Person, count: int) -> list[Notification]:
+        """The list, as soon as it has `count` notifications."""
 
         async def enough() -> bool:
             return len(await self.listed(person)) >= count
@@ -154,7 +154,9 @@ class World:
 
 
 @asynccontextmanager
-async def a_world(settings: Settings, *, notification: bool = True) -> AsyncIterator[World]:
+async def a_notification_world(
+    settings: Settings, *, notification: bool = True
+) -> AsyncIterator[NotificationWorld]:
     here = other_ports(settings, "auth", "notification", "relay")
     async with AsyncExitStack() as running:
         for name in ("auth", "relay", *(("notification",) if notification else ())):
@@ -167,7 +169,9 @@ async def a_world(settings: Settings, *, notification: bool = True) -> AsyncIter
         running.push_async_callback(bus.close)
         owner = await team.person("olga")
         workspace = await team.workspace(owner)
-        yield World(here, db, bus, team, NotificationServiceStub(channel), owner, workspace.id)
+        yield NotificationWorld(
+            here, db, bus, team, NotificationServiceStub(channel), owner, workspace.id
+        )
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -193,11 +197,11 @@ async def next_change(call: Any) -> WatchNotificationsResponse:
 
 @dataclass
 class Device:
-    """A client that knows notifications by what its streams say alone."""
+    """A client that learns of notifications only from its streams."""
 
     cursor: str
     notifications: dict[str, Notification] = field(default_factory=dict)
-    # The last one applied; None after a reset, when it isn't known.
+    # The last sequence applied; None after a reset, until the next change.
     sequence: int | None = 0
 
     def apply(self, message: WatchNotificationsResponse) -> None:
@@ -217,7 +221,7 @@ class Device:
                 self.notifications.setdefault(change.created.id, change.created)
             case "read":
                 for id in change.read.ids:
-                    # Not there: this change comes again, and since the first time it was deleted.
+                    # Missing: a repeated change about a notification that was deleted since.
                     if id in self.notifications:
                         self._read(self.notifications[id], change.read.read_time)
             case "all_read":
@@ -234,5 +238,5 @@ class Device:
             notification.read_time.CopyFrom(read_time)
 
     def shown(self) -> list[Notification]:
-        """As ListNotifications shows them."""
+        """The notifications in the order of ListNotifications."""
         return sorted(self.notifications.values(), key=lambda known: known.sequence, reverse=True)

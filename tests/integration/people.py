@@ -1,4 +1,4 @@
-"""People for the tests of the auth service: registered and logged in through the real server."""
+"""Users registered and logged in through the real auth service, and calls to it."""
 
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
@@ -13,7 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from sqlalchemy import text
 
 from services.platform.config import Settings
-from services.platform.db import Database, Statement
+from services.platform.data.db import Database, Statement
 from taskflow.auth.v1 import (
     auth_service_pb2,
     auth_service_pb2_grpc,
@@ -29,7 +29,7 @@ from taskflow.event.v1.event_pb2 import Event
 PASSWORD = "correct horse battery"
 
 _EVENTS_ABOUT = Statement(
-    # Dead letters on their way back may hold anything.
+    # Replayed dead letters are left out: their payload may be invalid.
     text(
         "SELECT payload FROM platform.outbox"
         " WHERE subject LIKE :subject AND subject NOT LIKE '%.replay.%' ORDER BY id"
@@ -61,7 +61,7 @@ def bearer(token: str) -> tuple[tuple[str, str], ...]:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A failed call as a client sees it."""
+    """The error of a failed call as a client sees it."""
 
     code: grpc.StatusCode
     message: str
@@ -103,7 +103,7 @@ def read_refusal(error: grpc.aio.AioRpcError) -> Refusal:
 
 
 class Team:
-    """The auth service's stubs, and what most tests begin with."""
+    """The auth service's stubs, and the calls that most tests start with."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.auth = auth_service_pb2_grpc.AuthServiceStub(channel)
@@ -111,7 +111,7 @@ class Team:
         self.workspaces = workspace_service_pb2_grpc.WorkspaceServiceStub(channel)
 
     async def register(self, name: str = "ada", **fields: Any) -> user_pb2.User:
-        """Somebody new, with an e-mail that nobody has."""
+        """A new user with a unique e-mail address."""
         request = auth_service_pb2.RegisterRequest(
             **{
                 "email": f"{name}.{uuid4().hex}@example.com",
@@ -194,7 +194,7 @@ class Team:
 
 
 async def guess(team: Team, email: str, address: str = "198.51.100.7") -> grpc.StatusCode | None:
-    """How a login with a wrong password ends that comes from this address."""
+    """The status code of a login with a wrong password from this network address."""
     request = auth_service_pb2.LoginRequest(email=email, password="wrong password")
     try:
         await team.auth.Login(request, metadata=(("x-forwarded-for", address),))
@@ -220,7 +220,7 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
 
 
 async def events(db: Database, subject: str, aggregate_id: str = "") -> list[Event]:
-    """Events whose subject is like `subject`, of one aggregate if its id is given, in their order."""
+    """Events in the outbox whose subject is LIKE `subject`, in order; only one aggregate's if its id is given."""
     async with db.read() as tx:
         rows = await tx.all(_EVENTS_ABOUT, subject=subject)
     found = [Event.FromString(row.payload) for row in rows]

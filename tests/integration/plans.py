@@ -1,4 +1,4 @@
-"""What Postgres does for a statement, and how much of the tables it reads for that."""
+"""The plan that Postgres runs for a statement, and how much of the tables it reads."""
 
 import re
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ from typing import Any, Literal
 import psycopg
 from psycopg import sql
 
-from services.platform.db import Statement
+from services.platform.data.db import Statement
 
 Connection = psycopg.AsyncConnection[Any]
-# With the values at hand, as in a prepared statement's first runs, or without, as perhaps later.
+# Planned for the actual values, as in a prepared statement's first runs, or for any values, as perhaps later.
 Mode = Literal["force_custom_plan", "force_generic_plan"]
 
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s|%%")
@@ -21,7 +21,7 @@ _EQUAL = re.compile(r" = | IS NULL|&&|@>")
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan that was carried out."""
+    """An executed plan."""
 
     nodes: list[dict[str, Any]]
 
@@ -31,23 +31,23 @@ class Plan:
 
     @property
     def rows(self) -> int:
-        """How many were read, from tables and indexes."""
+        """Rows read from tables and indexes."""
         return sum(map(_rows, self.nodes))
 
     @property
     def blocks(self) -> int:
-        """How many were looked at, of tables and indexes."""
+        """Blocks read of tables and indexes."""
         top = self.nodes[0]
         return int(top["Shared Hit Blocks"] + top["Shared Read Blocks"])
 
     @property
     def read_whole(self) -> set[str]:
-        """The tables that were."""
+        """Tables read by a sequential scan."""
         return {node["Relation Name"] for node in self.nodes if node["Node Type"] == "Seq Scan"}
 
     @property
     def walked(self) -> set[str]:
-        """The tables of which an index was read without a key, from its end or from where it was said to."""
+        """Tables whose index was read without a key, from one end or from a given start."""
         return {
             node["Relation Name"]
             for node in self.nodes
@@ -79,7 +79,7 @@ def _rows(node: dict[str, Any]) -> int:
 async def explain(
     connection: Connection, statement: Statement, values: dict[str, Any], mode: Mode
 ) -> Plan:
-    """Runs the statement in the way that services do, and takes back what it did."""
+    """Run the statement as the services do, then roll back."""
     names: list[str] = []
 
     def numbered(found: re.Match[str]) -> str:
@@ -92,7 +92,7 @@ async def explain(
 
     text = _PLACEHOLDER.sub(numbered, statement.sql.decode())
     given = statement.parameters(values)
-    # As psycopg sends them, Postgres finds most types by itself.
+    # Postgres infers most parameter types, as it does for psycopg.
     types = ", ".join(
         "interval" if isinstance(given[name], timedelta) else "unknown" for name in names
     )

@@ -1,4 +1,4 @@
-"""What tests of the task service need: a workspace with a project, its stubs, and clients that follow WatchTasks."""
+"""One workspace with a project, all stubs of the task service, and clients that follow WatchTasks."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,8 +12,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.type.datetime_pb2 import DateTime, TimeZone
 
 from services.platform.config import Settings
-from services.platform.db import Database
-from services.platform.identity import SERVICE_HEADER
+from services.platform.data.db import Database
+from services.platform.rpc.identity import SERVICE_HEADER
 from taskflow.auth.v1.workspace_pb2 import Role
 from taskflow.task.v1 import task_pb2
 from taskflow.task.v1.internal_service_pb2_grpc import (
@@ -42,13 +42,13 @@ from taskflow.task.v1.task_service_pb2 import (
 from taskflow.task.v1.task_service_pb2_grpc import TaskServiceStub
 from tests.integration.people import Person, Refusal, Team, database, read_refusal, team_at
 
-# Seconds; far more than anything here takes on a busy machine.
+# Seconds. Far more than any wait here takes, even on a busy machine.
 PATIENCE = 20.0
 
 
 @dataclass
 class TaskWorld:
-    """One workspace with a project, on services that run in this process."""
+    """One workspace with a project. Calls are made by its owner, on services in this process."""
 
     settings: Settings
     db: Database
@@ -133,14 +133,14 @@ class TaskWorld:
         )
 
     async def opened(self, person: Person | None = None, **request: Any) -> Any:
-        """A stream from now, its first heartbeat read."""
+        """A stream of new changes, after its first heartbeat."""
         call = self.watch(person, **request)
         assert (await next_message(call)).WhichOneof("kind") == "heartbeat"
         return call
 
 
 def due_at(instant: Any) -> task_pb2.Due:
-    """A deadline at an instant (aware datetime)."""
+    """A deadline at an instant, given as an aware datetime."""
     return task_pb2.Due(
         date_time=DateTime(
             year=instant.year,
@@ -157,7 +157,7 @@ def due_at(instant: Any) -> task_pb2.Due:
 
 @asynccontextmanager
 async def a_task_world(settings: Settings) -> AsyncIterator[TaskWorld]:
-    """A new workspace on auth, task and relay, which are running."""
+    """A new workspace on auth, task and relay, which are already running."""
     async with AsyncExitStack() as open_things:
         team = await open_things.enter_async_context(team_at(settings))
         db = await open_things.enter_async_context(database(settings))
@@ -189,7 +189,7 @@ async def events(call: Any, count: int) -> list[WatchTasksResponse]:
 
 
 async def ended(call: Any, seen: list[WatchTasksResponse] | None = None) -> Refusal:
-    """Why the stream ended, within seconds. What it still sent, apart from heartbeats, is added to `seen`."""
+    """The error that ends the stream within 5 s. Messages before it, except heartbeats, are added to `seen`."""
     rest = [] if seen is None else seen
 
     async def drain() -> None:
@@ -202,15 +202,15 @@ async def ended(call: Any, seen: list[WatchTasksResponse] | None = None) -> Refu
     return read_refusal(caught.value)
 
 
-def told(message: WatchTasksResponse) -> tuple[str, str, int]:
-    """What a change says, in short: its kind, the task's title, its revision."""
+def summary(message: WatchTasksResponse) -> tuple[str, str, int]:
+    """A change in short: its kind, the task's title and revision."""
     kind = TaskChangeKind.Name(message.change.kind).removeprefix("TASK_CHANGE_KIND_")
     return kind, message.change.task.title, message.change.task.revision
 
 
 @dataclass
 class Mirror:
-    """A client that knows the tasks by what its streams say alone, as a board would."""
+    """A client that learns of tasks only from its streams, as a board does."""
 
     tasks: dict[str, Task] = field(default_factory=dict)
     cursor: str = ""

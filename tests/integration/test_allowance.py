@@ -1,4 +1,4 @@
-"""Promises of the limits on AI calls: people are refused, new tasks wait for their turn, and nothing is lost."""
+"""Promises of the AI call limits: requests are refused, new tasks wait for a slot, and nothing is lost."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,9 +13,9 @@ from sqlalchemy import Uuid, bindparam, text
 
 from deploy.local.ports import free_ports
 from services.platform.config import Settings
-from services.platform.db import Statement
-from services.platform.retention import run_once
-from services.task import retention
+from services.platform.data.db import Statement
+from services.platform.data.retention import run_once
+from services.task.tasks import retention
 from taskflow.task.v1.internal_service_pb2 import (
     FailEnrichmentRequest,
     GetEnrichmentInputRequest,
@@ -43,7 +43,7 @@ _COUNT = Statement(
 
 @asynccontextmanager
 async def limited(services: Settings, **limits: int) -> AsyncIterator[Settings]:
-    """One more process of the task service, with limits of its own."""
+    """Another process of the task service, with its own limits."""
     ports = dict(zip(("task_port", "task_http_port"), free_ports(2), strict=True))
     settings = Settings(**services.model_dump() | ports | limits | {"task_address": None})
     async with serving("task", settings):
@@ -52,7 +52,7 @@ async def limited(services: Settings, **limits: int) -> AsyncIterator[Settings]:
 
 @pytest.fixture(scope="module")
 async def processes(services: Settings) -> AsyncIterator[list[Settings]]:
-    """Two of the task service that share their limits."""
+    """Two processes of the task service that share their limits."""
     limits = {"ai_calls_per_user": _OF_PERSON, "ai_calls_per_workspace": _OF_WORKSPACE}
     async with AsyncExitStack() as running:
         yield [await running.enter_async_context(limited(services, **limits)) for _ in range(2)]
@@ -71,7 +71,7 @@ async def ask(world: TaskWorld, task: Task, who: Person | None = None) -> None:
 
 
 async def look(world: TaskWorld, task: Task, text_revision: int = 1) -> GetEnrichmentInputResponse:
-    """As a worker does before it asks the AI."""
+    """Ask for a slot, as a worker does before it calls the AI."""
     return await world.worker_suggestions.GetEnrichmentInput(
         GetEnrichmentInputRequest(task_id=task.id, text_revision=text_revision),
         metadata=world.service,
@@ -86,7 +86,7 @@ async def wait_of(world: TaskWorld, task: Task) -> timedelta | None:
 
 
 async def elapse(world: TaskWorld, time: timedelta) -> None:
-    """As far as the limits are concerned."""
+    """Let time pass for the limits, by moving stored times into the past."""
     async with world.db.transaction() as tx:
         await tx.run(_ELAPSE, time=time)
 
@@ -97,7 +97,7 @@ async def counted(world: TaskWorld, key: str) -> int:
     return int(row.calls)
 
 
-async def test_who_asks_too_often_is_refused_told_when_to_come_back_and_nobody_else_is(
+async def test_a_user_over_the_limit_is_refused_with_a_retry_delay_and_others_are_not(
     world: TaskWorld,
 ) -> None:
     task = await world.create()
@@ -123,7 +123,7 @@ async def test_who_asks_too_often_is_refused_told_when_to_come_back_and_nobody_e
     await ask(world, task)
 
 
-async def test_the_limit_holds_for_those_who_ask_at_once_and_at_several_processes(
+async def test_the_limit_holds_for_concurrent_requests_at_several_processes(
     world: TaskWorld, processes: list[Settings]
 ) -> None:
     tasks = [await world.create() for _ in range(8)]
@@ -144,7 +144,7 @@ async def test_the_limit_holds_for_those_who_ask_at_once_and_at_several_processe
     assert {error.code() for error in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
-async def test_a_workspace_has_a_limit_for_all_its_people_together(world: TaskWorld) -> None:
+async def test_a_workspace_has_a_limit_shared_by_all_its_members(world: TaskWorld) -> None:
     task = await world.create()
     people = [world.owner, await world.member("milo")]
     for number in range(_OF_WORKSPACE):
@@ -152,11 +152,11 @@ async def test_a_workspace_has_a_limit_for_all_its_people_together(world: TaskWo
     third = await world.member("lea")
     refused = await refusal(ask(world, task, third))
     assert refused.metadata == {"of": "workspace", "limit": str(_OF_WORKSPACE)}
-    # What is refused isn't counted.
+    # Refused requests aren't counted.
     assert await counted(world, third.id) == 0
 
 
-async def test_new_tasks_beyond_the_limit_wait_in_turn_and_keep_their_places(
+async def test_new_tasks_beyond_the_limit_wait_in_order_and_keep_their_slots(
     world: TaskWorld,
 ) -> None:
     tasks = [await world.create() for _ in range(2 * _OF_WORKSPACE + 1)]
@@ -164,7 +164,7 @@ async def test_new_tasks_beyond_the_limit_wait_in_turn_and_keep_their_places(
     assert waits[:_OF_WORKSPACE] == [None] * _OF_WORKSPACE
     hours = [round(wait / timedelta(hours=1), 2) for wait in waits[_OF_WORKSPACE:] if wait]
     assert hours == [1.0] * _OF_WORKSPACE + [2.0]
-    # Asked again, as after an error, nothing is counted again.
+    # A repeated question, as after an error, isn't counted again.
     again = [await wait_of(world, task) for task in tasks]
     assert [wait is None for wait in again] == [wait is None for wait in waits]
     assert all(late <= early for early, late in zip(waits, again, strict=True) if early and late)
@@ -176,7 +176,7 @@ async def test_new_tasks_beyond_the_limit_wait_in_turn_and_keep_their_places(
     assert await wait_of(world, tasks[-1]) is None
 
 
-async def test_while_new_tasks_wait_nobody_gets_ahead_of_them_by_asking(world: TaskWorld) -> None:
+async def test_a_request_does_not_overtake_waiting_new_tasks(world: TaskWorld) -> None:
     tasks = [await world.create() for _ in range(_OF_WORKSPACE + 1)]
     for task in tasks:
         await look(world, task)
@@ -184,7 +184,7 @@ async def test_while_new_tasks_wait_nobody_gets_ahead_of_them_by_asking(world: T
     assert refused.metadata["of"] == "workspace"
 
 
-async def test_what_was_asked_for_is_counted_once_and_what_is_outdated_or_unwanted_never(
+async def test_a_text_is_counted_once_and_outdated_or_unwanted_texts_never(
     world: TaskWorld,
 ) -> None:
     task = await world.create()
@@ -198,7 +198,7 @@ async def test_what_was_asked_for_is_counted_once_and_what_is_outdated_or_unwant
     assert await counted(world, world.workspace_id) == 1
 
 
-async def test_a_text_whose_turn_would_come_after_12_hours_takes_no_place(
+async def test_a_text_that_would_wait_over_12_hours_reserves_no_slot(
     world: TaskWorld,
 ) -> None:
     tasks = [await world.create() for _ in range(13 * _OF_WORKSPACE + 2)]
@@ -231,7 +231,7 @@ async def test_a_retried_enrichment_counts_and_is_refused_like_a_request(world: 
     assert answer.job.state == JOB_STATE_PENDING
 
 
-async def test_calls_that_limit_nobody_any_more_are_forgotten_and_counting_goes_on(
+async def test_expired_call_records_are_deleted_and_counting_continues(
     world: TaskWorld,
 ) -> None:
     tasks = [await world.create() for _ in range(_OF_WORKSPACE + 1)]

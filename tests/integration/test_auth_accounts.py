@@ -1,4 +1,4 @@
-"""Promises about accounts: one per e-mail, created once, shown to those around."""
+"""Promises about accounts: one per e-mail, created once, visible to workspace colleagues."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from services import app
 from services.platform.config import Settings
-from services.platform.db import Database, Statement
+from services.platform.data.db import Database, Statement
 from taskflow.auth.v1 import auth_service_pb2, user_pb2, user_service_pb2, workspace_pb2
 from tests.integration.people import (
     Person,
@@ -102,7 +102,7 @@ async def test_domains_that_different_people_can_own_are_different_accounts(team
         *("ada@\u0301example.com", "a\x00da@example.com", "ada@exa\u200bmple.\u200b"),
     ],
 )
-async def test_what_is_no_email_is_refused_by_its_field(team: Team, email: str) -> None:
+async def test_an_invalid_email_is_refused_by_its_field(team: Team, email: str) -> None:
     refused = await refusal(team.register(email=email))
     assert (refused.code, refused.reason) == (_Code.INVALID_ARGUMENT, "INVALID_REQUEST")
     assert refused.fields == ["email"]
@@ -134,13 +134,13 @@ async def test_each_field_of_a_registration_keeps_its_rule(
     assert refused.fields == [field]
 
 
-async def test_a_repeated_registration_answers_with_the_same_user(team: Team) -> None:
+async def test_a_repeated_registration_returns_the_same_user(team: Team) -> None:
     fields = {"email": f"{uuid4().hex}@example.com", "request_id": str(uuid4())}
     answers = await asyncio.gather(*(team.register(**fields) for _ in range(4)))
     assert len({answer.SerializeToString(deterministic=True) for answer in answers}) == 1
 
 
-async def test_a_request_id_with_another_registration_is_refused(team: Team) -> None:
+async def test_a_request_id_reused_for_another_registration_is_refused(team: Team) -> None:
     fields = {"email": f"{uuid4().hex}@example.com", "request_id": str(uuid4())}
     await team.register(**fields)
     refused = await refusal(team.register(**fields, password="another password"))
@@ -148,7 +148,7 @@ async def test_a_request_id_with_another_registration_is_refused(team: Team) -> 
     assert refused.metadata == {"request_id": fields["request_id"]}
 
 
-async def test_a_failed_registration_leaves_its_request_id_free(team: Team) -> None:
+async def test_a_failed_registration_does_not_use_up_its_request_id(team: Team) -> None:
     taken = await team.register()
     request_id = str(uuid4())
     refused = await refusal(team.register(email=taken.email, request_id=request_id))
@@ -157,7 +157,7 @@ async def test_a_failed_registration_leaves_its_request_id_free(team: Team) -> N
     assert again.reason == "EMAIL_TAKEN"
 
 
-async def test_of_many_who_register_one_email_at_once_one_succeeds(team: Team) -> None:
+async def test_of_concurrent_registrations_of_one_email_one_succeeds(team: Team) -> None:
     email = f"{uuid4().hex}@example.com"
     answers = await asyncio.gather(
         *(team.register(email=email) for _ in range(6)), return_exceptions=True
@@ -179,7 +179,7 @@ async def test_a_password_is_the_same_in_every_unicode_form(team: Team) -> None:
 # --- the current user
 
 
-async def test_people_see_themselves(team: Team) -> None:
+async def test_users_read_their_own_account(team: Team) -> None:
     ada = await team.person()
     assert await team.me(ada.tokens.access_token) == ada.user
 
@@ -193,7 +193,7 @@ async def test_an_update_without_a_mask_sets_the_populated_fields(team: Team) ->
     assert user.update_time.ToNanoseconds() > ada.user.update_time.ToNanoseconds()
 
 
-async def test_a_mask_names_what_is_set_and_a_star_means_all(team: Team) -> None:
+async def test_a_mask_names_the_fields_to_set_and_a_star_means_all(team: Team) -> None:
     ada = await team.person()
     user = await _update(team, ada, ["email_notifications"], display_name="ignored")
     assert not user.email_notifications
@@ -230,7 +230,7 @@ async def test_clearing_the_name_is_refused_and_clearing_the_zone_means_utc(team
     assert (await _update(team, ada, ["time_zone"])).time_zone == "UTC"
 
 
-async def test_a_stale_etag_of_a_user_aborts_with_the_current_one(team: Team) -> None:
+async def test_a_stale_user_etag_aborts_and_returns_the_current_one(team: Team) -> None:
     ada = await team.person()
     changed = await _update(team, ada, display_name="B", etag=ada.user.etag)
     refused = await refusal(_update(team, ada, display_name="C", etag=ada.user.etag))
@@ -238,7 +238,7 @@ async def test_a_stale_etag_of_a_user_aborts_with_the_current_one(team: Team) ->
     assert refused.metadata == {"etag": changed.etag}
 
 
-async def test_only_a_new_time_zone_is_told_to_others(team: Team, db: Database) -> None:
+async def test_only_a_change_of_time_zone_emits_an_event(team: Team, db: Database) -> None:
     ada = await team.person()
     await _update(team, ada, display_name="Countess")
     await _update(team, ada, time_zone="UTC")
@@ -257,10 +257,10 @@ async def test_only_a_new_time_zone_is_told_to_others(team: Team, db: Database) 
     assert (await team.me(ada.tokens.access_token)) == user
 
 
-# --- people around
+# --- colleagues
 
 
-async def test_batches_hold_the_caller_and_those_who_share_a_workspace_in_the_order_asked(
+async def test_batch_get_returns_the_caller_and_workspace_colleagues_in_the_requested_order(
     team: Team,
 ) -> None:
     ada, bob, eve = await asyncio.gather(*(team.person(name) for name in ("ada", "bob", "eve")))
@@ -296,7 +296,7 @@ async def test_a_batch_has_1_to_100_uuids(team: Team) -> None:
 # --- operators
 
 
-async def test_an_operator_is_made_by_email_and_nobody_else_by_mistake(
+async def test_only_the_user_with_the_given_email_becomes_an_operator(
     services: Settings, team: Team, db: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     user = await team.register("root", email=f"Root.{uuid4().hex}@B\u00fccher.example")

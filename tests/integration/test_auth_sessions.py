@@ -1,4 +1,4 @@
-"""Promises about sessions: refresh rotation, reuse detection, logout, throttled guessing."""
+"""Promises about sessions: refresh rotation, reuse detection, logout, throttled password guessing."""
 
 import asyncio
 import time
@@ -11,11 +11,11 @@ import pytest
 from argon2 import PasswordHasher
 from sqlalchemy import text
 
-from services.auth import passwords, retention
+from services.auth.sessions import passwords, retention
 from services.platform.config import Settings
-from services.platform.db import Database, Statement
-from services.platform.errors import DomainError
-from services.platform.retention import run_once
+from services.platform.data.db import Database, Statement
+from services.platform.data.retention import run_once
+from services.platform.rpc.errors import DomainError
 from taskflow.auth.v1 import auth_service_pb2
 from tests.integration.people import (
     PASSWORD,
@@ -32,7 +32,7 @@ from tests.integration.people import (
 
 _Code = grpc.StatusCode
 
-# Time passes by moving what is stored into the past.
+# Tests let time pass by moving stored times into the past.
 _AGE_ROTATION = Statement(
     text(
         "UPDATE auth.sessions SET rotated_at = rotated_at - make_interval(secs => :seconds)"
@@ -94,7 +94,7 @@ async def test_login_starts_a_session_with_its_device_and_lifetimes(
     assert (await team.me(ada.tokens.access_token)).id == ada.id
 
 
-async def test_logout_ends_its_session_at_once_and_no_other(team: Team, db: Database) -> None:
+async def test_logout_ends_only_its_own_session_at_once(team: Team, db: Database) -> None:
     ada = await team.person()
     other = await team.login(ada.email)
     await _logout(team, ada.tokens.access_token)
@@ -143,7 +143,7 @@ async def test_an_expired_session_can_neither_be_refreshed_nor_used(
 # --- refresh
 
 
-async def test_a_refresh_gives_new_tokens_of_the_same_session(team: Team, db: Database) -> None:
+async def test_a_refresh_returns_new_tokens_of_the_same_session(team: Team, db: Database) -> None:
     ada = await team.person()
     newer = await team.refresh(ada.tokens.refresh_token)
     assert newer.refresh_token != ada.tokens.refresh_token
@@ -157,7 +157,7 @@ async def test_a_refresh_gives_new_tokens_of_the_same_session(team: Team, db: Da
     assert row.last_used_at > row.created_at
 
 
-async def test_a_refresh_token_used_again_within_10_seconds_gives_the_same_successor(
+async def test_a_refresh_token_reused_within_10_seconds_returns_the_same_successor(
     team: Team, db: Database
 ) -> None:
     ada = await team.person()
@@ -172,7 +172,7 @@ async def test_a_refresh_token_used_again_within_10_seconds_gives_the_same_succe
     )
 
 
-async def test_a_refresh_token_used_again_later_ends_the_whole_family(
+async def test_a_refresh_token_reused_later_ends_the_whole_token_family(
     team: Team, db: Database
 ) -> None:
     ada = await team.person()
@@ -191,7 +191,7 @@ async def test_a_refresh_token_used_again_later_ends_the_whole_family(
     assert len(await events(db, "taskflow._.session.revoked", str(ended.id))) == 1
 
 
-async def test_a_grandparent_is_stolen_at_any_time(team: Team) -> None:
+async def test_reuse_of_a_token_two_refreshes_old_always_counts_as_theft(team: Team) -> None:
     ada = await team.person()
     child = await team.refresh(ada.tokens.refresh_token)
     await team.refresh(child.refresh_token)
@@ -199,7 +199,7 @@ async def test_a_grandparent_is_stolen_at_any_time(team: Team) -> None:
     assert refused.reason == "REFRESH_TOKEN_REUSED"
 
 
-async def test_eight_uses_at_once_make_one_child_and_a_replay_ends_the_family(
+async def test_eight_concurrent_refreshes_create_one_successor_and_a_replay_ends_the_family(
     team: Team, db: Database
 ) -> None:
     user = await team.register()
@@ -227,7 +227,7 @@ async def test_eight_uses_at_once_make_one_child_and_a_replay_ends_the_family(
         assert (await refusal(team.refresh(child))).reason == "SESSION_REVOKED"
 
 
-async def test_what_is_no_refresh_token_of_ours_is_invalid(team: Team) -> None:
+async def test_a_string_that_is_no_refresh_token_is_invalid(team: Team) -> None:
     ada = await team.person()
     mine = ada.tokens.refresh_token
     middle = "A" if mine[24] != "A" else "B"
@@ -244,7 +244,7 @@ async def test_what_is_no_refresh_token_of_ours_is_invalid(team: Team) -> None:
 # --- throttling
 
 
-async def test_guesses_at_once_count_as_well(team: Team) -> None:
+async def test_concurrent_password_guesses_are_all_counted(team: Team) -> None:
     user = await team.register()
     codes = await asyncio.gather(*(guess(team, user.email) for _ in range(24)))
     assert sorted(code.name for code in codes if code) == [
@@ -253,7 +253,7 @@ async def test_guesses_at_once_count_as_well(team: Team) -> None:
     ]
 
 
-async def test_a_successful_login_clears_the_account(team: Team) -> None:
+async def test_a_successful_login_resets_the_attempts_of_the_account(team: Team) -> None:
     user = await team.register()
     for _ in range(2):
         codes = [await guess(team, user.email) for _ in range(9)]
@@ -261,7 +261,7 @@ async def test_a_successful_login_clears_the_account(team: Team) -> None:
         assert (await team.login(user.email)).id == user.id
 
 
-async def test_attempts_and_dead_sessions_are_forgotten_in_time(team: Team, db: Database) -> None:
+async def test_old_login_attempts_and_ended_sessions_are_deleted(team: Team, db: Database) -> None:
     ada = await team.person()
     await guess(team, ada.email)
     await run_once(db, retention.kinds())
@@ -283,7 +283,9 @@ async def test_attempts_and_dead_sessions_are_forgotten_in_time(team: Team, db: 
 # --- passwords
 
 
-async def test_a_hash_with_old_parameters_is_renewed_at_login(team: Team, db: Database) -> None:
+async def test_a_password_hash_with_old_parameters_is_renewed_at_login(
+    team: Team, db: Database
+) -> None:
     user = await team.register()
     weak = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash(PASSWORD)
     await _run(db, _SET_HASH, hash=weak, user_id=user.id)
@@ -296,10 +298,10 @@ async def test_a_hash_with_old_parameters_is_renewed_at_login(team: Team, db: Da
             assert row.password_hash.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
 
 
-async def test_more_logins_than_can_wait_are_refused_at_once(
+async def test_logins_beyond_the_queue_limit_are_refused_at_once(
     team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passwords, "_WAITING", 8)
+    monkeypatch.setattr(passwords, "_QUEUE_LIMIT", 8)
     user = await team.register()
     answers = await asyncio.gather(
         *(team.login(user.email) for _ in range(24)), return_exceptions=True
@@ -316,7 +318,7 @@ async def test_more_logins_than_can_wait_are_refused_at_once(
     assert (await team.login(user.email)).id == user.id, "and then it's over"
 
 
-async def test_who_hashes_one_password_after_the_other_has_a_fifth_of_a_processor(
+async def test_continuous_password_hashing_uses_a_fifth_of_a_processor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Busy(PasswordHasher):
@@ -326,16 +328,16 @@ async def test_who_hashes_one_password_after_the_other_has_a_fifth_of_a_processo
                 pass
             return "hash"
 
-    monkeypatch.setattr(passwords, "_HALF", passwords._HALF[:1])
+    monkeypatch.setattr(passwords, "_CORES", passwords._CORES[:1])
     busy = passwords.Passwords(Busy())
     started = time.monotonic()
     for _ in range(6):
         await busy.hash("a password")
-    # Five of 20 ms are done before the last begins, 40 ms of them saved up.
+    # Five hashes of 20 ms precede the last one; the budget had 40 ms saved up.
     assert time.monotonic() - started >= (5 * 0.02 - 0.04) / 0.2
 
 
-async def test_who_would_wait_too_long_for_a_slow_machine_is_refused_and_nobody_waits_for_ever(
+async def test_logins_that_would_wait_too_long_on_a_slow_machine_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Slow(PasswordHasher):
@@ -348,10 +350,10 @@ async def test_who_would_wait_too_long_for_a_slow_machine_is_refused_and_nobody_
     waiting = [asyncio.create_task(busy.hash(f"{number}")) for number in range(12)]
     await asyncio.sleep(0.25)
     with pytest.raises(DomainError):
-        busy.expect_room()
-    # Those who went away take no place.
+        busy.check_queue()
+    # Cancelled calls leave the queue.
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
-    busy.expect_room()
+    busy.check_queue()
     assert await busy.hash("one more") == "hash"

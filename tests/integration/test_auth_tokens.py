@@ -18,7 +18,7 @@ import pytest
 from joserfc import jws, jwt
 from joserfc.jwk import ECKey
 
-from services.auth import keyfiles, tokens
+from services.auth.sessions import keyfiles, tokens
 from services.platform.config import Settings
 from taskflow.auth.v1 import auth_service_pb2, user_service_pb2
 from tests.faults.forgeries import claims_of, header_of, part, signed, signing_key
@@ -64,7 +64,7 @@ async def test_signing_keys_are_public_and_verify_tokens_anywhere(team: Team, ad
     assert jwt.decode(ada.tokens.access_token, key, algorithms=["ES256"]).claims["sub"] == ada.id
 
 
-async def test_a_token_of_another_users_session_is_worth_nothing(
+async def test_a_token_naming_another_users_session_is_refused(
     team: Team, services: Settings, ada: Person
 ) -> None:
     bob = await team.person("bob")
@@ -73,7 +73,7 @@ async def test_a_token_of_another_users_session_is_worth_nothing(
     assert (refused.code, refused.reason) == (_Code.UNAUTHENTICATED, "SESSION_REVOKED")
 
 
-async def test_credentials_are_sent_once_and_as_a_bearer_token(team: Team, ada: Person) -> None:
+async def test_credentials_must_be_one_bearer_token(team: Team, ada: Person) -> None:
     token = ada.tokens.access_token
     for metadata in (
         (),
@@ -92,7 +92,7 @@ async def test_credentials_are_sent_once_and_as_a_bearer_token(team: Team, ada: 
         assert (refused.code, refused.reason) == (_Code.UNAUTHENTICATED, "TOKEN_INVALID")
 
 
-async def test_nobody_unknown_learns_what_a_well_formed_request_is(team: Team) -> None:
+async def test_an_unauthenticated_caller_gets_no_validation_errors(team: Team) -> None:
     request = user_service_pb2.BatchGetUsersRequest(ids=["not a uuid"])
     refused = await refusal(team.users.BatchGetUsers(request))
     assert refused.code is _Code.UNAUTHENTICATED
@@ -103,13 +103,13 @@ async def test_nobody_unknown_learns_what_a_well_formed_request_is(team: Team) -
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for keys that is looked at whenever one is needed."""
+    """A key folder, re-read whenever a key is needed."""
     monkeypatch.setattr(tokens, "_SCAN_INTERVAL", 0)
     return tmp_path / "keys"
 
 
 def _age(file: Path, seconds: float) -> Path:
-    """Has the key been there for so long. Its name says so, except that of the first."""
+    """Make the key this old. Its name carries its age, except that of the first key."""
     then = time.time() - seconds
     os.utime(file, (then, then))
     if file.name == "0-first.pem":
@@ -127,9 +127,11 @@ def _signer(keys: tokens.SigningKeys) -> str:
     return str(jws.extract_compact(token.encode()).headers()["kid"])
 
 
-async def test_the_first_key_is_made_once_and_for_our_eyes_only(tmp_path: Path) -> None:
+async def test_the_first_signing_key_is_created_once_and_readable_by_its_owner_only(
+    tmp_path: Path,
+) -> None:
     program = (
-        "import pathlib, sys; from services.auth import keyfiles;"
+        "import pathlib, sys; from services.auth.sessions import keyfiles;"
         "folder = pathlib.Path(sys.argv[1]); keyfiles.create_first(folder);"
         "print([key.thumbprint() for key, _ in keyfiles.read(folder)])"
     )
@@ -149,7 +151,7 @@ async def test_the_first_key_is_made_once_and_for_our_eyes_only(tmp_path: Path) 
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
 
 
-async def test_production_makes_no_key_by_itself(tmp_path: Path) -> None:
+async def test_production_never_generates_a_signing_key(tmp_path: Path) -> None:
     settings = Settings(
         environment="production",
         token_secret="t" * 32,
@@ -191,20 +193,20 @@ async def test_a_replaced_key_is_listed_until_its_last_token_has_expired(folder:
     assert await _kids(keys) == [_signer(keys)]
 
 
-async def test_copies_of_the_folder_agree_on_the_key_whenever_they_were_made(
+async def test_copies_of_the_key_folder_agree_on_the_current_key(
     folder: Path, tmp_path: Path
 ) -> None:
-    """A file's own time is lost when it's handed out as a secret: restarted processes would sign with the oldest."""
+    """A mounted secret loses its file times: restarted processes would otherwise sign with the oldest key."""
     for age in (7200, 3600, 61):
         _age(keyfiles.create(folder), age)
-    # Without times.
+    # Without file times.
     copy = shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
     here, there = (tokens.SigningKeys(Settings(signing_key_dir=each)) for each in (folder, copy))
     assert _signer(here) == _signer(there) == (await _kids(here))[-1]
     assert await _kids(here) == await _kids(there)
 
 
-async def test_a_key_that_is_made_ahead_signs_when_all_copies_have_had_time_to_arrive(
+async def test_a_prepared_key_signs_only_after_all_copies_had_time_to_arrive(
     folder: Path,
 ) -> None:
     settings = Settings(signing_key_dir=folder)
@@ -218,7 +220,7 @@ async def test_a_key_that_is_made_ahead_signs_when_all_copies_have_had_time_to_a
     assert _signer(tokens.SigningKeys(settings)) == second
 
 
-async def test_files_that_are_no_key_and_a_folder_that_vanishes_change_nothing(
+async def test_invalid_key_files_and_a_missing_key_folder_change_nothing(
     folder: Path,
 ) -> None:
     keys = tokens.SigningKeys(Settings(signing_key_dir=folder))

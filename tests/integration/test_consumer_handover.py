@@ -1,4 +1,4 @@
-"""Events that a stopping process had taken are another one's at once."""
+"""Events that a stopping process had received are redelivered to another process at once."""
 
 import asyncio
 import time
@@ -7,22 +7,24 @@ from uuid import uuid4
 
 from nats.aio.msg import Msg
 
-from services.platform.bus import Bus, event_id
 from services.platform.config import Settings
+from services.platform.events.bus import Bus
+from services.platform.events.consumer import DurableConsumer
+from services.platform.events.subjects import event_id
 
 _EVENTS = 100
-# Well below the 8 s after which JetStream gives up waiting for an acknowledgement.
+# Seconds. Well below the 8 s after which JetStream redelivers unacknowledged events.
 _SOON = 4.0
 
 
-async def test_a_consumer_that_stops_gives_back_what_it_had_taken(settings: Settings) -> None:
+async def test_a_stopping_consumer_returns_its_unprocessed_events(settings: Settings) -> None:
     first, second = Bus(settings, name="first"), Bus(settings, name="second")
     await first.connect()
     await second.connect()
     await first.ensure_stream()
     name = f"handover-{uuid4().hex}"
     subjects = [f"taskflow.{name}.>"]
-    # As the relay does.
+    # Published as the relay does it.
     await first.add_durable(name, subjects, 0)
     taken: list[str] = []
     done: set[str] = set()
@@ -42,7 +44,9 @@ async def test_a_consumer_that_stops_gives_back_what_it_had_taken(settings: Sett
         await first.jetstream.publish(
             f"taskflow.{name}.handover.tried", b"", headers={"Nats-Msg-Id": one}
         )
-    stopping = asyncio.create_task(first.consume_batches(name, subjects, never, park, size=10))
+    stopping = asyncio.create_task(
+        DurableConsumer(first, name, subjects, never, park, size=10).run()
+    )
     async with asyncio.timeout(_SOON):
         while not taken:
             await asyncio.sleep(0.01)
@@ -50,7 +54,9 @@ async def test_a_consumer_that_stops_gives_back_what_it_had_taken(settings: Sett
     await asyncio.gather(stopping, return_exceptions=True)
     await first.close()
     stopped = time.monotonic()
-    working = asyncio.create_task(second.consume_batches(name, subjects, work, park, size=10))
+    working = asyncio.create_task(
+        DurableConsumer(second, name, subjects, work, park, size=10).run()
+    )
     async with asyncio.timeout(60):
         while done != events:
             await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Promises of dead letters: a bad event blocks nobody, is kept with its error, and can be handed back."""
+"""Promises of dead letters: a bad event blocks no other, is kept with its error, and can be replayed."""
 
 from collections.abc import AsyncIterator
 from uuid import uuid4
@@ -8,13 +8,14 @@ import pytest
 from sqlalchemy import bindparam
 from uuid_utils.compat import uuid7
 
-from services.notification import consumer
-from services.notification.telling import Telling, tell
-from services.platform import bus as buses
+from services.notification.inbox import consumer
+from services.notification.kinds.kind import Notice
+from services.notification.kinds.registry import notices
 from services.platform.config import Settings
-from services.platform.db import Statement
-from services.platform.directory import users
-from services.platform.identity import SERVICE_HEADER
+from services.platform.data.db import Statement
+from services.platform.events import consumer as durable
+from services.platform.rpc.directory import users
+from services.platform.rpc.identity import SERVICE_HEADER
 from taskflow.event.v1.dead_letter_service_pb2 import (
     DeadLetter,
     ListDeadLettersRequest,
@@ -26,20 +27,20 @@ from taskflow.event.v1.dead_letter_service_pb2_grpc import (
     DeadLetterServiceStub,
 )
 from taskflow.event.v1.event_pb2 import Event
-from tests.integration.notification_world import World, a_world, eventually
+from tests.integration.notification_world import NotificationWorld, a_notification_world, eventually
 from tests.integration.people import Person, refusal
 
 _GRANT = Statement(users.update().where(users.c.id == bindparam("user_id")).values(operator=True))
 
 
 @pytest.fixture(scope="module")
-async def world(settings: Settings) -> AsyncIterator[World]:
-    async with a_world(settings) as made:
+async def world(settings: Settings) -> AsyncIterator[NotificationWorld]:
+    async with a_notification_world(settings) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-async def office(world: World) -> AsyncIterator["Office"]:
+async def office(world: NotificationWorld) -> AsyncIterator["Office"]:
     operator = await world.team.person("opal")
     async with world.db.transaction() as tx:
         await tx.run(_GRANT, user_id=operator.id)
@@ -49,18 +50,18 @@ async def office(world: World) -> AsyncIterator["Office"]:
 
 
 @pytest.fixture
-async def ben(world: World) -> Person:
+async def ben(world: NotificationWorld) -> Person:
     return await world.member("ben")
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten deliveries take two minutes otherwise."""
-    monkeypatch.setattr(buses, "_BACKOFF", (0.01,) * 9)
+    """Shorten the retries: ten deliveries would take two minutes."""
+    monkeypatch.setattr(durable, "_BACKOFF", (0.01,) * 9)
 
 
 class Office:
-    """What an operator and a worker do with dead letters."""
+    """The calls that an operator and a worker make about dead letters."""
 
     def __init__(self, channel: grpc.aio.Channel, operator: Person, secret: str) -> None:
         self.stub = DeadLetterServiceStub(channel)
@@ -80,7 +81,7 @@ class Office:
         return found[0] if found else None
 
     async def parked(self, event_id: str) -> DeadLetter:
-        """The dead letter, once it waits."""
+        """The dead letter of this event, as soon as it is parked."""
 
         async def is_parked() -> bool:
             letter = await self.letter(event_id)
@@ -103,7 +104,7 @@ class Office:
         await self.internal.ParkEvent(request, metadata=self.service)
 
 
-async def publish(world: World, payload: bytes) -> str:
+async def publish(world: NotificationWorld, payload: bytes) -> str:
     event_id = str(uuid7())
     await world.bus.jetstream.publish(
         f"taskflow.{world.workspace_id}.task.created",
@@ -113,15 +114,15 @@ async def publish(world: World, payload: bytes) -> str:
     return event_id
 
 
-async def test_poison_is_parked_with_its_error_and_delays_nobody(
-    world: World, office: Office, ben: Person
+async def test_a_poison_event_is_parked_with_its_error_and_delays_no_other_event(
+    world: NotificationWorld, office: Office, ben: Person
 ) -> None:
     poison = []
     for number in range(200):
         await world.assign(ben)
         if number % 20 == 0:
             poison.append(await publish(world, b"\xff poison"))
-    told = await world.told(ben, 200)
+    told = await world.wait_for_notifications(ben, 200)
     assert [one.sequence for one in told] == list(range(200, 0, -1))
     for event_id in poison:
         letter = await office.parked(event_id)
@@ -130,21 +131,21 @@ async def test_poison_is_parked_with_its_error_and_delays_nobody(
         assert letter.event_type == ""
 
 
-async def test_more_poison_than_is_tried_at_once_delays_nobody(
-    world: World, office: Office, ben: Person
+async def test_more_poison_events_than_are_tried_at_once_delay_no_other_event(
+    world: NotificationWorld, office: Office, ben: Person
 ) -> None:
     poison = [await publish(world, b"\xff poison") for _ in range(400)]
     for _ in range(20):
         await world.assign(ben)
-    assert len(await world.told(ben, 20)) == 20
-    # The last ones have yet to be tried for the last time.
+    assert len(await world.wait_for_notifications(ben, 20)) == 20
+    # The last poison events still have retries left.
     await office.parked(poison[-1])
 
 
-async def test_the_error_holds_nothing_of_the_events_texts(
-    world: World, office: Office, ben: Person
+async def test_the_stored_error_contains_no_text_of_the_event(
+    world: NotificationWorld, office: Office, ben: Person
 ) -> None:
-    # Refused by Postgres, with the text in the exception's message.
+    # Postgres rejects this text, and its exception message quotes it.
     event = world.created(world.task(assignee_id=ben.id, title="secret\0diagnosis"))
     await world.emit(event)
     letter = await office.parked(event.id)
@@ -154,31 +155,31 @@ async def test_the_error_holds_nothing_of_the_events_texts(
     assert "diagnosis" not in letter.error
 
 
-async def test_a_replayed_event_has_its_effect_once(
-    world: World, office: Office, ben: Person, monkeypatch: pytest.MonkeyPatch
+async def test_a_replayed_event_takes_effect_once(
+    world: NotificationWorld, office: Office, ben: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(event: Event) -> list[Telling]:
+    def fail(event: Event) -> list[Notice]:
         raise RuntimeError("broken for now")
 
-    monkeypatch.setattr(consumer, "tell", fail)
+    monkeypatch.setattr(consumer, "notices", fail)
     event = world.created(world.task(assignee_id=ben.id))
     await world.emit(event)
     letter = await office.parked(event.id)
     assert "broken for now" not in letter.error
     assert letter.error.startswith("RuntimeError at ")
-    monkeypatch.setattr(consumer, "tell", tell)
+    monkeypatch.setattr(consumer, "notices", notices)
     assert (await office.replay(letter.id)).HasField("replay_time")
-    await world.told(ben, 1)
+    await world.wait_for_notifications(ben, 1)
     await office.replay(letter.id)
     await world.assign(ben)
-    await world.told(ben, 2)
+    await world.wait_for_notifications(ben, 2)
     assert len(await world.listed(ben)) == 2
     assert letter.id not in {one.id for one in await office.letters()}
     assert letter.id in {one.id for one in await office.letters(include_replayed=True)}
 
 
-async def test_a_replayed_event_that_fails_again_waits_again_as_the_same_letter(
-    world: World, office: Office
+async def test_a_replayed_event_that_fails_again_reopens_the_same_dead_letter(
+    world: NotificationWorld, office: Office
 ) -> None:
     event_id = await publish(world, b"\xff still poison")
     first = await office.parked(event_id)
@@ -189,10 +190,10 @@ async def test_a_replayed_event_that_fails_again_waits_again_as_the_same_letter(
     assert again.park_time.ToNanoseconds() > first.park_time.ToNanoseconds()
 
 
-async def test_a_replay_reaches_its_consumer_alone(
-    world: World, office: Office, ben: Person
+async def test_a_replayed_event_reaches_only_the_consumer_that_parked_it(
+    world: NotificationWorld, office: Office, ben: Person
 ) -> None:
-    """One that the dispatcher failed on isn't told again, though it was never told before."""
+    """An event replayed for the dispatcher doesn't reach the notification consumer, even if it never saw it before."""
     event = world.created(world.task(assignee_id=ben.id))
     event.id = str(uuid7())
     await office.park(event.id, payload=event.SerializeToString(), error="no worker")
@@ -200,12 +201,12 @@ async def test_a_replay_reaches_its_consumer_alone(
     assert (letter.consumer, letter.event_type) == ("dispatcher", "task.created")
     await office.replay(letter.id)
     await world.assign(ben)
-    told = await world.told(ben, 1)
+    told = await world.wait_for_notifications(ben, 1)
     assert len(told) == 1
     assert told[0].task_id != event.task_created.task.id
 
 
-async def test_parking_again_changes_nothing_but_the_error(office: Office) -> None:
+async def test_parking_an_event_again_only_updates_its_error(office: Office) -> None:
     event_id = str(uuid7())
     await office.park(event_id, payload=b"one", error="first")
     before = await office.parked(event_id)
@@ -218,14 +219,14 @@ async def test_parking_again_changes_nothing_but_the_error(office: Office) -> No
     assert len([one for one in await office.letters() if one.event_id == event_id]) == 2
 
 
-async def test_events_without_an_id_are_kept_apart_by_their_content(office: Office) -> None:
+async def test_events_without_an_id_are_told_apart_by_content(office: Office) -> None:
     kept = len(await office.letters())
     for payload in (b"left", b"right", b"left"):
         await office.park("", payload=payload, consumer="apart")
     assert len(await office.letters()) == kept + 2
 
 
-async def test_the_list_is_newest_first_and_paged(office: Office) -> None:
+async def test_dead_letters_are_listed_newest_first_in_pages(office: Office) -> None:
     for _ in range(5):
         await office.park(str(uuid7()), payload=b"x")
     everything = await office.letters()
@@ -245,7 +246,7 @@ async def test_the_list_is_newest_first_and_paged(office: Office) -> None:
     assert paged == everything
 
 
-async def test_only_operators_see_and_replay_and_only_services_park(
+async def test_only_operators_list_and_replay_and_only_services_park(
     office: Office, ben: Person
 ) -> None:
     replay = ReplayDeadLetterRequest(id=str(uuid4()))

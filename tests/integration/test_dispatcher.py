@@ -1,6 +1,6 @@
-"""From an event in JetStream to what workflows do: `python -m workflows` on a real NATS and a real Temporal.
+"""From an event in JetStream to the calls of its workflow: `python -m workflows` on real NATS and Temporal servers.
 
-The services are doubles; what they'd do with the same calls is tested with them.
+The services are doubles. How the real services handle the same calls is tested in their own tests.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from temporalio.client import Client
 
 from deploy.local.probes import http_get
 from deploy.local.stack import Stack, running_stack
-from services.platform import bus as platform_bus
-from services.platform.bus import Bus
 from services.platform.config import Settings
-from services.platform.identity import SERVICE_HEADER
+from services.platform.events import consumer
+from services.platform.events.bus import Bus
+from services.platform.rpc.identity import SERVICE_HEADER
 from taskflow.event.v1 import event_pb2
 from taskflow.event.v1.event_pb2 import Event
 from taskflow.notification.v1 import internal_service_pb2 as email_rpc
@@ -34,8 +34,9 @@ from tests.conftest import settings_for
 from tests.fakes.mail_receiver import MailReceiver, mail_receiver
 from tests.workflows.services_double import SECRET, Job, Services, Task, serving_doubles
 from workflows import __main__ as process
-from workflows import contracts, front_door
+from workflows import service_stubs
 from workflows.dispatcher import CONSUMER, SUBJECTS, starts
+from workflows.reminders.contract import reminder_id
 
 pytestmark = pytest.mark.xdist_group("dispatcher")
 
@@ -62,7 +63,7 @@ async def all_services() -> AsyncIterator[Services]:
 async def engines(
     tmp_path_factory: pytest.TempPathFactory, all_services: Services, mails: MailReceiver
 ) -> AsyncIterator[Stack]:
-    """NATS and Temporal of our own: they're stopped and killed here."""
+    """NATS and Temporal for this module only: tests stop and kill them."""
     settings = settings_for(
         tmp_path_factory.mktemp("dispatcher") / "data",
         task_address=all_services.address,
@@ -80,7 +81,7 @@ async def bus(engines: Stack) -> AsyncIterator[Bus]:
     connection = Bus(engines.settings, name="test")
     await connection.connect()
     await connection.ensure_stream()
-    # As the relay does.
+    # Set up as by the relay.
     await connection.add_durable(CONSUMER, SUBJECTS, 0)
     yield connection
     await connection.close()
@@ -88,7 +89,7 @@ async def bus(engines: Stack) -> AsyncIterator[Bus]:
 
 @pytest.fixture(scope="module")
 async def settings(engines: Stack, bus: Bus) -> AsyncIterator[Settings]:
-    """With the dispatcher and the workers running."""
+    """Settings, while dispatcher and worker run."""
     stop = asyncio.Event()
     running = asyncio.create_task(process.run(engines.settings, stop))
     await eventually(lambda: healthy(engines.settings))
@@ -122,7 +123,7 @@ async def eventually(condition: Callable[[], Awaitable[bool] | bool], seconds: f
 
 
 async def publish(bus: Bus, kind: str, event: Event, repeated: bool = False) -> None:
-    """As the relay does; `repeated` as JetStream delivers it once more."""
+    """Publish as the relay does. `repeated` bypasses deduplication, as for a redelivery."""
     event.id = event.id or str(uuid4())
     event.type = kind
     event.workspace_id = WORKSPACE
@@ -167,10 +168,10 @@ def job(job_id: str, attempt: int, state: job_pb2.JobState.ValueType) -> Event:
 
 
 def test_workers_show_themselves_by_the_header_that_services_look_for() -> None:
-    assert front_door.SERVICE_HEADER == SERVICE_HEADER
+    assert service_stubs.SERVICE_HEADER == SERVICE_HEADER
 
 
-async def test_a_new_task_gets_suggestions_once_however_often_its_event_comes(
+async def test_a_new_task_gets_suggestions_once_even_if_its_event_is_redelivered(
     bus: Bus, services: Services
 ) -> None:
     task_id = str(uuid4())
@@ -186,7 +187,7 @@ async def test_a_new_task_gets_suggestions_once_however_often_its_event_comes(
     assert [stored.task_id for stored in services.suggestions] == [task_id, other]
 
 
-def test_where_ai_is_off_nothing_is_started() -> None:
+def test_no_enrichment_starts_in_a_workspace_with_ai_off() -> None:
     task_id = str(uuid4())
     new = created(task_id)
     changed = updated(task_id, 2, "title", text_revision=2)
@@ -195,14 +196,14 @@ def test_where_ai_is_off_nothing_is_started() -> None:
     assert [len(starts(event, Settings())) for event in (new, changed)] == [0, 0]
 
 
-async def test_suggestions_that_are_asked_for_are_made_again(
+async def test_requested_suggestions_are_made_again(
     bus: Bus, services: Services, settings: Settings
 ) -> None:
     task_id = str(uuid4())
     services.tasks[task_id] = Task("Fix it as soon as possible")
     await publish(bus, "task.created", created(task_id))
     await eventually(lambda: len(services.suggestions) == 1)
-    # Also of a run that hasn't ended yet.
+    # Also while the first run is still going.
     asked = event_pb2.SuggestionsRequested(task_id=task_id, text_revision=1)
     await publish(
         bus,
@@ -212,7 +213,7 @@ async def test_suggestions_that_are_asked_for_are_made_again(
     await eventually(lambda: len(services.suggestions) == 2)
 
 
-async def test_edits_within_the_debounce_make_one_run_for_the_newest_text(
+async def test_edits_within_the_debounce_start_one_run_for_the_newest_text(
     bus: Bus, services: Services
 ) -> None:
     task_id = str(uuid4())
@@ -226,7 +227,7 @@ async def test_edits_within_the_debounce_make_one_run_for_the_newest_text(
     assert services.suggestions[0].base_text_revision == 4
 
 
-async def test_an_edit_of_other_fields_asks_nobody(bus: Bus, services: Services) -> None:
+async def test_an_edit_of_other_fields_starts_no_enrichment(bus: Bus, services: Services) -> None:
     task_id, other = str(uuid4()), str(uuid4())
     services.tasks[task_id] = services.tasks[other] = Task("Sweep")
     await publish(bus, "task.updated", updated(task_id, 2, "labels", "assignee_id", "status"))
@@ -236,7 +237,7 @@ async def test_an_edit_of_other_fields_asks_nobody(bus: Bus, services: Services)
     assert services.calls["PlanReminder"] == []
 
 
-async def test_a_deadline_reminds_within_a_second_and_follows_its_task(
+async def test_a_reminder_fires_within_a_second_and_follows_changes_of_its_task(
     bus: Bus, services: Services
 ) -> None:
     services.offsets = (0,)
@@ -255,7 +256,7 @@ async def test_a_deadline_reminds_within_a_second_and_follows_its_task(
 
 
 @pytest.mark.parametrize("kind", ["task.deleted", "task.undeleted"])
-async def test_deletion_and_undeletion_have_reminders_planned_anew(
+async def test_deleting_and_undeleting_a_task_replans_its_reminder(
     bus: Bus, services: Services, kind: str
 ) -> None:
     task_id = str(uuid4())
@@ -267,7 +268,7 @@ async def test_deletion_and_undeletion_have_reminders_planned_anew(
     await eventually(lambda: len(services.calls["PlanReminder"]) == 1)
 
 
-async def test_signals_of_one_task_come_in_order(
+async def test_signals_of_one_task_arrive_in_order(
     bus: Bus, services: Services, settings: Settings
 ) -> None:
     task_id = str(uuid4())
@@ -277,7 +278,7 @@ async def test_signals_of_one_task_come_in_order(
     for revision in range(2, 42):
         await publish(bus, "task.updated", updated(task_id, revision, "due", due=due))
     client = await Client.connect(settings.temporal)
-    handle = client.get_workflow_handle(contracts.reminder_id(task_id))
+    handle = client.get_workflow_handle(reminder_id(task_id))
     revisions: list[int] = []
 
     async def signalled() -> bool:
@@ -296,7 +297,9 @@ async def test_signals_of_one_task_come_in_order(
     await publish(bus, "task.updated", updated(task_id, 42, "due", due=due))
 
 
-async def test_a_job_is_processed_and_a_retried_one_again(bus: Bus, services: Services) -> None:
+async def test_a_job_is_processed_and_processed_again_when_retried(
+    bus: Bus, services: Services
+) -> None:
     job_id = str(uuid4())
     services.jobs[job_id] = Job({"message": 5})
     event = job(job_id, 1, job_pb2.JOB_STATE_PENDING)
@@ -323,7 +326,7 @@ async def test_a_notification_is_mailed(bus: Bus, services: Services, mails: Mai
     await eventually(lambda: list(services.finished_batches.values()) == [""])
 
 
-async def test_a_change_of_zone_moves_every_deadline_of_the_user(
+async def test_a_change_of_time_zone_moves_all_of_the_users_date_deadlines(
     bus: Bus, services: Services
 ) -> None:
     services.moves_left = 5
@@ -336,10 +339,10 @@ async def test_a_change_of_zone_moves_every_deadline_of_the_user(
     assert services.moves_left == 0
 
 
-async def test_what_can_not_be_read_is_parked_and_holds_up_nobody(
+async def test_an_unreadable_event_is_parked_and_does_not_delay_others(
     bus: Bus, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(platform_bus, "_BACKOFF", (0.01,))
+    monkeypatch.setattr(consumer, "_BACKOFF", (0.01,))
     poison = {b"\xff\xff", b"", Event(id="x", aggregate_id="y").SerializeToString()}
     for number in range(30):
         task_id = str(uuid4())
@@ -362,7 +365,7 @@ async def test_what_can_not_be_read_is_parked_and_holds_up_nobody(
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-async def test_events_wait_while_temporal_is_away_and_none_is_lost_or_parked(
+async def test_events_wait_while_temporal_is_down_and_none_is_lost_or_parked(
     bus: Bus,
     services: Services,
     settings: Settings,
@@ -370,7 +373,7 @@ async def test_events_wait_while_temporal_is_away_and_none_is_lost_or_parked(
     monkeypatch: pytest.MonkeyPatch,
     how: signal.Signals,
 ) -> None:
-    monkeypatch.setattr(platform_bus, "_BACKOFF", (0.01,))
+    monkeypatch.setattr(consumer, "_BACKOFF", (0.01,))
     engines.kill("temporal", how)
     tasks = [str(uuid4()) for _ in range(100)]
     for task_id in tasks:
@@ -390,7 +393,7 @@ async def unhealthy(settings: Settings) -> bool:
     return not await healthy(settings)
 
 
-async def test_a_text_whose_turn_comes_too_late_is_recorded_at_once_on_a_real_server(
+async def test_a_text_that_would_wait_too_long_is_recorded_as_failed_at_once(
     bus: Bus, services: Services
 ) -> None:
     task_id = str(uuid4())
@@ -400,7 +403,7 @@ async def test_a_text_whose_turn_comes_too_late_is_recorded_at_once_on_a_real_se
     assert services.failures[0].error == "the workspace's AI calls of this hour are used up"
 
 
-async def test_a_text_that_has_to_wait_gets_its_suggestions_in_turn(
+async def test_a_text_over_the_limit_gets_its_suggestions_when_its_slot_comes(
     bus: Bus, services: Services
 ) -> None:
     task_id = str(uuid4())

@@ -1,7 +1,6 @@
-"""The gateway in front of the real services: what it lets through, what it keeps out, and what it never cuts."""
+"""The gateway in front of real services: what it routes, what it blocks, and that it never cuts streams."""
 
 import asyncio
-import base64
 import http.client
 import json
 import struct
@@ -15,14 +14,14 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from deploy.local.stack import running_stack
 from services.platform.config import Settings
-from services.platform.identity import SERVICE_HEADER
+from services.platform.rpc.identity import SERVICE_HEADER
 from taskflow.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
 from tests.conftest import serving
 from tests.integration.notification_world import other_ports
 from tests.integration.people import Team, refusal
 
 _KEYS = "/taskflow.auth.v1.AuthService/GetSigningKeys"
-# Five bytes before each message: flags and length.
+# gRPC framing: five bytes of flags and length, then the message.
 _EMPTY_MESSAGE = struct.pack(">BI", 0, 0)
 
 
@@ -30,7 +29,7 @@ _EMPTY_MESSAGE = struct.pack(">BI", 0, 0)
 async def gateway(
     services: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Settings]:
-    """Envoy in front of the services, with room for a second replica of each."""
+    """Envoy in front of the services, with ports for a second replica of each."""
     folder = tmp_path_factory.mktemp("gateway")
     settings = Settings(**services.model_dump() | {"data_dir": folder, "replicas": 2})
     async with running_stack(settings, only={"envoy"}):
@@ -43,7 +42,9 @@ async def channel(gateway: Settings) -> AsyncIterator[grpc.aio.Channel]:
         yield channel
 
 
-async def test_every_public_service_is_behind_one_port(channel: grpc.aio.Channel) -> None:
+async def test_every_public_service_is_reachable_through_one_port(
+    channel: grpc.aio.Channel,
+) -> None:
     stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[arg-type]
     asked = [reflection_pb2.ServerReflectionRequest(list_services="")]
     answers = [answer async for answer in stub.ServerReflectionInfo(iter(asked))]
@@ -56,7 +57,7 @@ async def test_every_public_service_is_behind_one_port(channel: grpc.aio.Channel
     assert not [name for name in names if name.endswith("InternalService")]
 
 
-async def test_calls_reach_their_service(channel: grpc.aio.Channel) -> None:
+async def test_the_gateway_routes_each_call_to_its_service(channel: grpc.aio.Channel) -> None:
     user = await Team(channel).register()
     assert user.id
 
@@ -71,7 +72,7 @@ async def test_calls_reach_their_service(channel: grpc.aio.Channel) -> None:
         "/",
     ],
 )
-async def test_internal_and_unknown_services_do_not_exist(
+async def test_internal_and_unknown_services_are_unimplemented_at_the_gateway(
     channel: grpc.aio.Channel, method: str
 ) -> None:
     call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
@@ -80,10 +81,10 @@ async def test_internal_and_unknown_services_do_not_exist(
     assert refused.message == "no such service"
 
 
-async def test_nobody_outside_can_pose_as_a_service(
+async def test_an_outside_caller_cannot_pose_as_a_service(
     gateway: Settings, channel: grpc.aio.Channel
 ) -> None:
-    """What a service may call itself is refused to the same caller through the gateway."""
+    """A service secret that works at the service's own port is refused through the gateway."""
     header = ((SERVICE_HEADER, gateway.service_secret.get_secret_value()),)
     request = auth_service_pb2.LogoutRequest()
     refused = await refusal(
@@ -92,7 +93,9 @@ async def test_nobody_outside_can_pose_as_a_service(
     assert refused.code == grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_a_quiet_stream_is_not_cut(gateway: Settings, channel: grpc.aio.Channel) -> None:
+async def test_a_stream_without_messages_is_not_closed_by_the_gateway(
+    gateway: Settings, channel: grpc.aio.Channel
+) -> None:
     stub: Any = health_pb2_grpc.HealthStub(channel)
     watch = stub.Watch(health_pb2.HealthCheckRequest())
     assert await watch.read()
@@ -100,7 +103,7 @@ async def test_a_quiet_stream_is_not_cut(gateway: Settings, channel: grpc.aio.Ch
         await asyncio.wait_for(watch.read(), 3 * gateway.heartbeat_interval)
 
 
-async def test_a_replica_that_drains_fails_no_call(gateway: Settings) -> None:
+async def test_a_draining_replica_fails_no_call(gateway: Settings) -> None:
     replica = Settings(
         **gateway.model_dump()
         | {
@@ -120,8 +123,10 @@ async def test_a_replica_that_drains_fails_no_call(gateway: Settings) -> None:
         assert await load > 100
 
 
-async def test_who_has_yet_to_hear_of_a_shutdown_is_served(services: Settings) -> None:
-    """The gateway hears of it by a health check, which may be late."""
+async def test_calls_that_reach_a_replica_after_its_shutdown_began_are_served(
+    services: Settings,
+) -> None:
+    """The gateway learns of the shutdown by a health check, which may be late."""
     notice = 0.8
     replica = Settings(
         **other_ports(services, "auth").model_dump() | {"drain_notice": notice, "drain_grace": 2}
@@ -166,7 +171,7 @@ def _admin(gateway: Settings, path: str) -> bytes:
 def _post(
     gateway: Settings, path: str, body: bytes, **headers: str
 ) -> tuple[http.client.HTTPResponse, bytes]:
-    """A request as a browser or curl sends it: HTTP/1.1."""
+    """Send an HTTP/1.1 request, as a browser or curl does."""
     connection = http.client.HTTPConnection("127.0.0.1", gateway.gateway_port, timeout=5)
     method = headers.pop("method", "POST")
     connection.request(
@@ -188,17 +193,7 @@ async def test_grpc_web_works_over_plain_http(gateway: Settings) -> None:
     assert b"grpc-status:0" in body[5 + length :]
 
 
-async def test_grpc_web_text_works_over_plain_http(gateway: Settings) -> None:
-    text = "application/grpc-web-text"
-    request = base64.b64encode(_EMPTY_MESSAGE)
-    response, body = await asyncio.to_thread(
-        _post, gateway, _KEYS, request, content_type=text, accept=text
-    )
-    assert response.status == 200
-    assert struct.unpack(">BI", base64.b64decode(body[:8])[:5])[0] == 0
-
-
-async def test_connect_clients_are_understood_too(gateway: Settings) -> None:
+async def test_connect_clients_are_served(gateway: Settings) -> None:
     response, body = await asyncio.to_thread(
         _post, gateway, _KEYS, b"", content_type="application/proto", connect_protocol_version="1"
     )
@@ -215,7 +210,7 @@ async def test_connect_clients_are_understood_too(gateway: Settings) -> None:
         ("https://evil.example", False),
     ],
 )
-async def test_only_pages_of_this_machine_may_call_from_a_browser(
+async def test_only_pages_from_localhost_may_call_from_a_browser(
     gateway: Settings, origin: str, allowed: bool
 ) -> None:
     response, _ = await asyncio.to_thread(
@@ -231,7 +226,7 @@ async def test_only_pages_of_this_machine_may_call_from_a_browser(
     assert (response.headers["access-control-allow-origin"] == origin) is allowed
 
 
-async def test_an_error_keeps_its_details_through_grpc_web(gateway: Settings) -> None:
+async def test_an_error_keeps_its_details_over_grpc_web(gateway: Settings) -> None:
     response, body = await asyncio.to_thread(
         _post,
         gateway,

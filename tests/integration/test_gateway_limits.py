@@ -1,4 +1,4 @@
-"""The gateway's limits: calls beyond them are refused at once, in the services' words; streams don't count as calls."""
+"""The gateway's limits: excess calls are refused at once, with the services' error; streams don't count as calls."""
 
 import asyncio
 import time
@@ -14,8 +14,8 @@ from grpc_health.v1 import health_pb2
 from deploy.local.envoy import PASSWORDS_AT_ONCE, configuration
 from deploy.local.stack import running_stack
 from services.platform.config import Settings
-from services.platform.errors import DomainError
-from services.platform.methods import METHODS
+from services.platform.rpc.errors import DomainError
+from services.platform.rpc.methods import METHODS
 from taskflow.error.v1 import error_reason_pb2 as reasons
 from tests.conftest import settings_for
 from tests.faults import frames
@@ -25,12 +25,12 @@ _WATCH = "/taskflow.task.v1.TaskService/WatchTasks"
 _LOGIN = "/taskflow.auth.v1.AuthService/Login"
 _REFRESH = "/taskflow.auth.v1.AuthService/RefreshToken"
 _USUAL = 5
-# Of two processes.
+# Limit for two processes together.
 _AT_ONCE = 2 * _USUAL
 
 
-class _Upstream(grpc.GenericRpcHandler):
-    """Healthy, and answers calls only when it's told to."""
+class _BlockingUpstream(grpc.GenericRpcHandler):
+    """A healthy upstream that holds calls until it is told to answer."""
 
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
@@ -63,16 +63,16 @@ class _Upstream(grpc.GenericRpcHandler):
 
 
 @pytest.fixture(scope="module")
-async def upstream() -> _Upstream:
-    return _Upstream()
+async def upstream() -> _BlockingUpstream:
+    return _BlockingUpstream()
 
 
 @pytest.fixture(scope="module")
 async def gateway(
-    upstream: _Upstream, tmp_path_factory: pytest.TempPathFactory
+    upstream: _BlockingUpstream, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[str]:
     """The address of Envoy, in front of two processes of each service."""
-    settings = settings_for(tmp_path_factory.mktemp("limits"), usual_calls=_USUAL, replicas=2)
+    settings = settings_for(tmp_path_factory.mktemp("limits"), gateway_calls=_USUAL, replicas=2)
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((upstream,))
     for port in (settings.auth_port, settings.task_port, settings.notification_port):
@@ -91,8 +91,8 @@ async def channel(gateway: str) -> AsyncIterator[grpc.aio.Channel]:
         yield channel
 
 
-async def test_a_call_too_many_is_refused_at_once_as_the_services_refuse_it(
-    channel: grpc.aio.Channel, upstream: _Upstream
+async def test_a_call_over_the_gateway_limit_is_refused_at_once_like_a_service_would(
+    channel: grpc.aio.Channel, upstream: _BlockingUpstream
 ) -> None:
     upstream.go_on.clear()
     get: Any = channel.unary_unary(_GET)
@@ -110,7 +110,7 @@ async def test_a_call_too_many_is_refused_at_once_as_the_services_refuse_it(
     for error in refused:
         assert (error.code(), error.details()) == (expected.code, expected.message)
         assert _status(error) == expected.status()
-    # A stream is opened all the same.
+    # A stream can still be opened.
     more = watch(b"")
     assert await more.read() == b""
     upstream.go_on.set()
@@ -120,8 +120,8 @@ async def test_a_call_too_many_is_refused_at_once_as_the_services_refuse_it(
         stream.cancel()
 
 
-async def test_logins_have_few_places_and_take_none_from_others(
-    channel: grpc.aio.Channel, upstream: _Upstream
+async def test_logins_have_a_small_limit_of_their_own(
+    channel: grpc.aio.Channel, upstream: _BlockingUpstream
 ) -> None:
     upstream.go_on.clear()
     most = 2 * PASSWORDS_AT_ONCE
@@ -151,8 +151,8 @@ def _status(error: grpc.aio.AioRpcError) -> status_pb2.Status:
     return status_pb2.Status.FromString(dict(trailing)["grpc-status-details-bin"])
 
 
-async def test_calls_whose_message_never_comes_keep_nobody_from_calling(
-    gateway: str, channel: grpc.aio.Channel, upstream: _Upstream
+async def test_calls_whose_message_never_arrives_do_not_use_up_the_limit(
+    gateway: str, channel: grpc.aio.Channel, upstream: _BlockingUpstream
 ) -> None:
     upstream.go_on.set()
     host, _, port = gateway.rpartition(":")
@@ -169,7 +169,7 @@ async def test_calls_whose_message_never_comes_keep_nobody_from_calling(
     await writer.wait_closed()
 
 
-async def test_a_request_that_is_too_large_to_pass_on_is_refused_in_the_services_words(
+async def test_an_oversized_request_is_refused_by_the_gateway_with_the_services_error(
     channel: grpc.aio.Channel,
 ) -> None:
     get: Any = channel.unary_unary(_GET)
@@ -188,7 +188,7 @@ async def test_a_request_that_is_too_large_to_pass_on_is_refused_in_the_services
         pytest.param([(f"x-{number}", "1") for number in range(900)], id="many"),
     ],
 )
-async def test_metadata_that_is_too_large_is_refused_as_such(
+async def test_oversized_metadata_is_refused_as_such(
     channel: grpc.aio.Channel, metadata: list[tuple[str, str]]
 ) -> None:
     get: Any = channel.unary_unary(_GET)
@@ -197,7 +197,7 @@ async def test_metadata_that_is_too_large_is_refused_as_such(
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_every_stream_has_a_place_of_its_own_beside_the_calls() -> None:
+def test_streams_have_a_limit_separate_from_calls() -> None:
     text = configuration(Settings(), "127.0.0.1", {"auth": [1], "task": [2], "notification": [3]})
     streams = [path for path, method in METHODS.items() if method.streams]
     assert streams

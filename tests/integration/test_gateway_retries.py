@@ -1,4 +1,4 @@
-"""What the gateway may try again at another process, and what it may not."""
+"""Which calls the gateway may retry at another process, and which not."""
 
 from collections import Counter
 from pathlib import Path
@@ -14,8 +14,8 @@ _CREATE = "/taskflow.task.v1.TaskService/CreateTask"
 _CALLS = 40
 
 
-class _Upstream(grpc.GenericRpcHandler):
-    """A healthy process that ends each call in one way."""
+class _EndingUpstream(grpc.GenericRpcHandler):
+    """A healthy upstream that ends every call the same way."""
 
     def __init__(self, code: grpc.StatusCode) -> None:
         self.code = code
@@ -37,9 +37,9 @@ class _Upstream(grpc.GenericRpcHandler):
 
 
 async def _answers(folder: Path, *codes: grpc.StatusCode) -> tuple[Counter[str], int]:
-    """How calls are answered through the gateway by two processes of these ways, and how many came to those."""
+    """The status codes of calls through the gateway to two such upstreams, and how many calls each received."""
     settings = settings_for(folder, replicas=2)
-    upstreams = [_Upstream(code) for code in codes]
+    upstreams = [_EndingUpstream(code) for code in codes]
     servers = []
     for number, upstream in enumerate(upstreams):
         server = grpc.aio.server()
@@ -66,13 +66,15 @@ async def _answers(folder: Path, *codes: grpc.StatusCode) -> tuple[Counter[str],
     return answers, sum(upstream.calls[_CREATE] for upstream in upstreams)
 
 
-async def test_a_call_that_came_to_a_stopping_process_is_tried_at_another(tmp_path: Path) -> None:
-    """A gRPC server ends with CANCELLED what reaches it when it has begun to stop, and no service ends a call so."""
+async def test_the_gateway_retries_a_call_that_reached_a_stopping_process(tmp_path: Path) -> None:
+    """A stopping gRPC server answers new calls with CANCELLED, which no service ever returns itself."""
     answers, _ = await _answers(tmp_path, grpc.StatusCode.CANCELLED, grpc.StatusCode.OK)
     assert answers == {"OK": _CALLS}
 
 
-async def test_a_call_that_may_have_been_carried_out_is_not_repeated(tmp_path: Path) -> None:
+async def test_the_gateway_does_not_retry_a_call_that_may_have_been_executed(
+    tmp_path: Path,
+) -> None:
     answers, calls = await _answers(tmp_path, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.OK)
     assert answers["UNAVAILABLE"] > 0
     assert calls == _CALLS

@@ -1,4 +1,4 @@
-"""Promises of jobs: every payload gets one, each state is told, nothing is done twice, dead letters can be retried."""
+"""Promises of jobs: one per payload, an event per state, nothing done twice, failed jobs can be retried."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -85,7 +85,7 @@ async def retry(world: TaskWorld, job: Job, who: Person | None = None) -> Job:
 
 
 async def told(world: TaskWorld, job: Job) -> list[tuple[str, int, Any]]:
-    """The events about a job: type, revision, state."""
+    """The events of a job: type, revision and state."""
     found = await events(world.db, f"taskflow.{world.workspace_id}.job.%", job.id)
     return [(event.type, event.revision, event.job_changed.job.state) for event in found]
 
@@ -102,7 +102,7 @@ async def test_a_task_with_a_payload_gets_a_pending_job_and_one_without_gets_non
     assert await get(world, job) == job
 
 
-async def test_each_payload_that_is_set_makes_a_job_and_other_changes_make_none(
+async def test_each_new_payload_creates_a_job_and_other_changes_create_none(
     world: TaskWorld,
 ) -> None:
     task = await world.create()
@@ -116,7 +116,7 @@ async def test_each_payload_that_is_set_makes_a_job_and_other_changes_make_none(
     assert (await claim(world, newer)).payload == struct(message="two")
 
 
-async def test_a_job_goes_from_pending_over_processing_to_done_and_each_step_is_told(
+async def test_a_job_goes_from_pending_through_processing_to_done_with_an_event_each(
     world: TaskWorld,
 ) -> None:
     call = await world.opened()
@@ -149,7 +149,7 @@ async def test_a_claim_can_be_repeated_and_has_one_effect(world: TaskWorld) -> N
     assert len(await told(world, job)) == 2
 
 
-async def test_finishing_can_be_repeated_and_the_first_word_stays(world: TaskWorld) -> None:
+async def test_finishing_can_be_repeated_and_the_first_result_stays(world: TaskWorld) -> None:
     job = await a_job(world)
     await claim(world, job)
     done = await finish(world, job, result=struct(ok=True))
@@ -159,13 +159,15 @@ async def test_finishing_can_be_repeated_and_the_first_word_stays(world: TaskWor
     assert len(await told(world, job)) == 3
 
 
-async def test_what_was_never_claimed_is_not_finished(world: TaskWorld) -> None:
+async def test_an_unclaimed_job_cannot_be_finished(world: TaskWorld) -> None:
     job = await a_job(world)
     assert await finish(world, job, result=struct()) == job
     assert await get(world, job) == job
 
 
-async def test_other_attempts_neither_claim_nor_finish(world: TaskWorld) -> None:
+async def test_a_worker_with_a_wrong_attempt_number_can_neither_claim_nor_finish_a_job(
+    world: TaskWorld,
+) -> None:
     job = await a_job(world)
     assert not (await claim(world, job, attempt=2)).claimed
     await claim(world, job)
@@ -185,7 +187,7 @@ async def test_failed_jobs_are_the_dead_letters_and_retrying_runs_the_next_attem
     assert not again.HasField("start_time")
     assert not again.HasField("finish_time")
     assert await listed(world, states=[JOB_STATE_FAILED]) == []
-    # What is left of the first attempt does no harm.
+    # Late calls of the first attempt have no effect.
     assert not (await claim(world, job, attempt=1)).claimed
     assert (await claim(world, job, attempt=2)).claimed
     await finish(world, job, attempt=1, error="late")
@@ -194,7 +196,7 @@ async def test_failed_jobs_are_the_dead_letters_and_retrying_runs_the_next_attem
     assert [revision for _, revision, _ in await told(world, job)] == [1, 2, 3, 4, 5, 6]
 
 
-async def test_only_failed_jobs_are_retried_and_by_one(world: TaskWorld) -> None:
+async def test_only_failed_jobs_can_be_retried_and_by_one_caller(world: TaskWorld) -> None:
     job = await a_job(world)
     for state in ("PENDING", "PROCESSING"):
         answer = await refusal(retry(world, job))
@@ -210,7 +212,7 @@ async def test_only_failed_jobs_are_retried_and_by_one(world: TaskWorld) -> None
     assert (await get(world, job)).attempt == 2
 
 
-async def test_results_that_json_cannot_hold_are_refused(world: TaskWorld) -> None:
+async def test_results_that_json_cannot_represent_are_refused(world: TaskWorld) -> None:
     job = await a_job(world)
     await claim(world, job)
     for bad in (struct(x=float("nan")), struct(x="a\0b")):
@@ -259,7 +261,7 @@ async def test_strangers_find_nothing_and_viewers_only_read(
         assert (await refusal(listing)).resource == "workspace"
 
 
-async def test_workers_are_told_of_jobs_that_are_not_there_and_people_may_not_work(
+async def test_workers_get_not_found_for_missing_jobs_and_users_may_not_claim(
     world: TaskWorld,
 ) -> None:
     unknown = Job(id=_UNKNOWN)
@@ -276,3 +278,22 @@ async def test_jobs_of_deleted_tasks_are_not_retried(world: TaskWorld) -> None:
     await finish(world, job, error="no")
     await world.delete(Task(id=job.task_id))
     assert (await refusal(retry(world, job))).reason == "TASK_DELETED"
+
+
+async def test_a_page_ends_before_it_is_larger_than_grpc_clients_accept(world: TaskWorld) -> None:
+    result = struct(message="x" * 60_000)
+    made = [await a_job(world) for _ in range(100)]
+    for job in made:
+        await claim(world, job)
+        await finish(world, job, result=result)
+    found: list[Job] = []
+    pages = 0
+    request = ListJobsRequest(workspace_id=world.workspace_id, page_size=1000)
+    while pages == 0 or request.page_token:
+        answer = await world.jobs.ListJobs(request, metadata=world.me)
+        assert answer.ByteSize() < 4 * 1024 * 1024
+        found += answer.jobs
+        request.page_token = answer.next_page_token
+        pages += 1
+    assert pages == 2
+    assert [job.id for job in found] == [job.id for job in reversed(made)]

@@ -1,4 +1,4 @@
-"""The launcher with real servers: start, crash, stop, and what it leaves behind."""
+"""The launcher with real servers: start, crash, stop, and leftovers."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ _START_SECONDS = 30
 
 @contextmanager
 def launched(settings: Settings, *names: str) -> Iterator[subprocess.Popen[str]]:
-    """`python -m deploy.local` as a process of its own, from a folder that isn't the project's."""
+    """`python -m deploy.local` in a separate process, started outside the project folder."""
     command = [sys.executable, "-m", "deploy.local", "--only", ",".join(names)]
     process = subprocess.Popen(
         command,
@@ -56,7 +56,7 @@ def _until_ready(process: subprocess.Popen[str]) -> str:
 
 
 def _pids(settings: Settings) -> dict[str, str]:
-    """What runs: process ids with their time of birth."""
+    """The running processes: pids with their start times."""
     pairs = [file.read_text().split() for file in (settings.data_dir / "run").glob("*.pid")]
     return {pid: born for pid, born in pairs}
 
@@ -82,7 +82,7 @@ async def _one(settings: Settings, query: LiteralString) -> object:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_to_the_launcher_stops_everything_cleanly(
+def test_a_signal_to_the_launcher_stops_all_processes_cleanly(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     settings = settings_for(tmp_path / "data")
@@ -114,7 +114,7 @@ def test_a_killed_launcher_leaves_no_orphan_and_the_next_one_starts_at_once(tmp_
         _assert_gone(pids, 10)
 
 
-def test_what_a_killed_launcher_could_not_take_along_ends_when_the_next_one_starts(
+def test_the_next_launcher_ends_processes_that_a_killed_launcher_left(
     tmp_path: Path,
 ) -> None:
     settings = settings_for(tmp_path / "data")
@@ -125,7 +125,7 @@ def test_what_a_killed_launcher_could_not_take_along_ends_when_the_next_one_star
         (settings.data_dir / "run" / f"{name}.pid").write_text(f"{left.pid} {birth(left.pid)}\n")
     pids = _pids(settings)
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    # A pid that has been given to somebody else since.
+    # A pid that the system has reused for another process.
     (settings.data_dir / "run" / "reused.pid").write_text(f"{other.pid} 1\n")
     with launched(settings, "nats") as launcher:
         _until_ready(launcher)
@@ -135,7 +135,7 @@ def test_what_a_killed_launcher_could_not_take_along_ends_when_the_next_one_star
     other.wait()
 
 
-def test_a_second_launcher_on_the_same_folder_is_turned_away(tmp_path: Path) -> None:
+def test_a_second_launcher_on_the_same_folder_is_refused(tmp_path: Path) -> None:
     settings = settings_for(tmp_path / "data")
     with launched(settings, "nats") as first:
         _until_ready(first)
@@ -146,7 +146,7 @@ def test_a_second_launcher_on_the_same_folder_is_turned_away(tmp_path: Path) -> 
         assert "Traceback" not in output
 
 
-def test_a_taken_port_is_a_sentence_and_nothing_is_started(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_in_one_sentence_and_nothing_is_started(tmp_path: Path) -> None:
     settings = settings_for(tmp_path / "data")
     with (
         socket.create_server(("127.0.0.1", settings.nats_port)),
@@ -161,7 +161,7 @@ def test_a_taken_port_is_a_sentence_and_nothing_is_started(tmp_path: Path) -> No
     assert not _pids(settings)
 
 
-def test_a_store_that_cannot_be_opened_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_opened_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
     settings = settings_for(tmp_path / "data")
     settings.data_dir.mkdir()
     (settings.data_dir / "temporal.db").write_bytes(b"this is not a database" * 100)
@@ -173,7 +173,7 @@ def test_a_store_that_cannot_be_opened_is_told_with_the_end_of_its_log(tmp_path:
     assert "Traceback" not in output
 
 
-async def test_every_server_comes_back_after_a_crash_with_what_it_stored(tmp_path: Path) -> None:
+async def test_every_server_restarts_after_a_crash_with_its_stored_data(tmp_path: Path) -> None:
     settings = settings_for(tmp_path / "a folder with spaces")
     async with running_stack(settings, only=SERVERS) as stack:
         async with await psycopg.AsyncConnection.connect(stack.settings.postgres) as connection:
@@ -191,8 +191,8 @@ async def test_every_server_comes_back_after_a_crash_with_what_it_stored(tmp_pat
         assert str(await _one(stack.settings, "SHOW server_version")).startswith("18.")
 
 
-async def test_postgres_is_started_anew_after_one_of_its_processes_crashed(tmp_path: Path) -> None:
-    """By itself it doesn't always come back: not from a second crash while it recovers, as on a full disk."""
+async def test_postgres_is_restarted_after_one_of_its_processes_crashed(tmp_path: Path) -> None:
+    """Postgres doesn't always recover alone, for instance from a second crash during recovery on a full disk."""
     async with running_stack(settings_for(tmp_path / "data"), only={"postgres"}) as stack:
         before = stack.pid("postgres")
         async with await psycopg.AsyncConnection.connect(stack.settings.postgres) as connection:
@@ -207,11 +207,11 @@ async def test_postgres_is_started_anew_after_one_of_its_processes_crashed(tmp_p
         assert await _one(stack.settings, "SELECT answer FROM kept") == 42
 
 
-async def test_what_is_held_stays_down_until_it_is_released(tmp_path: Path) -> None:
+async def test_a_held_program_stays_down_until_it_is_released(tmp_path: Path) -> None:
     async with running_stack(settings_for(tmp_path / "data"), only={"postgres", "nats"}) as stack:
         kept = await psycopg.AsyncConnection.connect(stack.settings.postgres)
         before = {pid: birth(pid) for pid in family(stack.pid("postgres"))}
-        assert len(before) > 3  # the server, its helpers, and the one that serves `kept`
+        assert len(before) > 3  # the server, its helper processes, and the backend of `kept`
         await stack.hold("postgres")
         async with asyncio.timeout(5):
             while [pid for pid, born in before.items() if birth(pid) == born]:
@@ -222,7 +222,7 @@ async def test_what_is_held_stays_down_until_it_is_released(tmp_path: Path) -> N
         with pytest.raises(ProcessLookupError):
             stack.pid("postgres")
         assert stack.held() == ["postgres"]
-        # Ten times in a row is no reason for a longer pause before the next start.
+        # Ten holds in a row must not lengthen the pause before the next start.
         for _ in range(10):
             stack.release("nats")
             await stack.wait_ready("nats", 3)
@@ -231,7 +231,7 @@ async def test_what_is_held_stays_down_until_it_is_released(tmp_path: Path) -> N
         await stack.wait_ready("postgres", 10)
         assert await _one(stack.settings, "SELECT 1") == 1
         assert stack.held() == ["nats"]
-    # A stack stops with a program that is held.
+    # A stack can stop while a program is held.
     assert not _pids(stack.settings)
 
 
@@ -255,26 +255,26 @@ async def test_two_stacks_run_side_by_side(tmp_path: Path) -> None:
         assert await _one(one.settings, "SELECT 1") == 1
 
 
-async def test_a_folder_that_only_its_owner_may_enter_is_enough(tmp_path: Path) -> None:
+async def test_a_data_folder_with_owner_only_permissions_works(tmp_path: Path) -> None:
     private = tmp_path / "private"
     private.mkdir(mode=0o700)
     async with running_stack(settings_for(private / "data"), only={"postgres"}) as stack:
         assert await _one(stack.settings, "SELECT 1") == 1
 
 
-async def test_a_database_needs_its_password(tmp_path: Path) -> None:
+async def test_the_database_refuses_a_wrong_password(tmp_path: Path) -> None:
     async with running_stack(settings_for(tmp_path / "data"), only={"postgres"}) as stack:
         address = f"postgresql://taskflow:wrong@127.0.0.1:{stack.settings.postgres_port}/taskflow"
         with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
             await psycopg.AsyncConnection.connect(address)
 
 
-async def test_a_failed_start_stops_what_was_started_and_carries_the_log(tmp_path: Path) -> None:
+async def test_a_failed_start_stops_the_started_programs_and_quotes_the_log(tmp_path: Path) -> None:
     settings = settings_for(tmp_path / "data")
     settings.data_dir.mkdir()
-    # A folder where NATS expects its configuration file's own store: a file.
+    # NATS expects a folder here; a file makes its start fail.
     (settings.data_dir / "nats").write_text("in the way")
-    # Another stack may run in this process.
+    # Another stack may be running in this process.
     before = asyncio.all_tasks()
     with pytest.raises(StackError, match=r"nats ended 5 times(.|\n)*nats\.log(.|\n)*storage"):
         async with running_stack(settings, only={"nats", "mail"}):

@@ -1,7 +1,7 @@
-"""Whatever happens to its streams, a client that applies their changes in order ends in what ListNotifications shows.
+"""A client that applies its streams' changes in order ends with the same notifications as ListNotifications.
 
-Hypothesis makes up what happens: events, reading on several devices, disconnections anywhere, lost live messages,
-restarts of the service with its consumer, and changes that are no longer kept.
+Hypothesis chooses the steps: events, reads on several devices, disconnections, lost live messages, restarts of the
+service with its consumer, and deletion of old changes.
 """
 
 import asyncio
@@ -18,14 +18,22 @@ from hypothesis import strategies as st
 from nats.aio.msg import Msg
 from sqlalchemy import ARRAY, Uuid, any_, bindparam
 
-from services.notification import hub, retention
-from services.notification.models import changes, notifications
+from services.notification.inbox import retention as inbox_retention
+from services.notification.inbox.models import notifications
+from services.notification.stream import retention as stream_retention
+from services.notification.stream.models import changes
+from services.notification.stream.room import Room
 from services.platform.config import Settings
-from services.platform.db import Statement
-from services.platform.retention import run_once
+from services.platform.data.db import Statement
+from services.platform.data.retention import run_once
 from taskflow.task.v1 import task_pb2
 from tests.conftest import serving
-from tests.integration.notification_world import Device, World, a_world, eventually
+from tests.integration.notification_world import (
+    Device,
+    NotificationWorld,
+    a_notification_world,
+    eventually,
+)
 from tests.integration.people import Person
 
 _AGE = {
@@ -37,7 +45,7 @@ _AGE = {
     for table, age in ((changes, changes.c.created_at), (notifications, notifications.c.read_at))
 }
 
-# A call that reaches a server in the moment of its stop isn't taken up any more: gRPC says CANCELLED.
+# A server that is stopping answers new calls with CANCELLED.
 _PASSING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 USERS, DEVICES = 2, 4
@@ -60,7 +68,7 @@ what_happens = st.one_of(
 
 @dataclass
 class Network:
-    """Of every `each` live messages one gets through; 0 means all of them do."""
+    """Delivers one in every `each` live messages; 0 delivers all."""
 
     each: int = 0
     seen: int = 0
@@ -72,9 +80,9 @@ class Network:
 
 @dataclass
 class Client:
-    """A device that stays connected until it's told otherwise, as the SDK does."""
+    """A device that reconnects until told to stop, like the SDK."""
 
-    world: World
+    world: NotificationWorld
     person: Person
     device: Device
     task: asyncio.Task[None] | None = None
@@ -107,19 +115,19 @@ class Client:
             await asyncio.sleep(0.05)
 
     async def _list(self) -> None:
-        """Goes on from the reset's cursor, which is older than the list: changes in between come twice."""
+        """List, then continue from the reset's cursor. The cursor is older than the list, so some changes repeat."""
         listed = await self.world.listed(self.person)
         self.device.notifications = {one.id: one for one in listed}
 
 
 @dataclass
 class Machine:
-    world: World
+    world: NotificationWorld
     network: Network
     people: list[Person]
     clients: list[Client]
     service: AsyncExitStack = field(default_factory=AsyncExitStack)
-    # Keys of the last tasks of all, one for each user.
+    # Keys of the final tasks, one per user.
     marks: list[str] = field(default_factory=list)
 
     async def start(self) -> None:
@@ -165,7 +173,9 @@ class Machine:
         at = datetime(2020, 1, 1, tzinfo=UTC)
         async with self.world.db.transaction() as tx:
             await tx.run(_AGE[what], user_ids=[person.id for person in self.people], at=at)
-        await run_once(self.world.db, retention.kinds(self.world.settings))
+        settings = self.world.settings
+        kinds = [*inbox_retention.kinds(settings), *stream_retention.kinds(settings)]
+        await run_once(self.world.db, kinds)
 
     async def end(self) -> None:
         for client in self.clients:
@@ -181,7 +191,7 @@ class Machine:
             assert client.device.shown() == listed
 
     async def _quiet(self) -> bool:
-        """What was emitted has been consumed: the last event of all has."""
+        """Wait until the final event was consumed, and with it all earlier ones."""
         if not self.marks:
             await self.world.assign(*self.people)
             self.marks = [f"OPS-{self.world.numbers - 1}", f"OPS-{self.world.numbers}"]
@@ -197,22 +207,22 @@ class Machine:
 
 
 @pytest.fixture(scope="module")
-async def world(settings: Settings) -> AsyncIterator[World]:
-    async with a_world(settings, notification=False) as made:
+async def world(settings: Settings) -> AsyncIterator[NotificationWorld]:
+    async with a_notification_world(settings, notification=False) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
     made = Network()
-    deliver = hub._Feed.deliver
+    deliver = Room.deliver
 
-    async def lossy(feed: Any, message: Msg) -> None:
+    async def lossy(room: Any, message: Msg) -> None:
         if not made.loses():
-            await deliver(feed, message)
+            await deliver(room, message)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hub._Feed, "deliver", lossy)
+        patch.setattr(Room, "deliver", lossy)
         yield made
 
 
@@ -222,12 +232,12 @@ def network() -> Iterator[Network]:
     deadline=None,
     database=None,
     print_blob=True,
-    # Making a failure smaller takes minutes here; add Phase.shrink when there is one.
+    # Shrinking takes minutes here. Add Phase.shrink to investigate a failure.
     phases=(Phase.explicit, Phase.generate),
     suppress_health_check=list(HealthCheck),
 )
-async def test_a_client_that_applies_the_changes_ends_in_what_the_list_shows(
-    world: World, network: Network, history: list[tuple[Any, ...]]
+async def test_a_client_that_applies_all_changes_shows_the_same_as_the_list(
+    world: NotificationWorld, network: Network, history: list[tuple[Any, ...]]
 ) -> None:
     network.each = 0
     people = [await world.member(f"user{number}") for number in range(USERS)]

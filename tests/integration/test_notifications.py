@@ -1,4 +1,4 @@
-"""Promises of NotificationService's unary calls: whose, in which order, and what reading does."""
+"""Promises of NotificationService's unary calls: ownership, order, and marking as read."""
 
 from collections.abc import AsyncIterator
 
@@ -13,32 +13,36 @@ from taskflow.notification.v1.notification_service_pb2 import (
     ListNotificationsRequest,
     MarkReadRequest,
 )
-from tests.integration.notification_world import World, a_world, next_change
+from tests.integration.notification_world import (
+    NotificationWorld,
+    a_notification_world,
+    next_change,
+)
 from tests.integration.people import Person, refusal
 
 
 @pytest.fixture(scope="module")
-async def world(settings: Settings) -> AsyncIterator[World]:
-    async with a_world(settings) as made:
+async def world(settings: Settings) -> AsyncIterator[NotificationWorld]:
+    async with a_notification_world(settings) as made:
         yield made
 
 
 @pytest.fixture
-async def ben(world: World) -> Person:
+async def ben(world: NotificationWorld) -> Person:
     return await world.member("ben")
 
 
-async def unread(world: World, person: Person) -> int:
+async def unread(world: NotificationWorld, person: Person) -> int:
     answer = await world.stub.GetUnreadCount(GetUnreadCountRequest(), metadata=person.credentials)
     return int(answer.unread_count)
 
 
 async def test_an_assignment_becomes_a_notification_of_the_assignee_alone(
-    world: World, ben: Person
+    world: NotificationWorld, ben: Person
 ) -> None:
     task = world.task(assignee_id=ben.id, title="Water the plants")
     await world.emit(world.created(task))
-    [told] = await world.told(ben, 1)
+    [told] = await world.wait_for_notifications(ben, 1)
     assert told.headline == f"{task.key} was assigned to you"
     assert (told.task_id, told.task_key, told.task_title) == (task.id, task.key, task.title)
     assert (told.workspace_id, told.actor_id) == (world.workspace_id, world.owner.id)
@@ -48,20 +52,20 @@ async def test_an_assignment_becomes_a_notification_of_the_assignee_alone(
     assert task.id not in {one.task_id for one in await world.listed(world.owner)}
 
 
-async def test_the_list_is_newest_first_and_its_pages_neither_repeat_nor_miss(
-    world: World, ben: Person
+async def test_notifications_are_listed_newest_first_without_repeats_or_gaps_between_pages(
+    world: NotificationWorld, ben: Person
 ) -> None:
     await world.assign(*[ben] * 7)
-    everything = await world.told(ben, 7)
+    everything = await world.wait_for_notifications(ben, 7)
     assert [one.sequence for one in everything] == [7, 6, 5, 4, 3, 2, 1]
     paged: list[Notification] = []
     token = ""
     while True:
         page = await world.page(ben, page_size=3, page_token=token)
         if not token:
-            # Comes between the pages, and is on none of the following.
+            # Arrives between two pages, and is on none of the later ones.
             await world.assign(ben)
-            await world.told(ben, 8)
+            await world.wait_for_notifications(ben, 8)
         paged += page.notifications
         token = page.next_page_token
         if not token:
@@ -69,11 +73,11 @@ async def test_the_list_is_newest_first_and_its_pages_neither_repeat_nor_miss(
     assert paged == everything
 
 
-async def test_a_page_token_is_refused_to_others_and_for_another_filter(
-    world: World, ben: Person
+async def test_a_page_token_is_refused_for_another_user_or_filter(
+    world: NotificationWorld, ben: Person
 ) -> None:
     await world.assign(ben, ben)
-    await world.told(ben, 2)
+    await world.wait_for_notifications(ben, 2)
     token = (await world.page(ben, page_size=1)).next_page_token
     other = await world.member("eve")
     for caller, request in (
@@ -90,12 +94,12 @@ async def test_a_page_token_is_refused_to_others_and_for_another_filter(
 
 
 async def test_reading_counts_once_and_leaves_others_notifications_alone(
-    world: World, ben: Person
+    world: NotificationWorld, ben: Person
 ) -> None:
     eve = await world.member("eve")
     await world.assign(ben, ben, ben, eve)
-    mine = [one.id for one in await world.told(ben, 3)]
-    [hers] = [one.id for one in await world.told(eve, 1)]
+    mine = [one.id for one in await world.wait_for_notifications(ben, 3)]
+    [hers] = [one.id for one in await world.wait_for_notifications(eve, 1)]
     assert await unread(world, ben) == 3
     assert await world.mark_read(ben, mine[0], mine[0], mine[1], hers) == 2
     assert await world.mark_read(ben, mine[0]) == 0
@@ -106,26 +110,30 @@ async def test_reading_counts_once_and_leaves_others_notifications_alone(
     assert [one.HasField("read_time") for one in await world.listed(ben)] == [True, True, False]
 
 
-async def test_marking_all_stops_at_the_sequence_that_was_seen(world: World, ben: Person) -> None:
+async def test_marking_all_as_read_stops_at_the_given_sequence(
+    world: NotificationWorld, ben: Person
+) -> None:
     await world.assign(ben, ben, ben)
-    newest_first = await world.told(ben, 3)
+    newest_first = await world.wait_for_notifications(ben, 3)
     assert await world.mark_all_read(ben, newest_first[1].sequence) == 2
     assert [one.HasField("read_time") for one in await world.listed(ben)] == [False, True, True]
     assert await world.mark_all_read(ben) == 1
     assert await unread(world, ben) == 0
 
 
-async def test_marking_all_of_nothing_is_fine(world: World, ben: Person) -> None:
+async def test_marking_all_as_read_works_without_notifications(
+    world: NotificationWorld, ben: Person
+) -> None:
     assert await world.mark_all_read(ben) == 0
     assert await world.mark_read(ben, "018f0000-0000-7000-8000-000000000000") == 0
     assert await world.listed(ben) == []
 
 
-async def test_marking_what_is_read_already_is_no_change_of_the_feed(
-    world: World, ben: Person
+async def test_marking_a_read_notification_as_read_adds_no_change(
+    world: NotificationWorld, ben: Person
 ) -> None:
     await world.assign(ben)
-    [told] = await world.told(ben, 1)
+    [told] = await world.wait_for_notifications(ben, 1)
     await world.mark_read(ben, told.id)
     before = (await world.page(ben)).cursor
     await world.mark_read(ben, told.id)
@@ -133,11 +141,11 @@ async def test_marking_what_is_read_already_is_no_change_of_the_feed(
     assert (await world.page(ben)).cursor == before
 
 
-async def test_a_sequence_that_lies_ahead_does_not_read_what_comes_later(
-    world: World, ben: Person
+async def test_marking_up_to_a_future_sequence_does_not_mark_later_notifications(
+    world: NotificationWorld, ben: Person
 ) -> None:
     await world.assign(ben)
-    await world.told(ben, 1)
+    await world.wait_for_notifications(ben, 1)
     cursor = (await world.page(ben)).cursor
     await world.mark_all_read(ben, 1_000_000)
     call = world.watch(ben, cursor)
@@ -145,12 +153,12 @@ async def test_a_sequence_that_lies_ahead_does_not_read_what_comes_later(
     call.cancel()
     assert change.all_read.up_to_sequence == 1
     await world.assign(ben)
-    newest, _ = await world.told(ben, 2)
+    newest, _ = await world.wait_for_notifications(ben, 2)
     assert not newest.HasField("read_time")
 
 
-async def test_malformed_requests_are_refused_by_name_of_the_field(
-    world: World, ben: Person
+async def test_malformed_requests_are_refused_with_the_field_name(
+    world: NotificationWorld, ben: Person
 ) -> None:
     for request in (MarkReadRequest(), MarkReadRequest(ids=["x"])):
         refused = await refusal(world.stub.MarkRead(request, metadata=ben.credentials))
@@ -165,10 +173,10 @@ async def test_malformed_requests_are_refused_by_name_of_the_field(
 
 
 async def test_without_a_live_session_nothing_is_shown_or_changed(
-    world: World, ben: Person
+    world: NotificationWorld, ben: Person
 ) -> None:
     await world.assign(ben)
-    [told] = await world.told(ben, 1)
+    [told] = await world.wait_for_notifications(ben, 1)
     again = await world.team.login(ben.email)
     await world.team.auth.Logout(LogoutRequest(), metadata=again.credentials)
     stub, credentials = world.stub, again.credentials

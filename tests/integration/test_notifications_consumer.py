@@ -1,4 +1,4 @@
-"""Promises of the consumer: who is told of events, once, whatever comes twice, late or broken."""
+"""Promises of the consumer: the right recipients, once, even if events are repeated, late or broken."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -10,17 +10,24 @@ from prometheus_client import REGISTRY
 from sqlalchemy import Text, bindparam, func, select, text
 from uuid_utils.compat import uuid7
 
-from services.notification import consumer
-from services.notification.telling import Telling
-from services.platform import bus, outbox
+from services.notification.inbox import consumer
+from services.notification.kinds.kind import Notice
+from services.notification.stream.messages import Announcement
 from services.platform.config import Settings
-from services.platform.db import Statement, Transaction
-from services.platform.tables import consumed_events
+from services.platform.data.db import Statement, Transaction
+from services.platform.data.tables import consumed_events
+from services.platform.events import consumer as durable
+from services.platform.events import outbox
 from taskflow.event.v1.event_pb2 import Event
 from taskflow.notification.v1 import notification_pb2 as kinds
 from taskflow.task.v1 import task_pb2
 from tests.conftest import serving
-from tests.integration.notification_world import World, a_world, eventually, other_ports
+from tests.integration.notification_world import (
+    NotificationWorld,
+    a_notification_world,
+    eventually,
+    other_ports,
+)
 from tests.integration.people import Person, events
 
 _CONSUMED = Statement(
@@ -38,44 +45,44 @@ _BREAK_CONNECTIONS = Statement(
 
 
 @pytest.fixture(scope="module")
-async def world(settings: Settings) -> AsyncIterator[World]:
-    async with a_world(settings) as made:
+async def world(settings: Settings) -> AsyncIterator[NotificationWorld]:
+    async with a_notification_world(settings) as made:
         yield made
 
 
 @pytest.fixture
-async def ben(world: World) -> Person:
+async def ben(world: NotificationWorld) -> Person:
     return await world.member("ben")
 
 
 @pytest.fixture
-async def cleo(world: World) -> Person:
+async def cleo(world: NotificationWorld) -> Person:
     return await world.member("cleo")
 
 
-async def kinds_of(world: World, person: Person, count: int) -> list[int]:
-    return [one.kind for one in reversed(await world.told(person, count))]
+async def kinds_of(world: NotificationWorld, person: Person, count: int) -> list[int]:
+    return [one.kind for one in reversed(await world.wait_for_notifications(person, count))]
 
 
-async def settle(world: World, *people: Person) -> None:
-    """Returns when everything that was emitted before has been consumed."""
+async def settle(world: NotificationWorld, *people: Person) -> None:
+    """Return when all previously emitted events have been consumed."""
     before = {person.id: len(await world.listed(person)) for person in people}
     await world.assign(*people)
     for person in people:
-        await world.told(person, before[person.id] + 1)
+        await world.wait_for_notifications(person, before[person.id] + 1)
 
 
-async def test_status_and_deadlines_are_told_to_creator_and_assignee(
-    world: World, ben: Person, cleo: Person
+async def test_creator_and_assignee_are_notified_of_status_and_deadlines(
+    world: NotificationWorld, ben: Person, cleo: Person
 ) -> None:
     task = world.task(creator_id=ben.id, assignee_id=cleo.id)
     task.status = task_pb2.TASK_STATUS_IN_PROGRESS
-    # One after the other: several processes may share the events, and number what happens at once in either order.
+    # One after the other: several processes may share the events and number concurrent ones in either order.
     for number, event in enumerate(
         (world.updated(task, "status"), world.reminder(task, 3600), world.reminder(task, 0)), 1
     ):
         await world.emit(event)
-        await world.told(ben, number)
+        await world.wait_for_notifications(ben, number)
     expected = [
         kinds.NOTIFICATION_KIND_STATUS_CHANGED,
         kinds.NOTIFICATION_KIND_DEADLINE_APPROACHING,
@@ -88,8 +95,8 @@ async def test_status_and_deadlines_are_told_to_creator_and_assignee(
     assert reminders[0].actor_id == ""
 
 
-async def test_only_members_of_the_workspace_are_told(
-    world: World, ben: Person, cleo: Person
+async def test_only_members_of_the_workspace_are_notified(
+    world: NotificationWorld, ben: Person, cleo: Person
 ) -> None:
     stranger = await world.team.person("mallory")
     await world.team.remove(world.owner, world.workspace_id, cleo.id)
@@ -100,11 +107,11 @@ async def test_only_members_of_the_workspace_are_told(
     assert await world.listed(stranger) == []
 
 
-async def test_an_event_that_comes_again_is_told_once(world: World, ben: Person) -> None:
+async def test_a_redelivered_event_notifies_once(world: NotificationWorld, ben: Person) -> None:
     event = world.created(world.task(assignee_id=ben.id))
     await world.emit(event)
-    await world.told(ben, 1)
-    # Outside the window in which JetStream would drop it: under another Nats-Msg-Id.
+    await world.wait_for_notifications(ben, 1)
+    # Under another Nats-Msg-Id, so that JetStream doesn't drop it as a duplicate.
     for _ in range(3):
         await world.bus.jetstream.publish(
             outbox.subject(event),
@@ -115,12 +122,12 @@ async def test_an_event_that_comes_again_is_told_once(world: World, ben: Person)
     assert len(await world.listed(ben)) == 2
 
 
-async def test_an_event_is_told_once_even_when_its_claim_was_forgotten(
-    world: World, ben: Person
+async def test_an_event_notifies_once_even_if_its_consumed_mark_was_deleted(
+    world: NotificationWorld, ben: Person
 ) -> None:
     event = world.created(world.task(assignee_id=ben.id))
     await world.emit(event)
-    await world.told(ben, 1)
+    await world.wait_for_notifications(ben, 1)
     async with world.db.transaction() as tx:
         await tx.run(
             Statement(
@@ -133,9 +140,11 @@ async def test_an_event_is_told_once_even_when_its_claim_was_forgotten(
     assert len(await world.listed(ben)) == 2
 
 
-async def test_each_notification_is_an_event_for_the_mail(world: World, ben: Person) -> None:
+async def test_each_notification_emits_an_event_for_the_mail_workflow(
+    world: NotificationWorld, ben: Person
+) -> None:
     await world.assign(ben)
-    [told] = await world.told(ben, 1)
+    [told] = await world.wait_for_notifications(ben, 1)
     [event] = await events(world.db, "%.notification.created", told.id)
     assert event.workspace_id == world.workspace_id
     assert (event.revision, event.actor_id) == (1, "")
@@ -143,7 +152,9 @@ async def test_each_notification_is_an_event_for_the_mail(world: World, ben: Per
     assert event.notification_created.user_id == ben.id
 
 
-async def test_events_without_anybody_to_tell_leave_no_trace(world: World, ben: Person) -> None:
+async def test_events_without_recipients_store_nothing(
+    world: NotificationWorld, ben: Person
+) -> None:
     event = world.updated(world.task(assignee_id=ben.id), "title")
     await world.emit(event)
     await settle(world, ben)
@@ -154,28 +165,28 @@ async def test_events_without_anybody_to_tell_leave_no_trace(world: World, ben: 
 
 
 async def test_sequences_have_no_gap_when_several_processes_share_the_events(
-    world: World, ben: Person, cleo: Person
+    world: NotificationWorld, ben: Person, cleo: Person
 ) -> None:
     async with serving("notification", other_ports(world.settings, "notification")):
         for _ in range(20):
             await world.assign(*[ben, cleo] * 10)
         for person in (ben, cleo):
-            sequences = [one.sequence for one in await world.told(person, 200)]
+            sequences = [one.sequence for one in await world.wait_for_notifications(person, 200)]
             assert sequences == list(range(200, 0, -1))
 
 
-async def test_what_happens_while_no_process_runs_is_told_by_the_next(
+async def test_events_written_while_no_process_runs_notify_when_one_starts(
     settings: Settings,
 ) -> None:
-    async with a_world(settings, notification=False) as world:
+    async with a_notification_world(settings, notification=False) as world:
         dora = await world.member("dora")
         await world.assign(*[dora] * 30)
         async with serving("notification", world.settings):
-            await world.told(dora, 30)
+            await world.wait_for_notifications(dora, 30)
 
 
-async def test_connections_to_the_database_that_break_cost_no_event(
-    world: World, ben: Person
+async def test_broken_database_connections_lose_no_event(
+    world: NotificationWorld, ben: Person
 ) -> None:
     for _ in range(5):
         await world.assign(*[ben] * 20)
@@ -194,25 +205,25 @@ async def test_connections_to_the_database_that_break_cost_no_event(
     await eventually(all_told)
 
 
-async def test_an_outage_of_the_database_is_not_held_against_an_event(
-    world: World, ben: Person, monkeypatch: pytest.MonkeyPatch
+async def test_a_database_outage_parks_no_event(
+    world: NotificationWorld, ben: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long it lasts, nothing is parked."""
-    monkeypatch.setattr(bus, "_UNAVAILABLE_PAUSE", 0.01)
-    outages = 3 * bus.MAX_DELIVERIES
-    notify = consumer.notify
+    """Even a long outage parks nothing."""
+    monkeypatch.setattr(durable, "_UNAVAILABLE_PAUSE", 0.01)
+    outages = 3 * durable.MAX_DELIVERIES
+    create = consumer.create
 
-    async def unavailable(tx: Transaction, tellings: Sequence[Telling]) -> list[consumer.Told]:
+    async def unavailable(tx: Transaction, wanted: Sequence[Notice]) -> list[Announcement]:
         nonlocal outages
         if outages:
             outages -= 1
             raise psycopg.OperationalError("the connection is lost")
-        return await notify(tx, tellings)
+        return await create(tx, wanted)
 
-    monkeypatch.setattr(consumer, "notify", unavailable)
+    monkeypatch.setattr(consumer, "create", unavailable)
     parked = _parked()
     await world.assign(ben)
-    await world.told(ben, 1)
+    await world.wait_for_notifications(ben, 1)
     assert outages == 0
     assert _parked() == parked
 
@@ -222,15 +233,15 @@ def _parked() -> float:
     return REGISTRY.get_sample_value(name, labels) or 0
 
 
-async def test_operators_see_how_many_events_wait(
-    world: World, ben: Person, monkeypatch: pytest.MonkeyPatch
+async def test_the_number_of_waiting_events_is_a_metric(
+    world: NotificationWorld, ben: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released = asyncio.Event()
-    notify = consumer.notify
+    create = consumer.create
 
-    async def wait(tx: Transaction, tellings: Sequence[Telling]) -> list[consumer.Told]:
+    async def wait(tx: Transaction, wanted: Sequence[Notice]) -> list[Announcement]:
         await released.wait()
-        return await notify(tx, tellings)
+        return await create(tx, wanted)
 
     async def lag() -> float | None:
         return REGISTRY.get_sample_value("taskflow_consumer_lag", {"consumer": "notification"})
@@ -241,15 +252,15 @@ async def test_operators_see_how_many_events_wait(
     async def none_waits() -> bool:
         return await lag() == 0
 
-    monkeypatch.setattr(consumer, "notify", wait)
+    monkeypatch.setattr(consumer, "create", wait)
     await world.assign(*[ben] * 5)
     await eventually(some_wait)
     released.set()
     await eventually(none_waits)
 
 
-async def test_events_of_a_type_that_is_new_are_left_alone(world: World, ben: Person) -> None:
-    """Their subjects aren't ours, so nothing waits for them."""
+async def test_events_of_an_unknown_type_are_ignored(world: NotificationWorld, ben: Person) -> None:
+    """The consumer doesn't subscribe to their subjects, so they don't count as waiting."""
     event = Event(type="comment.created", workspace_id=world.workspace_id, aggregate_id="x")
-    await world.emit(event)
+    await world.bus.jetstream.publish(outbox.subject(event), event.SerializeToString())
     await settle(world, ben)

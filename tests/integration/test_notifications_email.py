@@ -1,4 +1,4 @@
-"""Promises of EmailInternalService: what a mail tells, and that nothing is told twice."""
+"""Promises of EmailInternalService: the content of a mail, and that nothing is mailed twice."""
 
 from collections.abc import AsyncIterator
 from uuid import uuid4
@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from services.platform.config import Settings
-from services.platform.identity import SERVICE_HEADER
+from services.platform.rpc.identity import SERVICE_HEADER
 from taskflow.auth.v1.user_pb2 import User
 from taskflow.auth.v1.user_service_pb2 import UpdateCurrentUserRequest
 from taskflow.notification.v1.internal_service_pb2 import (
@@ -17,28 +17,28 @@ from taskflow.notification.v1.internal_service_pb2 import (
     PrepareEmailBatchResponse,
 )
 from taskflow.notification.v1.internal_service_pb2_grpc import EmailInternalServiceStub
-from tests.integration.notification_world import World, a_world
+from tests.integration.notification_world import NotificationWorld, a_notification_world
 from tests.integration.people import Person, refusal
 
 
 @pytest.fixture(scope="module")
-async def world(settings: Settings) -> AsyncIterator[World]:
-    async with a_world(settings) as made:
+async def world(settings: Settings) -> AsyncIterator[NotificationWorld]:
+    async with a_notification_world(settings) as made:
         yield made
 
 
 @pytest.fixture
-async def mail(world: World) -> AsyncIterator["Mail"]:
+async def mail(world: NotificationWorld) -> AsyncIterator["Mail"]:
     async with grpc.aio.insecure_channel(world.settings.notification) as channel:
         yield Mail(channel, world.settings.service_secret.get_secret_value())
 
 
 @pytest.fixture
-async def ben(world: World) -> Person:
-    """Has three notifications."""
+async def ben(world: NotificationWorld) -> Person:
+    """A user with three notifications."""
     person = await world.member("ben")
     await world.assign(*[person] * 3)
-    await world.told(person, 3)
+    await world.wait_for_notifications(person, 3)
     return person
 
 
@@ -63,8 +63,8 @@ def numbers(batch: PrepareEmailBatchResponse) -> list[int]:
     return [item.notification.sequence for item in batch.items]
 
 
-async def test_a_mail_tells_what_is_unread_with_names(
-    world: World, mail: Mail, ben: Person
+async def test_a_mail_lists_unread_notifications_with_names(
+    world: NotificationWorld, mail: Mail, ben: Person
 ) -> None:
     newest = (await world.listed(ben))[0]
     await world.mark_read(ben, newest.id)
@@ -76,19 +76,19 @@ async def test_a_mail_tells_what_is_unread_with_names(
     assert batch.items[0].actor_name == world.owner.user.display_name
 
 
-async def test_the_same_batch_keeps_its_content_and_drops_what_was_read_meanwhile(
-    world: World, mail: Mail, ben: Person
+async def test_a_repeated_batch_keeps_its_content_minus_what_was_read_meanwhile(
+    world: NotificationWorld, mail: Mail, ben: Person
 ) -> None:
     batch_id = str(uuid4())
     assert numbers(await mail.prepare(ben, batch_id)) == [1, 2, 3]
     await world.assign(ben)
-    newest = (await world.told(ben, 4))[1]
+    newest = (await world.wait_for_notifications(ben, 4))[1]
     await world.mark_read(ben, newest.id)
     assert numbers(await mail.prepare(ben, batch_id)) == [1, 2]
     assert numbers(await mail.prepare(ben, str(uuid4()))) == [4]
 
 
-async def test_what_was_mailed_is_not_mailed_again(mail: Mail, ben: Person) -> None:
+async def test_mailed_notifications_are_not_mailed_again(mail: Mail, ben: Person) -> None:
     batch_id = str(uuid4())
     await mail.prepare(ben, batch_id)
     for _ in range(2):
@@ -98,7 +98,7 @@ async def test_what_was_mailed_is_not_mailed_again(mail: Mail, ben: Person) -> N
         assert numbers(await mail.prepare(ben, str(uuid4()))) == []
 
 
-async def test_a_batch_that_can_not_be_sent_is_given_up(mail: Mail, ben: Person) -> None:
+async def test_a_batch_that_cannot_be_sent_is_given_up(mail: Mail, ben: Person) -> None:
     batch_id = str(uuid4())
     await mail.prepare(ben, batch_id)
     await mail.finish(batch_id, "550 no such mailbox")
@@ -106,7 +106,9 @@ async def test_a_batch_that_can_not_be_sent_is_given_up(mail: Mail, ben: Person)
     assert numbers(await mail.prepare(ben, str(uuid4()))) == []
 
 
-async def test_nothing_wanted_is_an_empty_batch(world: World, mail: Mail, ben: Person) -> None:
+async def test_a_batch_without_unread_notifications_is_empty(
+    world: NotificationWorld, mail: Mail, ben: Person
+) -> None:
     await world.mark_all_read(ben)
     nothing = PrepareEmailBatchResponse()
     assert await mail.prepare(ben, str(uuid4())) == nothing
@@ -115,7 +117,9 @@ async def test_nothing_wanted_is_an_empty_batch(world: World, mail: Mail, ben: P
     await mail.finish(str(uuid4()))
 
 
-async def test_who_switched_mail_off_gets_none(world: World, mail: Mail, ben: Person) -> None:
+async def test_a_user_who_switched_mail_off_gets_none(
+    world: NotificationWorld, mail: Mail, ben: Person
+) -> None:
     batch_id = str(uuid4())
     assert numbers(await mail.prepare(ben, batch_id)) == [1, 2, 3]
     request = UpdateCurrentUserRequest(
@@ -127,7 +131,7 @@ async def test_who_switched_mail_off_gets_none(world: World, mail: Mail, ben: Pe
 
 
 async def test_removal_from_the_workspace_cancels_unsent_mail(
-    world: World, mail: Mail, ben: Person
+    world: NotificationWorld, mail: Mail, ben: Person
 ) -> None:
     batch_id = str(uuid4())
     assert numbers(await mail.prepare(ben, batch_id)) == [1, 2, 3]
@@ -136,16 +140,18 @@ async def test_removal_from_the_workspace_cancels_unsent_mail(
     assert numbers(await mail.prepare(ben, str(uuid4()))) == []
 
 
-async def test_another_users_batch_shows_nothing(world: World, mail: Mail, ben: Person) -> None:
+async def test_a_batch_of_another_user_is_empty(
+    world: NotificationWorld, mail: Mail, ben: Person
+) -> None:
     eve = await world.member("eve")
     await world.assign(eve)
-    await world.told(eve, 1)
+    await world.wait_for_notifications(eve, 1)
     batch_id = str(uuid4())
     await mail.prepare(ben, batch_id)
     assert numbers(await mail.prepare(eve, batch_id)) == []
 
 
-async def test_only_services_may_ask(mail: Mail, ben: Person) -> None:
+async def test_only_services_may_prepare_mail(mail: Mail, ben: Person) -> None:
     request = PrepareEmailBatchRequest(user_id=ben.id, batch_id=str(uuid4()))
     for credentials in (ben.credentials, ((SERVICE_HEADER, "guess"),), ()):
         refused = await refusal(mail.stub.PrepareEmailBatch(request, metadata=tuple(credentials)))

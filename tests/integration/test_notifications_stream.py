@@ -1,4 +1,4 @@
-"""Promises of WatchNotifications: every change, in order, without a hole; whatever is lost."""
+"""Promises of WatchNotifications: every change, in order, without a gap, whatever messages are lost."""
 
 import asyncio
 import time
@@ -10,17 +10,19 @@ import pytest
 from nats.aio.msg import Msg
 from sqlalchemy import bindparam
 
-from services.notification import hub, retention
-from services.notification.models import changes, epochs, feeds, notifications
+from services.notification.inbox.models import notifications
+from services.notification.stream import hub, retention, room
+from services.notification.stream.models import changes, epochs, feeds
+from services.notification.stream.room import Room
 from services.platform.config import Settings
-from services.platform.db import Statement
-from services.platform.retention import run_once
+from services.platform.data.db import Statement
+from services.platform.data.retention import run_once
 from taskflow.auth.v1.auth_service_pb2 import LogoutRequest
 from tests.conftest import serving
 from tests.integration.notification_world import (
     Device,
-    World,
-    a_world,
+    NotificationWorld,
+    a_notification_world,
     next_change,
     next_message,
     other_ports,
@@ -29,24 +31,24 @@ from tests.integration.people import Person, read_refusal
 
 
 @pytest.fixture(scope="module")
-async def world(settings: Settings) -> AsyncIterator[World]:
-    async with a_world(settings) as made:
+async def world(settings: Settings) -> AsyncIterator[NotificationWorld]:
+    async with a_notification_world(settings) as made:
         yield made
 
 
 @pytest.fixture
-async def ben(world: World) -> Person:
+async def ben(world: NotificationWorld) -> Person:
     return await world.member("ben")
 
 
 @pytest.fixture
 def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Live messages get lost."""
+    """Make all live messages get lost."""
 
-    async def lose(feed: Any, message: Msg) -> None:
+    async def lose(room: Any, message: Msg) -> None:
         return None
 
-    monkeypatch.setattr(hub._Feed, "deliver", lose)
+    monkeypatch.setattr(Room, "deliver", lose)
 
 
 async def sequences(call: Any, count: int) -> list[int]:
@@ -64,11 +66,11 @@ async def refused(call: Any) -> tuple[grpc.StatusCode, str]:
     return found.code, found.reason
 
 
-async def test_without_a_cursor_the_first_message_is_a_heartbeat_with_the_current_cursor_at_once(
-    world: World, ben: Person
+async def test_without_a_cursor_a_heartbeat_with_the_current_cursor_comes_at_once(
+    world: NotificationWorld, ben: Person
 ) -> None:
     await world.assign(ben, ben)
-    await world.told(ben, 2)
+    await world.wait_for_notifications(ben, 2)
     called = time.monotonic()
     call = world.watch(ben)
     first = await next_message(call)
@@ -82,7 +84,9 @@ async def test_without_a_cursor_the_first_message_is_a_heartbeat_with_the_curren
     resumed.cancel()
 
 
-async def test_changes_arrive_as_they_happen_and_equal_the_list(world: World, ben: Person) -> None:
+async def test_changes_arrive_live_and_agree_with_the_list(
+    world: NotificationWorld, ben: Person
+) -> None:
     call = world.watch(ben)
     device = Device((await next_message(call)).cursor)
     await world.assign(ben, ben)
@@ -98,10 +102,12 @@ async def test_changes_arrive_as_they_happen_and_equal_the_list(world: World, be
     call.cancel()
 
 
-async def test_a_stream_goes_on_from_any_of_its_cursors(world: World, ben: Person) -> None:
+async def test_a_stream_resumes_from_any_of_its_cursors(
+    world: NotificationWorld, ben: Person
+) -> None:
     start = (await world.page(ben)).cursor
     await world.assign(*[ben] * 5)
-    await world.told(ben, 5)
+    await world.wait_for_notifications(ben, 5)
     call = world.watch(ben, start)
     cursors = [(await next_change(call)).cursor for _ in range(5)]
     call.cancel()
@@ -111,14 +117,14 @@ async def test_a_stream_goes_on_from_any_of_its_cursors(world: World, ben: Perso
         resumed.cancel()
 
 
-async def test_a_client_that_was_away_for_long_gets_every_change(
-    world: World, ben: Person, monkeypatch: pytest.MonkeyPatch
+async def test_a_client_that_was_offline_for_long_gets_every_change(
+    world: NotificationWorld, ben: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More than is read from the database at once."""
-    monkeypatch.setattr(hub, "_READ", 7)
+    """There are more changes than one database read returns."""
+    monkeypatch.setattr(hub, "_PAGE", 7)
     start = (await world.page(ben)).cursor
     await world.assign(*[ben] * 40)
-    await world.told(ben, 40)
+    await world.wait_for_notifications(ben, 40)
     await world.mark_all_read(ben)
     call = world.watch(ben, start)
     assert await sequences(call, 41) == list(range(1, 42))
@@ -127,8 +133,8 @@ async def test_a_client_that_was_away_for_long_gets_every_change(
     call.cancel()
 
 
-async def test_all_streams_of_a_user_get_every_change_and_others_none(
-    world: World, ben: Person
+async def test_all_streams_of_a_user_get_every_change_and_other_users_none(
+    world: NotificationWorld, ben: Person
 ) -> None:
     eve = await world.member("eve")
     calls = [world.watch(ben) for _ in range(3)]
@@ -145,7 +151,9 @@ async def test_all_streams_of_a_user_get_every_change_and_others_none(
         call.cancel()
 
 
-async def test_heartbeats_come_on_time_and_carry_the_head(world: World, ben: Person) -> None:
+async def test_heartbeats_come_on_time_and_carry_the_head(
+    world: NotificationWorld, ben: Person
+) -> None:
     call = world.watch(ben)
     await next_message(call)
     await world.assign(ben)
@@ -162,7 +170,7 @@ async def test_heartbeats_come_on_time_and_carry_the_head(world: World, ben: Per
 
 
 @pytest.mark.usefixtures("deaf")
-async def test_lost_live_messages_cost_latency_only(world: World, ben: Person) -> None:
+async def test_lost_live_messages_only_add_latency(world: NotificationWorld, ben: Person) -> None:
     call = world.watch(ben)
     await next_message(call)
     await world.assign(*[ben] * 3)
@@ -170,16 +178,16 @@ async def test_lost_live_messages_cost_latency_only(world: World, ben: Person) -
     call.cancel()
 
 
-async def test_a_live_message_that_is_lost_shows_at_the_next_one(
-    world: World, ben: Person, monkeypatch: pytest.MonkeyPatch
+async def test_a_lost_live_message_is_recovered_with_the_next_one(
+    world: NotificationWorld, ben: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deliver = hub._Feed.deliver
+    deliver = Room.deliver
 
-    async def lose_odd(feed: Any, message: Msg) -> None:
+    async def lose_odd(room: Any, message: Msg) -> None:
         if int((message.headers or {})["Sequence"]) % 2 == 0:
-            await deliver(feed, message)
+            await deliver(room, message)
 
-    monkeypatch.setattr(hub._Feed, "deliver", lose_odd)
+    monkeypatch.setattr(Room, "deliver", lose_odd)
     call = world.watch(ben)
     await next_message(call)
     await world.assign(*[ben] * 10)
@@ -187,19 +195,19 @@ async def test_a_live_message_that_is_lost_shows_at_the_next_one(
     call.cancel()
 
 
-async def test_repeated_and_reordered_live_messages_keep_the_order(
-    world: World, ben: Person, monkeypatch: pytest.MonkeyPatch
+async def test_repeated_and_reordered_live_messages_do_not_change_the_order(
+    world: NotificationWorld, ben: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deliver = hub._Feed.deliver
+    deliver = Room.deliver
     held: list[Msg] = []
 
-    async def mix(feed: Any, message: Msg) -> None:
+    async def mix(room: Any, message: Msg) -> None:
         held.append(message)
         if len(held) == 5:
             for one in (*reversed(held), *held):
-                await deliver(feed, one)
+                await deliver(room, one)
 
-    monkeypatch.setattr(hub._Feed, "deliver", mix)
+    monkeypatch.setattr(Room, "deliver", mix)
     call = world.watch(ben)
     await next_message(call)
     await world.assign(*[ben] * 5)
@@ -207,44 +215,46 @@ async def test_repeated_and_reordered_live_messages_keep_the_order(
     call.cancel()
 
 
-async def test_a_reader_that_falls_behind_gets_every_change_when_it_reads_again(
-    world: World, ben: Person, monkeypatch: pytest.MonkeyPatch
+async def test_a_slow_reader_gets_every_change_when_it_reads_again(
+    world: NotificationWorld, ben: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "_MOST_PENDING", 2)
+    monkeypatch.setattr(room, "_MOST_PENDING", 2)
     call = world.watch(ben)
     await next_message(call)
     for _ in range(10):
         await world.assign(*[ben] * 30)
-    await world.told(ben, 300)
+    await world.wait_for_notifications(ben, 300)
     assert await sequences(call, 300) == list(range(1, 301))
     call.cancel()
 
 
-async def test_streams_on_several_processes_see_the_same(world: World, ben: Person) -> None:
+async def test_streams_on_several_processes_show_the_same_changes(
+    world: NotificationWorld, ben: Person
+) -> None:
     settings = other_ports(world.settings, "notification")
     async with (
         serving("notification", settings),
         grpc.aio.insecure_channel(settings.notification) as channel,
     ):
-        other = World(**(vars(world) | {"stub": type(world.stub)(channel)}))
+        other = NotificationWorld(**(vars(world) | {"stub": type(world.stub)(channel)}))
         calls = [one.watch(ben) for one in (world, other)]
         for call in calls:
             await next_message(call)
         for _ in range(5):
             await world.assign(ben, ben)
-        await world.told(ben, 10)
+        await world.wait_for_notifications(ben, 10)
         await other.mark_all_read(ben)
         for call in calls:
             assert await sequences(call, 11) == list(range(1, 12))
             call.cancel()
 
 
-async def test_a_cursor_that_is_no_longer_kept_is_answered_with_reset(
-    world: World, ben: Person, monkeypatch: pytest.MonkeyPatch
+async def test_a_cursor_older_than_the_kept_changes_gets_a_reset(
+    world: NotificationWorld, ben: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = (await world.page(ben)).cursor
     await world.assign(ben, ben)
-    await world.told(ben, 2)
+    await world.wait_for_notifications(ben, 2)
     old = Statement(
         changes.update()
         .where(changes.c.user_id == bindparam("id"))
@@ -262,11 +272,11 @@ async def test_a_cursor_that_is_no_longer_kept_is_answered_with_reset(
     call.cancel()
 
 
-async def test_a_cursor_ahead_of_a_restored_database_is_answered_with_reset(
-    world: World, ben: Person
+async def test_a_cursor_ahead_of_a_restored_database_gets_a_reset(
+    world: NotificationWorld, ben: Person
 ) -> None:
     await world.assign(ben, ben)
-    await world.told(ben, 2)
+    await world.wait_for_notifications(ben, 2)
     ahead = (await world.page(ben)).cursor
     live = world.watch(ben, ahead)
     await next_message(live)
@@ -282,8 +292,8 @@ async def test_a_cursor_ahead_of_a_restored_database_is_answered_with_reset(
         stream.cancel()
 
 
-async def _put_back(world: World, person: Person, sequence: int) -> None:
-    """As a backup restored from before would be."""
+async def _put_back(world: NotificationWorld, person: Person, sequence: int) -> None:
+    """Put the feed back to this sequence, as restoring an older backup would."""
     async with world.db.transaction() as tx:
         await tx.run(
             Statement(
@@ -308,8 +318,8 @@ _FORGET = {
 }
 
 
-async def test_a_cursor_of_another_database_is_answered_with_reset(
-    world: World, ben: Person
+async def test_a_cursor_of_another_database_gets_a_reset(
+    world: NotificationWorld, ben: Person
 ) -> None:
     cursor = (await world.page(ben)).cursor
     live = world.watch(ben, cursor)
@@ -332,7 +342,7 @@ async def test_a_cursor_of_another_database_is_answered_with_reset(
             await tx.run(new_epoch, id=row.id)
 
 
-async def test_a_forged_or_foreign_cursor_is_refused(world: World, ben: Person) -> None:
+async def test_a_forged_or_foreign_cursor_is_refused(world: NotificationWorld, ben: Person) -> None:
     eve = await world.member("eve")
     hers = (await world.page(eve)).cursor
     for cursor in ("nonsense!", "AAAA", hers, hers[:-3] + "AAA"):
@@ -342,7 +352,7 @@ async def test_a_forged_or_foreign_cursor_is_refused(world: World, ben: Person) 
         )
 
 
-async def test_a_logout_ends_the_stream(world: World, ben: Person) -> None:
+async def test_a_logout_ends_the_stream(world: NotificationWorld, ben: Person) -> None:
     call = world.watch(ben)
     await next_message(call)
     await world.team.auth.Logout(LogoutRequest(), metadata=ben.credentials)
@@ -351,13 +361,13 @@ async def test_a_logout_ends_the_stream(world: World, ben: Person) -> None:
     assert time.monotonic() - started < 5
 
 
-async def test_a_server_that_shuts_down_says_so_and_the_stream_goes_on_elsewhere(
-    world: World, ben: Person
+async def test_a_stopping_server_ends_the_stream_with_draining_and_it_resumes_at_another(
+    world: NotificationWorld, ben: Person
 ) -> None:
     settings = other_ports(world.settings, "notification")
     async with grpc.aio.insecure_channel(settings.notification) as channel:
         async with serving("notification", settings):
-            other = World(**(vars(world) | {"stub": type(world.stub)(channel)}))
+            other = NotificationWorld(**(vars(world) | {"stub": type(world.stub)(channel)}))
             call = other.watch(ben)
             cursor = (await next_message(call)).cursor
             ending = asyncio.create_task(refused(call))
@@ -368,23 +378,23 @@ async def test_a_server_that_shuts_down_says_so_and_the_stream_goes_on_elsewhere
     resumed.cancel()
 
 
-async def test_users_whose_streams_have_closed_are_forgotten(
-    world: World, ben: Person, monkeypatch: pytest.MonkeyPatch
+async def test_memory_for_users_without_open_streams_is_released(
+    world: NotificationWorld, ben: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hubs: list[hub.Hub] = []
-    forget = hub.Hub._forget
+    forget = hub.Hub._close_empty
 
     async def noticed(one: hub.Hub) -> None:
         await forget(one)
         if one not in hubs:
             hubs.append(one)
 
-    monkeypatch.setattr(hub.Hub, "_forget", noticed)
+    monkeypatch.setattr(hub.Hub, "_close_empty", noticed)
     calls = [world.watch(ben) for _ in range(20)]
     for call in calls:
         await next_message(call)
     for call in calls:
         call.cancel()
     async with asyncio.timeout(10):
-        while not hubs or any(one._feeds for one in hubs):
+        while not hubs or any(one._rooms for one in hubs):
             await asyncio.sleep(0.05)

@@ -1,5 +1,4 @@
-"""What operators see of a whole stack at work: one trace, figures that move, health that is true, logs that say no more
-than they should."""
+"""What operators see of a running stack: one trace, moving metrics, correct health, and logs without secrets."""
 
 import asyncio
 import json
@@ -32,9 +31,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from deploy.local.ports import free_ports
 from deploy.local.probes import http_get
 from deploy.local.stack import Stack, running_stack
-from services.platform import telemetry, tracing
 from services.platform.config import Settings
-from services.platform.identity import SERVICE_HEADER
+from services.platform.http.edge import http_edge
+from services.platform.http.probes import probes
+from services.platform.observe import tracing
+from services.platform.rpc.identity import SERVICE_HEADER
 from taskflow.auth.v1.workspace_pb2 import Role
 from taskflow.event.v1 import dead_letter_service_pb2, dead_letter_service_pb2_grpc
 from taskflow.notification.v1 import notification_service_pb2, notification_service_pb2_grpc
@@ -49,7 +50,7 @@ from taskflow.task.v1 import (
 from tests.conftest import settings_for
 from tests.integration.people import PASSWORD, Person, Team
 
-# Seconds; far more than anything here takes on a busy machine.
+# Seconds. Far more than any wait here takes, even on a busy machine.
 PATIENCE = 40.0
 
 PYTHON_PROCESSES = ("auth", "task", "notification", "relay", "worker")
@@ -57,7 +58,7 @@ TITLE = "Ask Zenobia about the planted-5d1e budget"
 
 
 class Collector(TraceServiceServicer):
-    """Where the processes send their spans, as an operator's collector would take them."""
+    """Receives the spans of the processes, like an operator's trace collector."""
 
     def __init__(self) -> None:
         self.spans: list[tuple[str, Span]] = []
@@ -77,8 +78,8 @@ class Collector(TraceServiceServicer):
 
 
 @dataclass
-class World:
-    """A stack behind its gateway, and two people who work together."""
+class ObservedStack:
+    """A stack behind its gateway, and two users in one workspace."""
 
     stack: Stack
     collector: Collector
@@ -102,7 +103,7 @@ class World:
         return answer.task
 
     async def figure(self, process: str, name: str, **labels: str) -> float:
-        """The sum of a metric's samples with these labels, of one process."""
+        """The sum of one process's metric samples with these labels."""
         return sum(
             sample.value
             for family in text_string_to_metric_families(await self.page(process, "/metrics", 200))
@@ -149,7 +150,7 @@ async def collector() -> AsyncIterator[tuple[Collector, int]]:
 @pytest.fixture(scope="module")
 async def world(
     tmp_path_factory: pytest.TempPathFactory, collector: tuple[Collector, int]
-) -> AsyncIterator[World]:
+) -> AsyncIterator[ObservedStack]:
     spans, port = collector
     settings = settings_for(
         tmp_path_factory.mktemp("observed") / "data", log_format="json", log_level="debug"
@@ -163,7 +164,7 @@ async def world(
                 yield await _populated(stack, spans, channel)
 
 
-async def _populated(stack: Stack, spans: Collector, channel: grpc.aio.Channel) -> World:
+async def _populated(stack: Stack, spans: Collector, channel: grpc.aio.Channel) -> ObservedStack:
     team = Team(channel)
     owner, member = await team.person("zenobia"), await team.person("yusuf")
     workspace = await team.workspace(owner)
@@ -175,11 +176,11 @@ async def _populated(stack: Stack, spans: Collector, channel: grpc.aio.Channel) 
         ),
         metadata=owner.credentials,
     )
-    return World(stack, spans, channel, owner, member, answer.project.id)
+    return ObservedStack(stack, spans, channel, owner, member, answer.project.id)
 
 
-async def test_one_trace_leads_from_a_request_to_the_notification_the_suggestion_and_the_mail(
-    world: World,
+async def test_one_trace_covers_request_notification_suggestion_and_mail(
+    world: ObservedStack,
 ) -> None:
     trace_id, client_span = secrets.token_hex(16), secrets.token_hex(8)
     await world.create(
@@ -214,7 +215,7 @@ async def test_one_trace_leads_from_a_request_to_the_notification_the_suggestion
         while span.parent_span_id.hex() in spans:
             span = spans[span.parent_span_id.hex()]
             names.append(span.name)
-        # Nothing in it hangs in the air: all of it follows from the client's own span.
+        # Every span descends from the client's own span.
         assert span.parent_span_id.hex() == client_span
         return names
 
@@ -231,7 +232,7 @@ async def test_one_trace_leads_from_a_request_to_the_notification_the_suggestion
     assert finished[-3:] == ["notification.created dispatcher", "task.created notification", create]
 
 
-async def test_spans_hold_codes_and_no_texts(world: World) -> None:
+async def test_spans_contain_codes_but_no_texts(world: ObservedStack) -> None:
     trace_id = secrets.token_hex(16)
     with pytest.raises(grpc.aio.AioRpcError):
         await world.create(
@@ -253,13 +254,13 @@ async def test_spans_hold_codes_and_no_texts(world: World) -> None:
 
 
 @pytest.mark.parametrize("sent", ["", "garbage", "00-" + "0" * 32 + "-" + "0" * 16 + "-01"])
-async def test_a_trace_context_that_makes_no_sense_harms_nothing(world: World, sent: str) -> None:
+async def test_an_invalid_trace_context_is_ignored(world: ObservedStack, sent: str) -> None:
     assert (await world.create(("traceparent", sent))).title == TITLE
 
 
-def test_without_the_variables_nothing_of_opentelemetry_is_even_loaded() -> None:
+def test_without_its_variables_opentelemetry_is_not_imported() -> None:
     script = (
-        "import sys, services.app, services.platform.tracing as tracing, workflows.__main__\n"
+        "import sys, services.app, services.platform.observe.tracing as tracing, workflows.__main__\n"
         "tracing.start('test')\n"
         "assert not tracing.active()\n"
         "assert tracing.client_interceptors() == [] and tracing.trace_parent() == ''\n"
@@ -288,7 +289,9 @@ def test_traces_are_switched_on_and_off_by_the_standard_variables(
     assert tracing.wanted(environment) is on
 
 
-async def test_calls_are_counted_by_method_and_code_with_their_durations(world: World) -> None:
+async def test_calls_are_counted_by_method_and_code_with_their_durations(
+    world: ObservedStack,
+) -> None:
     method = "/taskflow.task.v1.TaskService/CreateTask"
     before = {
         code: await world.figure("task", "taskflow_calls_seconds_count", method=method, code=code)
@@ -303,7 +306,7 @@ async def test_calls_are_counted_by_method_and_code_with_their_durations(world: 
     assert await world.figure("task", "taskflow_calls_seconds_sum", method=method, code="OK") > 0
 
 
-async def test_methods_that_do_not_exist_make_no_new_series(world: World) -> None:
+async def test_unknown_methods_create_no_new_metric_series(world: ObservedStack) -> None:
     before = len((await world.page("task", "/metrics", 200)).splitlines())
     async with grpc.aio.insecure_channel(world.settings.task) as channel:
         for number in range(20):
@@ -312,11 +315,11 @@ async def test_methods_that_do_not_exist_make_no_new_series(world: World) -> Non
                 await call(b"", metadata=world.owner.credentials)
     page = await world.page("task", "/metrics", 200)
     assert "Guess" not in page
-    # A garbage collection or another call may add a few of its own.
+    # A garbage collection or another call may add a few series.
     assert len(page.splitlines()) < before + 100
 
 
-async def test_open_streams_and_their_messages_are_counted(world: World) -> None:
+async def test_open_streams_and_their_messages_are_counted(world: ObservedStack) -> None:
     method = "/taskflow.notification.v1.NotificationService/WatchNotifications"
     stub = notification_service_pb2_grpc.NotificationServiceStub(world.channel)
 
@@ -339,7 +342,7 @@ async def test_open_streams_and_their_messages_are_counted(world: World) -> None
     assert await world.figure("notification", "taskflow_streams_ended_total", method=method) >= 1
 
 
-async def test_events_jobs_activities_and_workflows_are_measured(world: World) -> None:
+async def test_events_jobs_activities_and_workflows_are_measured(world: ObservedStack) -> None:
     measured = {
         ("relay", "taskflow_events_published_total"): {},
         ("notification", "taskflow_events_consumed_total"): {"result": "done"},
@@ -372,7 +375,7 @@ async def test_events_jobs_activities_and_workflows_are_measured(world: World) -
     assert job["task_id"]
 
 
-async def test_dead_letters_are_counted_by_consumer(world: World) -> None:
+async def test_dead_letters_are_counted_by_consumer(world: ObservedStack) -> None:
     parked = ("notification", "taskflow_dead_letters_total")
     before = await world.figure(*parked, consumer="dispatcher")
     secret = world.settings.service_secret.get_secret_value()
@@ -390,7 +393,7 @@ async def test_dead_letters_are_counted_by_consumer(world: World) -> None:
     assert await world.figure(*parked, consumer="dispatcher") == before + 1
 
 
-async def test_the_outbox_is_seen_to_grow_while_nats_hangs(world: World) -> None:
+async def test_the_outbox_metric_grows_while_nats_hangs(world: ObservedStack) -> None:
     async def waiting(least: int, age: float) -> bool:
         depth = await world.figure("relay", "taskflow_outbox_depth")
         return depth >= least and await world.figure("relay", "taskflow_outbox_age_seconds") >= age
@@ -409,7 +412,7 @@ async def test_the_outbox_is_seen_to_grow_while_nats_hangs(world: World) -> None
     await eventually(drained)
 
 
-async def test_health_and_lag_of_the_worker_tell_of_temporal(world: World) -> None:
+async def test_the_workers_health_and_lag_show_a_temporal_outage(world: ObservedStack) -> None:
     lag = ("relay", "taskflow_consumer_lag")
 
     async def behind() -> bool:
@@ -437,7 +440,9 @@ async def test_health_and_lag_of_the_worker_tell_of_temporal(world: World) -> No
     await eventually(caught_up)
 
 
-async def test_health_of_services_and_relay_tells_of_postgres(world: World) -> None:
+async def test_the_health_of_services_and_relay_shows_a_postgres_outage(
+    world: ObservedStack,
+) -> None:
     dependent = ("auth", "task", "notification", "relay")
 
     async def say(status: int, line: str) -> bool:
@@ -448,7 +453,7 @@ async def test_health_of_services_and_relay_tells_of_postgres(world: World) -> N
         )
 
     assert await say(200, "postgres ok")
-    # With its backends, which would go on answering by themselves.
+    # Including its backends, which would otherwise keep answering.
     frozen = _with_children(world.stack.pid("postgres"))
     try:
         for process in frozen:
@@ -461,7 +466,7 @@ async def test_health_of_services_and_relay_tells_of_postgres(world: World) -> N
     await eventually(lambda: say(200, "postgres ok"))
 
 
-async def test_a_service_is_healthy_only_once_it_can_verify_tokens(world: World) -> None:
+async def test_a_service_is_healthy_only_once_it_can_verify_tokens(world: ObservedStack) -> None:
     async def waits() -> bool:
         with suppress(OSError):
             port = world.settings.task_http_port
@@ -477,7 +482,7 @@ async def test_a_service_is_healthy_only_once_it_can_verify_tokens(world: World)
         await eventually(waits)
         world.stack.release("auth")
         await world.stack.wait_ready("task")
-        # What it has learned is enough from then on.
+        # The keys that it has fetched are enough from then on.
         await world.stack.hold("auth")
         async with grpc.aio.insecure_channel(world.settings.task) as channel:
             found = await task_service_pb2_grpc.TaskServiceStub(channel).GetTask(
@@ -489,7 +494,9 @@ async def test_a_service_is_healthy_only_once_it_can_verify_tokens(world: World)
         await world.stack.wait_ready("auth")
 
 
-async def test_each_log_line_is_json_and_each_call_can_be_found_by_its_id(world: World) -> None:
+async def test_each_log_line_is_json_and_each_call_can_be_found_by_its_id(
+    world: ObservedStack,
+) -> None:
     tasks = task_service_pb2_grpc.TaskServiceStub(world.channel)
     missing = task_service_pb2.GetTaskRequest(id=str(uuid4()))
     with pytest.raises(grpc.aio.AioRpcError):
@@ -510,19 +517,19 @@ async def test_each_log_line_is_json_and_each_call_can_be_found_by_its_id(world:
         calls[:] = (line for line in world.lines("task") if line["event"] == "call")
         return any(line["request_id"] == "told-by-us" for line in calls)
 
-    # A line is written once the answer is on its way.
+    # The line is written after the answer was sent.
     await eventually(written)
     assert all({"request_id", "method", "code", "milliseconds"} <= line.keys() for line in calls)
     (ours,) = (line for line in calls if line["request_id"] == "told-by-us")
     assert (ours["level"], ours["code"]) == ("info", "NOT_FOUND")
     assert ours["method"] == "/taskflow.task.v1.TaskService/GetTask"
-    # Envoy gives each call that comes through it an id of its own.
+    # Envoy gives each call an id of its own.
     creates = [line["request_id"] for line in calls if line["method"].endswith("/CreateTask")]
     assert len(set(creates)) == len(creates) > 0
     assert all(len(name) == 36 for name in creates)
 
 
-async def test_no_log_holds_what_people_wrote_or_a_secret(world: World) -> None:
+async def test_no_log_contains_user_texts_or_secrets(world: ObservedStack) -> None:
     forbidden = {
         "title": "planted-5d1e",
         "e-mail": "@example.com",
@@ -552,57 +559,58 @@ async def _raw(port: int, sent: bytes, *, finish: bool = True) -> bytes:
 
 @pytest.fixture
 async def pages() -> AsyncIterator[int]:
-    """The port of a /healthz that depends on two things, of which one is away."""
+    """The port of a /healthz page with two dependencies, one of them down."""
     (port,) = free_ports(1)
-    server = await telemetry.serve_http(
-        "127.0.0.1", port, lambda: {"postgres": True, "nats": False}
-    )
-    yield port
-    server.close()
+    async with http_edge("127.0.0.1", port, probes(lambda: {"postgres": True, "nats": False})):
+        yield port
 
 
-async def test_health_has_a_line_for_each_dependency(pages: int) -> None:
+async def test_the_health_page_has_a_line_for_each_dependency(pages: int) -> None:
     answer = await _raw(pages, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503 ")
     assert body == b"postgres ok\nnats unavailable\n"
 
 
-async def test_head_has_the_same_head_and_no_body(pages: int) -> None:
-    got = await _raw(pages, b"GET /healthz?verbose HTTP/1.1\r\n\r\n")
-    headed = await _raw(pages, b"HEAD /healthz HTTP/1.0\r\n\r\n")
+async def test_a_head_request_returns_the_headers_of_get_without_a_body(pages: int) -> None:
+    got = await _raw(pages, b"GET /healthz?verbose HTTP/1.1\r\nHost: x\r\n\r\n")
+    headed = await _raw(pages, b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
     assert headed == got.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
 
 
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
-        (b"GET / HTTP/1.1\r\n\r\n", b"404"),
-        (b"GET /healthz/../secrets HTTP/1.1\r\n\r\n", b"404"),
-        (b"POST /metrics HTTP/1.1\r\nContent-Length: 4\r\n\r\nabcd", b"405"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+        (b"GET / HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET /healthz/ HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+        (b"GET /healthz/../secrets HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+        (b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nabcd", b"405"),
         (b"GET\r\n\r\n", b"400"),
         (b"\r\n\r\n", b"400"),
         (b"GET /healthz\r\n\r\n", b"400"),
         (b"GET /healthz SMTP/1.1\r\n\r\n", b"400"),
         (b"GET /h\xff\xfe HTTP/1.1\r\n\r\n", b"400"),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"400"),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b""),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"404"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"400"),
         (b"", b""),
     ],
 )
-async def test_what_is_no_request_for_it_is_refused(pages: int, sent: bytes, status: bytes) -> None:
+async def test_unsupported_http_requests_are_refused(
+    pages: int, sent: bytes, status: bytes
+) -> None:
     answer = await _raw(pages, sent)
     assert answer.split(b" ")[1:2] == ([status] if status else [])
 
 
-async def test_an_endless_head_is_cut_off(pages: int) -> None:
+async def test_an_endless_http_header_is_cut_off(pages: int) -> None:
     answer = await _raw(pages, b"GET /healthz HTTP/1.1\r\n" + b"x: " + b"y" * 1_000_000)
     assert answer == b"" or answer.startswith(b"HTTP/1.1 400 ")
 
 
-async def test_clients_that_say_nothing_are_let_go_and_keep_nobody_waiting(pages: int) -> None:
+async def test_silent_http_clients_are_disconnected_and_block_nobody(pages: int) -> None:
     silent = [asyncio.create_task(_raw(pages, b"GET /hea", finish=False)) for _ in range(50)]
     await asyncio.sleep(0.1)
     async with asyncio.timeout(1):
-        assert b"503" in await _raw(pages, b"GET /healthz HTTP/1.1\r\n\r\n")
+        assert b"503" in await _raw(pages, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
     assert set(await asyncio.gather(*silent)) == {b""}

@@ -1,5 +1,5 @@
-"""Promises about plans at a million tasks: every list, filter and order finds an index, and what is called often reads
-little, as Postgres plans it with the values at hand and, for prepared statements, without."""
+"""Promises about plans at a million tasks: every list, filter and order uses an index, and frequent statements read
+little. Each is planned for the actual values and, like a prepared statement, for any values."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -13,32 +13,35 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from psycopg.rows import namedtuple_row
 
-from services.auth import queries as auth
-from services.auth import retention as auth_retention
-from services.auth import throttle, workspace_queries
-from services.notification import dead_letters
-from services.notification import queries as notification
-from services.notification import retention as notification_retention
-from services.platform import directory, idempotency, relay, retention
+from services.auth.accounts import queries as account_queries
+from services.auth.sessions import queries as session_queries
+from services.auth.sessions import retention as auth_retention
+from services.auth.workspaces import queries as workspace_queries
+from services.notification.email import queries as email
+from services.notification.email import retention as email_retention
+from services.notification.inbox import consumer_queries as notification_consumer
+from services.notification.inbox import queries as notification
+from services.notification.inbox import retention as notification_retention
+from services.notification.kinds.registry import KINDS
+from services.notification.stream import queries as stream
+from services.notification.stream import retention as stream_retention
 from services.platform.config import Settings
-from services.platform.db import Row, Statement, Transaction
-from services.platform.given import as_given
-from services.task import (
-    allowance,
-    creation_queries,
-    enrichment,
-    filters,
-    jobs,
-    newest,
-    queries,
-    reminders,
-    snapshot,
-    suggestions,
-)
-from services.task import retention as task_retention
-from services.task.filters import Order, Shape
-from services.task.models import jobs as job_table
-from services.task.models import suggestions as suggestion_table
+from services.platform.data.db import Row, Statement, Transaction
+from services.platform.data.input_rows import encode_rows
+from services.platform.events import dead_letters, relay_queries
+from services.platform.events import retention as platform_retention
+from services.platform.rpc import directory, idempotency
+from services.task import pages as task_pages
+from services.task.jobs import queries as job_queries
+from services.task.jobs.models import jobs as job_table
+from services.task.projects import queries as project_queries
+from services.task.reminders import queries as reminder_queries
+from services.task.suggestions import ai_rate_limit_queries
+from services.task.suggestions import queries as suggestion_queries
+from services.task.suggestions.models import suggestions as suggestion_table
+from services.task.tasks import creation_queries, filters, list_queries, queries
+from services.task.tasks import retention as task_retention
+from services.task.tasks.list_queries import Order, Shape
 from taskflow.task.v1.task_pb2 import TaskFilter
 from tests.integration.large_world import (
     LARGE,
@@ -52,9 +55,9 @@ from tests.integration.large_world import (
 )
 from tests.integration.plans import Connection, Mode, Plan, explain
 
-# Of a million, for a page of 50.
+# Rows read of a million, for a page of 50.
 _LITTLE = 1000
-# A table with fewer rows may be read whole.
+# A table with fewer rows may be read completely.
 _SMALL_TABLE = 1000
 
 
@@ -127,7 +130,7 @@ _ORDERS = [
     for column in ("created_at", "updated_at", "due_at", "priority")
     for descending in (False, True)
 ]
-# What has an index of its own: these in each order, the others in that of their creation.
+# Filters with an index in each order; the others have one in the order of creation.
 _ORDERED = [
     *product(
         ("none", "deleted", "project", "status", "absent status", "open", "every status"), _ORDERS
@@ -136,28 +139,28 @@ _ORDERED = [
     *product(("updated after",), _ORDERS[2:4]),
     *product(("due before", "due after", "overdue"), _ORDERS[4:6]),
 ]
-# In other orders all that are somebody's are read, or some thousands that aren't. In blocks of 8 KB:
+# Without such an index all of a user's tasks are read, or some thousands of others. In blocks of 8 KB:
 _SOMEBODYS = ("assignee", "assignees", "creator", "creators", "mine that are open and due")
 _SOME = 5000
 
 
 async def _page_plans(connection: Connection, wanted: TaskFilter, order: Order) -> list[Plan]:
-    """Of the first page, and of one after a task in the middle; of both parts of an order by deadline."""
+    """Plans of the first page and of a page in the middle; for the order by deadline, of both its parts."""
     plans = []
-    values = filters.values(wanted) | {"workspace_id": LARGE, "limit": 51}
+    values = list_queries.values(wanted) | {"workspace_id": LARGE, "limit": 51}
     for dated in (True, False) if order.column == "due_at" else (None,):
-        shape = replace(filters.shape(wanted, order), dated=dated)
+        shape = replace(list_queries.shape(wanted, order), dated=dated)
         plans.append(await _listed(connection, shape, values))
         if middle := await _middle(connection, wanted, dated):
-            place = filters.after(shape, filters.position(shape, middle))
+            place = list_queries.after(shape, list_queries.position(shape, middle))
             plans.append(await _listed(connection, replace(shape, after=True), values | place))
     return plans
 
 
 async def _middle(connection: Connection, wanted: TaskFilter, dated: bool | None) -> Any:
-    """A task of the list in the middle of its workspace's time, or what comes nearest."""
+    """The listed task closest to the middle of its workspace's history."""
     at = _AT.ToDatetime(tzinfo=UTC)
-    values = filters.values(wanted) | {
+    values = list_queries.values(wanted) | {
         "workspace_id": LARGE,
         "limit": 1,
         "after_created_at": at,
@@ -165,8 +168,8 @@ async def _middle(connection: Connection, wanted: TaskFilter, dated: bool | None
     }
     for descending in (False, True):
         order = Order("created_at", descending)
-        shape = replace(filters.shape(wanted, order), dated=dated, after=True)
-        statement = filters.statement(shape)
+        shape = replace(list_queries.shape(wanted, order), dated=dated, after=True)
+        statement = list_queries.statement(shape)
         cursor = connection.cursor(row_factory=namedtuple_row)
         await cursor.execute(statement.sql, statement.parameters(values))
         if row := await cursor.fetchone():
@@ -175,11 +178,11 @@ async def _middle(connection: Connection, wanted: TaskFilter, dated: bool | None
 
 
 async def _listed(connection: Connection, shape: Shape, values: dict[str, Any]) -> Plan:
-    return await explain(connection, filters.statement(shape), values, "force_custom_plan")
+    return await explain(connection, list_queries.statement(shape), values, "force_custom_plan")
 
 
 @pytest.mark.parametrize(("name", "order"), list(product(_FILTERS, _ORDERS)), ids=str)
-async def test_every_filter_of_tasks_finds_an_index_in_every_order(
+async def test_every_task_filter_uses_an_index_in_every_order(
     connection: Connection, large_tables: set[str], name: str, order: Order
 ) -> None:
     for plan in await _page_plans(connection, _wanted(name), order):
@@ -189,7 +192,7 @@ async def test_every_filter_of_tasks_finds_an_index_in_every_order(
 
 
 @pytest.mark.parametrize(("name", "order"), _ORDERED, ids=str)
-async def test_a_page_of_tasks_in_the_order_of_an_index_reads_little_more_than_its_rows(
+async def test_a_task_page_in_index_order_reads_little_more_than_its_rows(
     connection: Connection, name: str, order: Order
 ) -> None:
     for plan in await _page_plans(connection, _wanted(name), order):
@@ -197,7 +200,7 @@ async def test_a_page_of_tasks_in_the_order_of_an_index_reads_little_more_than_i
 
 
 @pytest.mark.parametrize(("name", "order"), list(product(_SOMEBODYS, _ORDERS)), ids=str)
-async def test_a_page_of_somebodys_tasks_reads_some_thousands_at_most(
+async def test_a_page_of_one_users_tasks_reads_at_most_a_few_thousand_rows(
     connection: Connection, name: str, order: Order
 ) -> None:
     for plan in await _page_plans(connection, _wanted(name), order):
@@ -205,15 +208,15 @@ async def test_a_page_of_somebodys_tasks_reads_some_thousands_at_most(
 
 
 def _wanted(name: str) -> TaskFilter:
-    return filters.normal(TaskFilter(**_FILTERS[name]))
+    return filters.normalize(TaskFilter(**_FILTERS[name]))
 
 
-# Everything else, which is prepared.
+# All other statements, which are prepared ones.
 
 
 @dataclass(frozen=True)
 class _Ids:
-    """Of rows in the middle of their tables, in the large workspace."""
+    """Ids of rows in the middle of their tables, in the large workspace."""
 
     task: UUID
     suggestion: UUID
@@ -221,7 +224,7 @@ class _Ids:
     notification: UUID
 
 
-# Good enough to name the cases.
+# Placeholder ids, used only to name the cases.
 _NOTHING = _Ids(*[UUID(int=0)] * 4)
 
 
@@ -249,7 +252,7 @@ _NOW = datetime.now(UTC)
 
 
 def _lists(ids: _Ids) -> _Cases:
-    """Pages of every list of the API but that of tasks, and what streams read."""
+    """Pages of every API list except tasks, and the reads of streams."""
     page = {"limit": 51, "size": 51, "count": 51}
     of_person = page | _CALLER
     in_large = page | _IN_LARGE
@@ -264,27 +267,30 @@ def _lists(ids: _Ids) -> _Cases:
             workspace_queries.NEXT_MEMBERS,
             in_large | {"after_time": _SOMETIME, "after_user": PERSON},
         ),
-        "people": (auth.PEOPLE_AROUND, _CALLER | {"user_ids": _people(64)}),
+        "people": (account_queries.PEOPLE_AROUND, _CALLER | {"user_ids": _people(64)}),
         "notifications": (notification.OLDER, of_person | {"before": 2**63 - 1}),
         "notifications, deep": (notification.OLDER, of_person | {"before": 10_000}),
         "unread notifications": (notification.OLDER_UNREAD, of_person | {"before": 2**63 - 1}),
         "unread notifications, deep": (notification.OLDER_UNREAD, of_person | {"before": 60}),
         "unread count": (notification.UNREAD_COUNT, _CALLER),
         "a resumed stream": (
-            notification.CHANGES_AFTER,
+            stream.CHANGES_AFTER,
             {"user_id": PERSON, "after": 10_000, "count": 200},
         ),
-        "heads of streams": (notification.HEADS, {"user_ids": _people(200)}),
+        "heads of streams": (stream.HEADS, {"user_ids": _people(200)}),
     }
     for archived, after in product((False, True), repeat=2):
         cases[f"projects, archived={archived}, after={after}"] = (
-            queries.list_projects(archived, after),
+            project_queries.page(archived, after),
             in_large | {"after_time": _SOMETIME, "after_id": PROJECT},
         )
-    for table, before_id in ((suggestion_table, ids.suggestion), (job_table, ids.job)):
+    for table, row, before_id in (
+        (suggestion_table, suggestion_queries.SuggestionRow, ids.suggestion),
+        (job_table, job_queries.JobRow, ids.job),
+    ):
         for of_task, states, after in product((False, True), ([], [1], [1, 4], [3]), (False, True)):
             cases[f"{table.name}, of_task={of_task}, states={states}, after={after}"] = (
-                newest.statement(table, of_task, bool(states), after),
+                task_pages.list_rows(table, row, of_task, bool(states), after),
                 in_large
                 | {"task_id": named("task 75000"), "states": states}
                 | {"before_time": _SOMETIME, "before_id": before_id},
@@ -297,7 +303,7 @@ def _people(count: int) -> list[UUID]:
 
 
 def _calls(ids: _Ids) -> _Cases:
-    """What calls and consumers read and write by its key; what there can be many of, 64 at once."""
+    """Statements of calls and consumers that use a key; batchable ones with 64 input rows."""
     of_caller = _CALLER | {"workspace_id": LARGE, "project_id": PROJECT, "task_id": ids.task}
     key = {"caller": str(PERSON), "method": creation_queries.METHOD, "request_id": uuid4()}
     users = _people(64)
@@ -319,67 +325,71 @@ def _calls(ids: _Ids) -> _Cases:
             directory._LIVE_SESSIONS,
             {"session_ids": [named(f"session {n}") for n in range(64)]},
         ),
-        "current user": (auth.CURRENT_USER, of_caller),
-        "user by e-mail": (auth.USER_BY_EMAIL, {"email_key": "7@example.com"}),
-        "session to refresh": (auth.LOCK_SESSION, of_caller),
+        "current user": (account_queries.CURRENT_USER, of_caller),
+        "user by e-mail": (account_queries.USER_BY_EMAIL, {"email_key": "7@example.com"}),
+        "session to refresh": (session_queries.LOCK_SESSION, of_caller),
         "member": (workspace_queries.MEMBER, {"workspace_id": LARGE, "user_id": PERSON}),
         "owners": (workspace_queries.OWNERS, _IN_LARGE),
-        "wrong passwords": (throttle._LIMITING, {"key": bytes(32), "more_than": 9}),
+        "wrong passwords": (session_queries.THROTTLING, {"key": bytes(32), "more_than": 9}),
         "claim of a request": (idempotency._CLAIM, key | {"request_hash": b""}),
         "first answer": (idempotency._FIND, key),
-        "project": (queries.LOCK_PROJECT, of_caller),
-        "task": (queries.GET_TASK, of_caller),
-        "task by key": (queries.GET_TASK_BY_KEY, of_caller | {"key": "P7", "number": 7}),
-        "task to change": (queries.LOCK_TASK, of_caller),
+        "project": (project_queries.LOCK, of_caller),
+        "task": (queries.GET, of_caller),
+        "task by key": (queries.GET_BY_KEY, of_caller | {"key": "P7", "number": 7}),
+        "task to change": (queries.LOCK, of_caller),
         "task changed": (
-            queries.change_task(frozenset({"status", "updated_at"})),
+            queries.change(frozenset({"status", "updated_at"})),
             {"task_id": ids.task, "new_status": 2, "new_updated_at": _NOW},
         ),
         "assignee": (queries.LOCK_MEMBER_FOR_TASK, of_caller | {"assignee_id": PERSON}),
         "ancestors": (queries.ANCESTORS, of_caller | {"parent_id": ids.task}),
-        "task for a stream": (snapshot._TASK, of_caller),
-        "task for suggestions": (suggestions._LOCK_TASK_FOR_REQUEST, of_caller),
-        "suggestion": (suggestions._FIND, _CALLER | {"id": ids.suggestion}),
-        "suggestions outdated": (suggestions._OUTDATE, of_caller),
-        "enrichment settled": (jobs._SETTLE_ENRICHMENT, of_caller),
-        "task for the AI": (enrichment._INPUT, of_caller),
-        "similar tasks": (enrichment._RECENT_TASKS, of_caller),
-        "allowance": (allowance._NEXT, {"key": LARGE, "most": 10_000}),
-        "allowance kept": (allowance._KEPT, {"task_id": ids.task, "text_revision": 1}),
-        "task to remind of": (reminders._LOCK, of_caller),
-        "ledger": (reminders._LEDGER, {"task_id": ids.task, "due_at": _NOW}),
-        "head": (notification.HEAD, of_caller),
-        "feed": (notification.LOCK_FEED, of_caller),
+        "task for a stream": (queries.GET_UNCHECKED, of_caller),
+        "task for suggestions": (suggestion_queries.LOCK_REQUESTED_TASK, of_caller),
+        "suggestion": (suggestion_queries.FIND, _CALLER | {"id": ids.suggestion}),
+        "suggestions outdated": (suggestion_queries.MAKE_STALE, of_caller),
+        "enrichment settled": (job_queries.COMPLETE_ENRICHMENTS, of_caller),
+        "task for the AI": (suggestion_queries.MODEL_TASK, of_caller),
+        "similar tasks": (suggestion_queries.RECENT_TASKS, of_caller),
+        "allowance": (ai_rate_limit_queries.NEXT_SLOT, {"key": LARGE, "most": 10_000}),
+        "allowance kept": (
+            ai_rate_limit_queries.RESERVED_SLOT,
+            {"task_id": ids.task, "text_revision": 1},
+        ),
+        "task to remind of": (reminder_queries.LOCK_TASK, of_caller),
+        "ledger": (reminder_queries.OUTCOMES, {"task_id": ids.task, "due_at": _NOW}),
+        "head": (stream.HEAD, of_caller),
+        "feed": (stream.LOCK_FEED, of_caller),
         "marked": (notification.MARK, {"user_id": PERSON, "ids": [ids.notification], "now": _NOW}),
         "all marked": (
             notification.MARK_UP_TO,
             {"user_id": PERSON, "up_to": 20_000, "now": _NOW},
         ),
         "mail": (
-            notification.FILL_EMAIL_BATCH,
-            {"user_id": MAIL_READER, "batch_id": uuid4(), "count": 200},
+            email.FILL_BATCH,
+            {"user_id": MAIL_READER, "batch_id": uuid4(), "count": 200}
+            | {"kinds": [kind.number for kind in KINDS]},
         ),
-        "mail's items": (notification.EMAIL_ITEMS, {"batch_id": named("mail 5")}),
+        "mail's items": (email.ITEMS, {"batch_id": named("mail 5")}),
     }
     for count in (1, 64):
-        asked = {"given": as_given(_asked(ids)[:count])}
+        asked = {"input_rows": encode_rows(_asked(ids)[:count])}
         cases |= {
-            f"{count} places found": (creation_queries.FIND_PLACES, asked),
-            f"{count} places taken": (creation_queries.TAKE_PLACES, asked),
+            f"{count} places found": (creation_queries.CHECK_DRAFTS, asked),
+            f"{count} places taken": (creation_queries.RESERVE_NUMBERS, asked),
             f"{count} tasks added": (
-                creation_queries.ADD_TASKS,
-                {"given": as_given(_new_tasks()[:count])},
+                creation_queries.INSERT_TASKS,
+                {"input_rows": encode_rows(_new_tasks()[:count])},
             ),
             f"{count} notifications claimed": (
-                notification.CLAIM,
-                {"consumer": "notification", "given": as_given(told[:count])},
+                notification_consumer.CLAIM,
+                {"consumer": "notification", "input_rows": encode_rows(told[:count])},
             ),
         }
     return cases
 
 
 def _asked(ids: _Ids) -> list[dict[str, Any]]:
-    """What 64 calls in different projects are about."""
+    """The input rows of 64 calls in different projects."""
     return [
         {
             "n": n,
@@ -433,7 +443,7 @@ _ALIKE = {
 
 
 def _background(ids: _Ids) -> _Cases:
-    """What goes over whole tables, in batches: the relay, sweeps, retention, and operators' lists."""
+    """Statements that scan whole tables in batches: relay, sweeps, retention, and operators' lists."""
     last = {"parked_before": datetime.max.replace(tzinfo=UTC), "id_before": ids.task, "count": 51}
     deep = last | {"parked_before": _SOMETIME}
     batch = {"age": timedelta(days=7), "rows": 500}
@@ -443,27 +453,27 @@ def _background(ids: _Ids) -> _Cases:
         "dead letters, deep": (dead_letters.LIST, deep),
         "dead letters that wait": (dead_letters.LIST_WAITING, last),
         "dead letters that wait, deep": (dead_letters.LIST_WAITING, deep),
-        "unpublished": (relay._UNPUBLISHED, {}),
+        "unpublished": (relay_queries.UNPUBLISHED, {}),
         "published": (
-            relay._MARK,
+            relay_queries.MARK,
             {"ids": list(range(299_001, 299_251)), "sequences": list(range(250))}
             | {"created": "", "before": 0, "sequence": 250},
         ),
-        "tasks below": (queries.LOCK_BELOW, {"parent_ids": hanging["ids"], "limit": 500}),
+        "tasks below": (queries.LOCK_CHILDREN, {"parent_ids": hanging["ids"], "limit": 500}),
         "somebody's dates": (
-            queries.LOCK_DATED_ELSEWHERE,
+            queries.LOCK_DUE_IN_OTHER_ZONE,
             {"user_id": PERSON, "zone": "Asia/Tokyo", "limit": 200},
         ),
         "deleted tasks": (task_retention._LOCK, batch),
         "read notifications": (notification.LOCK_READ, batch),
     }
-    for number, statement in enumerate(task_retention._HANGING):
+    for number, statement in enumerate(task_retention._DELETE_DEPENDENTS):
         cases[f"what hangs on deleted tasks, {number}"] = (statement, hanging)
     return cases
 
 
 def _runs(cases: _Cases) -> list[tuple[str, Mode]]:
-    """In the ways in which each may be planned."""
+    """Each case with each way in which Postgres may plan it."""
     return [
         (name, mode)
         for name, mode in product(cases, get_args(Mode))
@@ -472,7 +482,7 @@ def _runs(cases: _Cases) -> list[tuple[str, Mode]]:
 
 
 @pytest.mark.parametrize(("name", "mode"), _runs(_lists(_NOTHING)))
-async def test_a_page_of_anything_reads_little_more_than_its_rows(
+async def test_a_page_of_any_other_list_reads_little_more_than_its_rows(
     connection: Connection, large_tables: set[str], ids: _Ids, name: str, mode: Mode
 ) -> None:
     plan = await explain(connection, *_lists(ids)[name], mode)
@@ -482,7 +492,7 @@ async def test_a_page_of_anything_reads_little_more_than_its_rows(
 
 
 @pytest.mark.parametrize(("name", "mode"), _runs(_calls(_NOTHING)))
-async def test_what_calls_go_by_is_found_by_its_key(
+async def test_statements_of_calls_find_their_rows_by_key(
     connection: Connection, large_tables: set[str], ids: _Ids, name: str, mode: Mode
 ) -> None:
     plan = await explain(connection, *_calls(ids)[name], mode)
@@ -491,7 +501,7 @@ async def test_what_calls_go_by_is_found_by_its_key(
 
 
 @pytest.mark.parametrize(("name", "mode"), _runs(_background(_NOTHING)))
-async def test_batches_read_little_more_than_their_rows(
+async def test_background_batches_read_little_more_than_their_rows(
     connection: Connection, large_tables: set[str], ids: _Ids, name: str, mode: Mode
 ) -> None:
     plan = await explain(connection, *_background(ids)[name], mode)
@@ -500,7 +510,7 @@ async def test_batches_read_little_more_than_their_rows(
 
 
 class _Explaining(Transaction):
-    """Takes statements as a transaction does, and keeps their plans; nothing is found by any of them."""
+    """A stand-in transaction that records the plan of each statement and returns no rows."""
 
     def __init__(self, connection: Connection) -> None:
         self._to = connection
@@ -515,19 +525,21 @@ class _Explaining(Transaction):
         return len(await self.all(statement, **parameters))
 
 
-async def test_what_has_had_its_time_is_found_by_its_age(
+async def test_expired_rows_are_found_by_an_index_on_their_age(
     connection: Connection, large_tables: set[str], settings: Settings
 ) -> None:
     for kind in (
         *auth_retention.kinds(),
         *task_retention.kinds(settings),
         *notification_retention.kinds(settings),
-        *retention.platform(settings),
+        *stream_retention.kinds(settings),
+        *email_retention.kinds(),
+        *platform_retention.kinds(settings),
     ):
         explaining = _Explaining(connection)
         await kind.delete(explaining, 500)
         assert explaining.plans, kind
         for plan in explaining.plans:
-            # Two thousand: a row deleted is looked at twice, and in what refers to it.
+            # Two thousand: each deleted row is read twice, and so are the rows that refer to it.
             assert plan.rows <= 2 * _LITTLE, (kind, plan)
             assert not plan.read_whole & large_tables, (kind, plan)

@@ -1,4 +1,4 @@
-"""Promises of `python -m services recover`: everything begins again from a database that was put back."""
+"""Promises of `python -m services recover`: everything restarts from a restored database."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,15 +18,21 @@ from deploy.backup.restore import restore
 from deploy.local.stack import running_stack
 from services import migrations
 from services.app import recover
-from services.platform.bus import STREAM, Bus
 from services.platform.config import Settings
-from services.platform.db import Statement
+from services.platform.data.db import Statement
+from services.platform.events.bus import Bus
+from services.platform.events.subjects import STREAM
 from taskflow.event.v1.event_pb2 import Event
 from taskflow.task.v1 import job_pb2
 from taskflow.task.v1.internal_service_pb2 import ClaimJobRequest, PlanReminderRequest
 from taskflow.task.v1.job_service_pb2 import ListJobsRequest
 from tests.conftest import serving, settings_for
-from tests.integration.notification_world import World, a_world, eventually, next_change
+from tests.integration.notification_world import (
+    NotificationWorld,
+    a_notification_world,
+    eventually,
+    next_change,
+)
 from tests.integration.people import database
 from tests.integration.people import events as outbox_events
 from tests.integration.task_world import TaskWorld, a_task_world, due_at, next_event
@@ -36,7 +42,7 @@ _FOR_DISPATCHER = "taskflow._.replay.dispatcher.%"
 
 @pytest.fixture(scope="module")
 async def settings(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Settings]:
-    """Stores of their own, with the services: all streams are reset."""
+    """Separate stores with the services: recovery resets all streams."""
     chosen = settings_for(tmp_path_factory.mktemp("recovery") / "data")
     async with (
         running_stack(chosen, only={"postgres", "nats", "migrate"}) as stack,
@@ -54,12 +60,12 @@ async def world(settings: Settings) -> AsyncIterator[TaskWorld]:
 
 
 @pytest.fixture
-async def inbox(settings: Settings) -> AsyncIterator[World]:
-    async with a_world(settings) as made:
+async def inbox(settings: Settings) -> AsyncIterator[NotificationWorld]:
+    async with a_notification_world(settings) as made:
         yield made
 
 
-async def rows(world: TaskWorld | World, statement: str) -> list[Any]:
+async def rows(world: TaskWorld | NotificationWorld, statement: str) -> list[Any]:
     async with world.db.read() as tx:
         return await tx.all(Statement(text(statement)))
 
@@ -73,12 +79,12 @@ async def asked_of_dispatcher(world: TaskWorld) -> list[Event]:
     return [event for event in told if event.workspace_id == world.workspace_id]
 
 
-async def test_boards_and_inboxes_are_reset_and_go_on(
-    settings: Settings, world: TaskWorld, inbox: World
+async def test_board_and_notification_streams_are_reset_and_continue(
+    settings: Settings, world: TaskWorld, inbox: NotificationWorld
 ) -> None:
     ben = await inbox.member("ben")
     await inbox.assign(ben, ben)
-    await inbox.told(ben, 2)
+    await inbox.wait_for_notifications(ben, 2)
     cursor = (await inbox.page(ben)).cursor
     live, board = inbox.watch(ben, cursor), await world.opened()
     await world.create()
@@ -101,7 +107,7 @@ async def test_boards_and_inboxes_are_reset_and_go_on(
     assert [one.sequence for one in await inbox.listed(ben)] == [3, 2, 1]
 
 
-async def test_the_stream_is_another_one_and_holds_what_the_outbox_does(
+async def test_the_event_stream_is_recreated_with_the_contents_of_the_outbox(
     settings: Settings, world: TaskWorld
 ) -> None:
     bus = Bus(settings, name="test")
@@ -128,7 +134,7 @@ async def test_the_stream_is_another_one_and_holds_what_the_outbox_does(
     await bus.close()
 
 
-async def test_reminders_that_are_still_to_come_are_planned_again_and_no_others(
+async def test_only_unsent_reminders_are_planned_again(
     settings: Settings, world: TaskWorld
 ) -> None:
     soon = datetime.now(UTC) + timedelta(days=40)
@@ -143,10 +149,10 @@ async def test_reminders_that_are_still_to_come_are_planned_again_and_no_others(
     await recover(settings)
     asked = await asked_of_dispatcher(world)
     assert [event.task_updated.task.id for event in asked] == [open_task.id, past.id]
-    # Nobody's text goes along.
+    # The event contains no task text.
     assert b"Open" not in asked[0].SerializeToString()
 
-    # The last reminder of `past` is sent now.
+    # The last reminder of `past` is sent here.
     answer = await world.worker_reminders.PlanReminder(
         PlanReminderRequest(task_id=past.id), metadata=world.service
     )
@@ -157,9 +163,7 @@ async def test_reminders_that_are_still_to_come_are_planned_again_and_no_others(
     assert [event.task_updated.task.id for event in asked[2:]] == [open_task.id]
 
 
-async def test_jobs_that_are_not_finished_are_begun_again(
-    settings: Settings, world: TaskWorld
-) -> None:
+async def test_unfinished_jobs_are_started_again(settings: Settings, world: TaskWorld) -> None:
     payload = Struct()
     payload.update({"message": "hello"})
     for _ in range(2):
@@ -176,7 +180,7 @@ async def test_jobs_that_are_not_finished_are_begun_again(
     asked = [event.job_changed.job for event in await asked_of_dispatcher(world)]
     assert [(job.id, job.attempt) for job in asked] == [(oldest.id, 1), (newest.id, 1)]
     assert {job.state for job in asked} == {job_pb2.JOB_STATE_PENDING}
-    # What a worker makes of it: it goes on with the one that had been begun.
+    # The worker continues the attempt that had already begun.
     again = await world.worker_jobs.ClaimJob(
         ClaimJobRequest(job_id=oldest.id, attempt=1), metadata=world.service
     )
@@ -185,15 +189,17 @@ async def test_jobs_that_are_not_finished_are_begun_again(
     assert len(changes) == 1
 
 
-async def test_recovering_twice_tells_nobody_twice(settings: Settings, inbox: World) -> None:
+async def test_recovering_twice_notifies_nobody_twice(
+    settings: Settings, inbox: NotificationWorld
+) -> None:
     ben = await inbox.member("ben")
     await inbox.assign(ben, ben, ben)
-    before = await inbox.told(ben, 3)
+    before = await inbox.wait_for_notifications(ben, 3)
     await asyncio.gather(recover(settings), recover(settings))
     await recover(settings)
     await inbox.assign(ben)
-    # The last event has been consumed, and so have the others, which come before it.
-    after = await inbox.told(ben, 4)
+    # The last event was consumed, and so were all earlier ones.
+    after = await inbox.wait_for_notifications(ben, 4)
     assert after[1:] == before
 
 
@@ -204,7 +210,7 @@ async def test_a_backup_of_an_older_schema_is_brought_up_to_date(tmp_path: Path)
         config.set_main_option("script_location", str(Path(migrations.__file__).parent))
         config.attributes["url"] = stack.settings.postgres.replace("://", "+psycopg://", 1)
         await asyncio.to_thread(command.upgrade, config, "0004")
-        # Settings that are read now know the password.
+        # From now on loaded settings include the password.
         manifest = await make(Settings(**older.model_dump()), tmp_path / "backup", print)
     assert manifest.schema == "0004"
     newer = settings_for(tmp_path / "newer")

@@ -11,13 +11,15 @@ from sqlalchemy import bindparam, func, select, text, update
 from uuid_utils.compat import uuid7
 
 from deploy.local.stack import running_stack
-from services.platform.bus import STREAM, Bus, ordered
 from services.platform.config import Settings
-from services.platform.db import Database, Row, Statement
-from services.platform.outbox import add_event
-from services.platform.relay import Relay
-from services.platform.tables import outbox, relay_position
-from taskflow.event.v1.event_pb2 import Event
+from services.platform.data.db import Database, Row, Statement
+from services.platform.data.tables import outbox, relay_position
+from services.platform.events import pull
+from services.platform.events.bus import Bus
+from services.platform.events.outbox import add_event
+from services.platform.events.relay import Relay
+from services.platform.events.subjects import STREAM
+from taskflow.event.v1.event_pb2 import Event, TaskCreated
 from tests.conftest import settings_for
 
 _WAITING = Statement(
@@ -38,7 +40,7 @@ _LOCK_ROW = Statement(text("SELECT pg_advisory_xact_lock(hashtext(:name))"))
 
 @pytest.fixture(scope="module")
 async def settings(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Settings]:
-    """Stores of their own: elsewhere another relay may be at work."""
+    """Separate stores: on the shared ones another relay may be running."""
     chosen = settings_for(tmp_path_factory.mktemp("relay") / "data")
     async with running_stack(chosen, only={"postgres", "nats", "migrate"}) as stack:
         yield stack.settings
@@ -62,7 +64,7 @@ async def bus(settings: Settings) -> AsyncIterator[Bus]:
 
 @pytest.fixture
 async def relay(settings: Settings, db: Database, bus: Bus) -> Relay:
-    """Not running: a test drains by itself."""
+    """A relay without its loop: tests call its steps themselves."""
     relay = Relay(settings, db, bus)
     await relay.refill()
     return relay
@@ -70,7 +72,7 @@ async def relay(settings: Settings, db: Database, bus: Bus) -> Relay:
 
 async def _write(db: Database, aggregate: UUID, revision: int, workspace: str) -> None:
     async with db.transaction() as tx:
-        # Stands for the lock of the aggregate's row.
+        # Stands in for the lock on the aggregate's row.
         await tx.run(_LOCK_ROW, name=str(aggregate))
         await add_event(
             tx,
@@ -79,6 +81,7 @@ async def _write(db: Database, aggregate: UUID, revision: int, workspace: str) -
                 workspace_id=workspace,
                 aggregate_id=str(aggregate),
                 revision=revision,
+                task_created=TaskCreated(),
             ),
         )
 
@@ -89,10 +92,10 @@ async def _drain(relay: Relay) -> None:
 
 
 async def _published(bus: Bus, workspace: str, count: int) -> list[Event]:
-    """The first `count` events of a workspace, and what else comes within a moment."""
-    config: ConsumerConfig = ordered([f"taskflow.{workspace}.>"], 1)
+    """The first `count` events of a workspace, and any that follow within a moment."""
+    config: ConsumerConfig = pull.ordered([f"taskflow.{workspace}.>"], 1)
     events: list[Event] = []
-    messages = bus.pull(config)
+    messages = pull.messages(bus, config)
     try:
         while True:
             async with asyncio.timeout(5 if len(events) < count else 0.3):
@@ -124,15 +127,19 @@ async def test_events_of_concurrent_writers_are_published_once_and_in_order_of_r
         assert revisions == list(range(1, 26))
 
 
-async def test_a_transaction_that_commits_late_loses_no_event(
-    db: Database, bus: Bus, relay: Relay
-) -> None:
+async def test_a_late_commit_loses_no_event(db: Database, bus: Bus, relay: Relay) -> None:
     workspace = str(uuid7())
     late = uuid7()
     async with db.transaction() as tx:
         await add_event(
             tx,
-            Event(type="task.created", workspace_id=workspace, aggregate_id=str(late), revision=1),
+            Event(
+                type="task.created",
+                workspace_id=workspace,
+                aggregate_id=str(late),
+                revision=1,
+                task_created=TaskCreated(),
+            ),
         )
         for _ in range(20):
             await _write(db, uuid7(), 1, workspace)
@@ -160,7 +167,7 @@ async def test_a_relay_killed_between_ack_and_mark_publishes_nothing_twice(
     assert len(await _published(bus, workspace, 10)) == 10
 
 
-async def test_an_event_that_commits_while_the_relay_dies_keeps_its_place_in_its_aggregate(
+async def test_an_event_committed_while_the_relay_dies_keeps_its_order_in_its_aggregate(
     settings: Settings, db: Database, bus: Bus, relay: Relay
 ) -> None:
     workspace = str(uuid7())
@@ -172,12 +179,18 @@ async def test_an_event_that_commits_while_the_relay_dies_keeps_its_place_in_its
     async with db.transaction() as tx:
         await add_event(
             tx,
-            Event(type="task.created", workspace_id=workspace, aggregate_id=str(late), revision=1),
+            Event(
+                type="task.created",
+                workspace_id=workspace,
+                aggregate_id=str(late),
+                revision=1,
+                task_created=TaskCreated(),
+            ),
         )
         await _write(db, uuid7(), 1, workspace)
         await _drain(relay)
     await _write(db, late, 2, workspace)
-    # As left behind by a relay that was killed between the acks and the marks.
+    # The state left by a relay killed after NATS's acks and before marking the rows.
     async with db.transaction() as tx:
         await tx.run(_UNMARK, after=position.last_sequence)
         await tx.run(_SET_POSITION, sequence=position.last_sequence)
@@ -190,7 +203,7 @@ async def test_an_event_that_commits_while_the_relay_dies_keeps_its_place_in_its
     assert [one.revision for one in events if one.aggregate_id == str(late)] == [1, 2]
 
 
-async def test_a_relay_that_was_paused_takes_back_nothing_of_what_another_one_did(
+async def test_a_relay_that_resumes_after_a_pause_undoes_no_work_of_its_successor(
     settings: Settings, db: Database, bus: Bus, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = str(uuid7())
@@ -216,7 +229,7 @@ async def test_a_relay_that_was_paused_takes_back_nothing_of_what_another_one_di
     assert len(await _published(bus, workspace, 2)) == 2
 
 
-async def test_what_a_dead_relay_has_sent_may_still_arrive_in_the_midst_of_a_batch(
+async def test_messages_of_a_dead_relay_may_arrive_during_a_batch_without_harm(
     db: Database, bus: Bus, relay: Relay
 ) -> None:
     workspace = str(uuid7())
@@ -240,7 +253,7 @@ async def test_what_a_dead_relay_has_sent_may_still_arrive_in_the_midst_of_a_bat
     assert [event.revision for event in events] == [1, 2, 3, 4]
 
 
-async def test_a_stream_that_lost_its_disk_is_filled_again(
+async def test_an_event_stream_that_lost_its_disk_is_refilled(
     db: Database, bus: Bus, relay: Relay
 ) -> None:
     workspace = str(uuid7())
@@ -254,7 +267,7 @@ async def test_a_stream_that_lost_its_disk_is_filled_again(
     assert len(await _published(bus, workspace, 10)) == 10
 
 
-async def test_while_a_relay_works_another_stands_by_and_takes_over(
+async def test_a_standby_relay_takes_over_when_the_active_one_ends(
     settings: Settings, db: Database, bus: Bus
 ) -> None:
     first, second = Relay(settings, db, bus), Relay(settings, db, bus)

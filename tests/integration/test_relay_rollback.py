@@ -1,4 +1,4 @@
-"""Promises of the relay when the broker comes back with an older disk."""
+"""Promises of the relay when NATS restarts with an older disk."""
 
 import asyncio
 import shutil
@@ -9,17 +9,18 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from deploy.local.stack import Stack, running_stack
-from services.platform.bus import Bus, ordered
-from services.platform.db import Database
-from services.platform.outbox import add_event
-from services.platform.relay import Relay
-from taskflow.event.v1.event_pb2 import Event
+from services.platform.data.db import Database
+from services.platform.events import pull
+from services.platform.events.bus import Bus
+from services.platform.events.outbox import add_event
+from services.platform.events.relay import Relay
+from taskflow.event.v1.event_pb2 import Event, TaskCreated
 from tests.conftest import settings_for
 
 
 @pytest.fixture(scope="module")
 async def stores(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """Postgres and a NATS that the test takes down."""
+    """Postgres, and a NATS that the test stops."""
     chosen = settings_for(tmp_path_factory.mktemp("rollback") / "data")
     async with running_stack(chosen, only={"postgres", "nats", "migrate"}) as stack:
         yield stack
@@ -35,14 +36,15 @@ async def _write(db: Database, workspace: str, revisions: range) -> None:
                     workspace_id=workspace,
                     aggregate_id=workspace,
                     revision=revision,
+                    task_created=TaskCreated(),
                 ),
             )
 
 
 async def _revisions(bus: Bus, workspace: str, count: int) -> list[int]:
-    """Those in the stream, in its order, once there are so many, and what else comes within a moment."""
+    """The revisions in the stream, in order: the first `count`, and any that follow within a moment."""
     found: list[int] = []
-    messages = bus.pull(ordered([f"taskflow.{workspace}.>"], 1))
+    messages = pull.messages(bus, pull.ordered([f"taskflow.{workspace}.>"], 1))
     try:
         while True:
             async with asyncio.timeout(20 if len(found) < count else 0.3):
@@ -51,7 +53,7 @@ async def _revisions(bus: Bus, workspace: str, count: int) -> list[int]:
         return found
 
 
-async def test_events_written_while_the_broker_is_rolled_back_hide_no_loss(
+async def test_events_written_during_a_broker_rollback_do_not_hide_its_loss(
     stores: Stack, tmp_path: Path
 ) -> None:
     workspace = str(uuid7())
@@ -73,7 +75,7 @@ async def test_events_written_while_the_broker_is_rolled_back_hide_no_loss(
         assert await _revisions(bus, workspace, 20) == list(range(1, 21))
 
         await stores.hold("nats")
-        # What is published meanwhile waits in the client, and goes out at the moment of reconnection.
+        # Messages published meanwhile are buffered in the client and sent on reconnection.
         await _write(db, workspace, range(21, 26))
         await asyncio.sleep(1)
         shutil.rmtree(disk)

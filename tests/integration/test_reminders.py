@@ -11,8 +11,8 @@ from google.type.date_pb2 import Date
 from sqlalchemy import select
 
 from services.platform.config import Settings
-from services.platform.db import Statement
-from services.task.models import reminders
+from services.platform.data.db import Statement
+from services.task.reminders.models import reminders
 from taskflow.auth.v1.user_pb2 import User
 from taskflow.auth.v1.user_service_pb2 import UpdateCurrentUserRequest
 from taskflow.event.v1.event_pb2 import Event
@@ -66,7 +66,7 @@ async def emit_raw(world: TaskWorld, task: Task, reminder: Reminder) -> EmitRemi
 
 
 async def emit(world: TaskWorld, task: Task, instant: datetime, offset: int) -> str:
-    """What became of the reminder."""
+    """Ask the service to emit the reminder; returns the outcome."""
     return outcome(await emit_raw(world, task, reminder_at(instant, offset)))
 
 
@@ -98,7 +98,7 @@ async def sent(world: TaskWorld, task: Task) -> list[Event]:
 
 
 async def run(world: TaskWorld, task: Task) -> list[int]:
-    """All that is due now, as the workflow does it; returns the offsets that were sent."""
+    """Send all reminders that are due now, as the workflow does; returns their offsets."""
     offsets = []
     reminder = await plan(world, task)
     while reminder is not None:
@@ -121,7 +121,7 @@ async def test_the_next_reminder_is_the_earliest_that_is_still_ahead(world: Task
     assert await ledger(world, task) == {}
 
 
-async def test_tasks_without_deadline_finished_or_deleted_have_none(
+async def test_tasks_without_deadline_and_finished_or_deleted_tasks_have_no_reminder(
     world: TaskWorld,
 ) -> None:
     assert await plan(world, await world.create()) is None
@@ -136,7 +136,7 @@ async def test_tasks_without_deadline_finished_or_deleted_have_none(
     assert await plan(world, Task(id=world.workspace_id)) is None
 
 
-async def test_an_archived_project_holds_reminders_back_and_forgets_none(world: TaskWorld) -> None:
+async def test_an_archived_project_delays_reminders_and_loses_none(world: TaskWorld) -> None:
     instant = ahead(minutes=30)
     task = await due(world, instant)
     project = world.project_id
@@ -147,7 +147,9 @@ async def test_an_archived_project_holds_reminders_back_and_forgets_none(world: 
     assert await run(world, task) == [_HOUR]
 
 
-async def test_of_several_that_were_missed_only_the_nearest_is_sent(world: TaskWorld) -> None:
+async def test_of_several_missed_reminders_only_the_one_nearest_to_the_deadline_is_sent(
+    world: TaskWorld,
+) -> None:
     instant = ahead(minutes=30)
     task = await due(world, instant)
     assert await plan(world, task) == reminder_at(instant, _HOUR)
@@ -156,7 +158,7 @@ async def test_of_several_that_were_missed_only_the_nearest_is_sent(world: TaskW
     assert await plan(world, task) == reminder_at(instant, 0)
 
 
-async def test_one_whose_instant_passed_is_sent_once_while_the_deadline_is_ahead(
+async def test_a_missed_reminder_is_sent_once_while_the_deadline_is_ahead(
     world: TaskWorld,
 ) -> None:
     instant = ahead(hours=2)
@@ -167,7 +169,7 @@ async def test_one_whose_instant_passed_is_sent_once_while_the_deadline_is_ahead
     assert await ledger(world, task) == {(instant, _DAY): "SENT"}
 
 
-async def test_after_the_deadline_only_the_overdue_one_is_sent_however_late(
+async def test_after_the_deadline_only_the_overdue_reminder_is_sent(
     world: TaskWorld,
 ) -> None:
     instant = ahead(days=-2)
@@ -181,7 +183,9 @@ async def test_after_the_deadline_only_the_overdue_one_is_sent_however_late(
     }
 
 
-async def test_deadlines_at_the_edges_of_the_calendar_are_planned(world: TaskWorld) -> None:
+async def test_reminders_are_planned_for_deadlines_at_both_ends_of_the_calendar(
+    world: TaskWorld,
+) -> None:
     first = await world.create(due=Due(date=Date(year=1, month=1, day=1)))
     assert await run(world, first) == [0]
     last = await world.create(due=Due(date=Date(year=9999, month=12, day=31)))
@@ -191,7 +195,7 @@ async def test_deadlines_at_the_edges_of_the_calendar_are_planned(world: TaskWor
 # Sending.
 
 
-async def test_a_reminder_is_told_with_its_task_and_offset_and_changes_nothing(
+async def test_a_reminder_event_has_task_and_offset_and_changes_no_task(
     world: TaskWorld,
 ) -> None:
     instant = ahead(minutes=30)
@@ -206,7 +210,7 @@ async def test_a_reminder_is_told_with_its_task_and_offset_and_changes_nothing(
     assert await world.get(task) == task
 
 
-async def test_however_often_it_is_asked_for_each_is_sent_once(world: TaskWorld) -> None:
+async def test_each_reminder_is_sent_once_however_often_it_is_requested(world: TaskWorld) -> None:
     instant = ahead(minutes=30)
     task = await due(world, instant)
     answers = await asyncio.gather(*(emit(world, task, instant, _HOUR) for _ in range(10)))
@@ -214,7 +218,7 @@ async def test_however_often_it_is_asked_for_each_is_sent_once(world: TaskWorld)
     assert len(await sent(world, task)) == 1
 
 
-async def test_it_is_never_sent_before_its_instant_and_then_on_time(world: TaskWorld) -> None:
+async def test_a_reminder_is_sent_on_time_and_never_early(world: TaskWorld) -> None:
     instant = ahead(seconds=2)
     task = await due(world, instant)
     assert await emit(world, task, instant, 0) == "EARLY"
@@ -223,7 +227,7 @@ async def test_it_is_never_sent_before_its_instant_and_then_on_time(world: TaskW
     assert await emit(world, task, instant, 0) == "SENT"
 
 
-async def test_an_older_one_is_not_sent_after_a_nearer_one(world: TaskWorld) -> None:
+async def test_an_earlier_reminder_is_not_sent_after_a_later_one(world: TaskWorld) -> None:
     instant = ahead(minutes=30)
     task = await due(world, instant)
     assert await emit(world, task, instant, _HOUR) == "SENT"
@@ -231,7 +235,9 @@ async def test_an_older_one_is_not_sent_after_a_nearer_one(world: TaskWorld) -> 
     assert len(await sent(world, task)) == 1
 
 
-async def test_a_moved_deadline_is_not_reminded_of_and_the_new_one_is(world: TaskWorld) -> None:
+async def test_a_reminder_is_sent_for_the_new_deadline_and_not_for_the_old_one(
+    world: TaskWorld,
+) -> None:
     old, new = ahead(minutes=30), ahead(minutes=40)
     task = await due(world, old)
     await world.update(task, due=due_at(new))
@@ -243,7 +249,7 @@ async def test_a_moved_deadline_is_not_reminded_of_and_the_new_one_is(world: Tas
     assert await sent(world, task) == []
 
 
-async def test_a_deadline_that_is_moved_and_moved_back_is_reminded_of_once(
+async def test_a_deadline_moved_away_and_back_is_reminded_of_once(
     world: TaskWorld,
 ) -> None:
     first, second = ahead(minutes=30), ahead(minutes=40)
@@ -270,7 +276,7 @@ async def test_finished_deleted_and_archived_tasks_never_remind(world: TaskWorld
     assert await ledger(world, other) == {}
 
 
-async def test_a_reopened_task_is_reminded_of_what_is_left(world: TaskWorld) -> None:
+async def test_a_reopened_task_gets_its_remaining_reminders(world: TaskWorld) -> None:
     instant = ahead(minutes=30)
     task = await due(world, instant)
     await world.set_status(task)
@@ -279,7 +285,7 @@ async def test_a_reopened_task_is_reminded_of_what_is_left(world: TaskWorld) -> 
     assert await run(world, task) == [_HOUR]
 
 
-async def test_what_an_undeletion_left_behind_is_skipped(world: TaskWorld) -> None:
+async def test_reminders_missed_while_a_task_was_deleted_are_skipped(world: TaskWorld) -> None:
     instant = ahead(minutes=30)
     task = await due(world, instant)
     await world.delete(task)
@@ -303,7 +309,7 @@ async def test_a_reassignment_leaves_one_reminder(world: TaskWorld) -> None:
     assert len(await sent(world, task)) == 1
 
 
-async def test_the_ledger_shows_instant_zone_and_rule(world: TaskWorld) -> None:
+async def test_the_reminder_ledger_has_instant_zone_and_rule(world: TaskWorld) -> None:
     instant = ahead(minutes=30)
     task = await due(world, instant)
     await run(world, task)
@@ -315,7 +321,7 @@ async def test_the_ledger_shows_instant_zone_and_rule(world: TaskWorld) -> None:
     ]
 
 
-async def test_instants_that_no_clock_shows_are_refused(world: TaskWorld) -> None:
+async def test_nonexistent_instants_are_refused(world: TaskWorld) -> None:
     task = await due(world, ahead(days=3))
     reminder = Reminder(offset_seconds=0)
     reminder.due_time.seconds = 10**15
@@ -324,10 +330,10 @@ async def test_instants_that_no_clock_shows_are_refused(world: TaskWorld) -> Non
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_edits_around_the_instant_leave_no_double_and_no_wrong_reminder(
+async def test_edits_near_the_reminder_time_cause_no_duplicate_or_wrong_reminder(
     world: TaskWorld, seed: int
 ) -> None:
-    """Workers ask again and again while people move, finish and delete: what is sent held at that very revision."""
+    """Workers keep asking while users move, finish and delete tasks. Every reminder sent was valid at its revision."""
     chance = random.Random(seed)
     instants = [ahead(minutes=30), ahead(minutes=40), ahead(minutes=50)]
     tasks = [await due(world, chance.choice(instants)) for _ in range(6)]
@@ -366,7 +372,9 @@ async def test_edits_around_the_instant_leave_no_double_and_no_wrong_reminder(
         assert len(seen) == len(await sent(world, task))
 
 
-async def test_dates_move_with_the_zone_of_whom_they_are_due_for(world: TaskWorld) -> None:
+async def test_date_deadlines_follow_the_time_zone_of_the_responsible_user(
+    world: TaskWorld,
+) -> None:
     task = await world.create(due=Due(date=Date(year=2040, month=6, day=1)))
     user = User(time_zone="Asia/Tokyo")
     request = UpdateCurrentUserRequest(user=user)

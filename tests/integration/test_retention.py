@@ -1,4 +1,4 @@
-"""Promises of retention: what is due is deleted and nothing else, in small batches, and no answer is wrong for it."""
+"""Promises of retention: only expired rows are deleted, in small batches, and no answer becomes wrong."""
 
 import asyncio
 import time
@@ -17,21 +17,27 @@ from google.protobuf.struct_pb2 import Struct
 from sqlalchemy import text
 
 from deploy.local.stack import running_stack
-from services.auth import retention as auth
-from services.auth.models import login_attempts, sessions
-from services.notification import queries
-from services.notification import retention as notification
-from services.notification.models import changes, email_batches
-from services.platform import retention, telemetry
-from services.platform.bus import STREAM, Bus
+from services.auth.sessions import retention as auth
+from services.auth.sessions.models import login_attempts, sessions
+from services.notification.email import retention as email
+from services.notification.email.models import email_batches
+from services.notification.inbox import queries
+from services.notification.inbox import retention as inbox_retention
+from services.notification.stream import retention as stream_retention
+from services.notification.stream.models import changes
 from services.platform.config import Settings
-from services.platform.db import Database, Statement, Transaction
-from services.platform.outbox import add_event
-from services.platform.relay import Relay
-from services.platform.retention import Kind, run_once
-from services.platform.tables import consumed_events, dead_letters, idempotency_keys, outbox
-from services.task import retention as task
-from taskflow.event.v1.event_pb2 import Event
+from services.platform.data import retention
+from services.platform.data.db import Database, Statement, Transaction
+from services.platform.data.retention import Kind, run_once
+from services.platform.data.tables import consumed_events, dead_letters, idempotency_keys, outbox
+from services.platform.events import retention as platform_retention
+from services.platform.events.bus import Bus
+from services.platform.events.outbox import add_event
+from services.platform.events.relay import Relay
+from services.platform.events.subjects import STREAM
+from services.platform.observe import metrics
+from services.task.tasks import retention as task
+from taskflow.event.v1.event_pb2 import Event, TaskCreated
 from taskflow.task.v1.internal_service_pb2 import (
     PlanReminderRequest,
     StoreSuggestionsRequest,
@@ -43,9 +49,14 @@ from taskflow.task.v1.suggestion_service_pb2 import ListSuggestionsRequest
 from taskflow.task.v1.task_pb2 import TASK_PRIORITY_HIGH, Task, TaskFilter
 from taskflow.task.v1.task_service_pb2 import CreateTaskRequest, GetTaskRequest, ListTasksRequest
 from tests.conftest import serving, settings_for
-from tests.integration.notification_world import Device, World, a_world, next_change
+from tests.integration.notification_world import (
+    Device,
+    NotificationWorld,
+    a_notification_world,
+    next_change,
+)
 from tests.integration.people import Person, refusal
-from tests.integration.task_world import TaskWorld, a_task_world, due_at, events, told
+from tests.integration.task_world import TaskWorld, a_task_world, due_at, events, summary
 
 _DAY = timedelta(days=1)
 _MINUTE = timedelta(minutes=1)
@@ -53,7 +64,7 @@ _MINUTE = timedelta(minutes=1)
 
 @pytest.fixture(scope="module")
 async def settings(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Settings]:
-    """Stores of their own, with the services: elsewhere old rows may be wanted."""
+    """Separate stores with the services: other tests may need their old rows."""
     chosen = settings_for(tmp_path_factory.mktemp("retention") / "data")
     async with (
         running_stack(chosen, only={"postgres", "nats", "migrate"}) as stack,
@@ -71,14 +82,14 @@ async def world(settings: Settings) -> AsyncIterator[TaskWorld]:
 
 
 @pytest.fixture
-async def inbox(settings: Settings) -> AsyncIterator[World]:
-    async with a_world(settings) as made:
+async def inbox(settings: Settings) -> AsyncIterator[NotificationWorld]:
+    async with a_notification_world(settings) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 async def db(settings: Settings) -> AsyncIterator[Database]:
-    """With a user and a project in it."""
+    """The database, with a user and a project."""
     async with a_task_world(settings) as made:
         yield made.db
 
@@ -95,16 +106,18 @@ async def rows(db: Database, statement: str, **parameters: Any) -> list[Any]:
 
 def every_kind(settings: Settings) -> list[Kind]:
     return [
-        *retention.platform(settings),
+        *platform_retention.kinds(settings),
         *auth.kinds(),
         *task.kinds(settings),
-        *notification.kinds(settings),
+        *inbox_retention.kinds(settings),
+        *stream_retention.kinds(settings),
+        *email.kinds(),
     ]
 
 
-# What is due, and what isn't yet.
+# Expired rows, and rows that aren't expired yet.
 
-# A row of each kind that holds :id, with an instant that was :age ago.
+# A row of each kind with :id in it, and a time that is :age ago.
 _ROWS = {
     "outbox": (
         "INSERT INTO platform.outbox (event_id, subject, payload, published_at, stream_sequence)"
@@ -186,16 +199,16 @@ async def kept(db: Database, kind: str) -> set[UUID]:
     return {UUID(str(row.id)) for row in await rows(db, _ROWS[kind][1])}
 
 
-def test_every_kind_is_tried_here(settings: Settings) -> None:
+def test_every_kind_of_deleted_row_is_tested_here(settings: Settings) -> None:
     assert {kind.name for kind in every_kind(settings)} == _ROWS.keys() == _KEPT.keys()
 
 
 @pytest.mark.parametrize("kind", _ROWS)
-async def test_rows_are_deleted_when_they_are_due_and_not_before(
+async def test_rows_are_deleted_after_their_retention_and_not_before(
     settings: Settings, db: Database, kind: str
 ) -> None:
     due, young = [await add(db, kind, _KEPT[kind] * part) for part in (1.1, 0.9)]
-    counter = telemetry.ROWS_DELETED.labels(kind)
+    counter = metrics.ROWS_DELETED.labels(kind)
     before = counter._value.get()
     deleted = await run_once(db, every_kind(settings))
     assert deleted[kind] == 1
@@ -206,7 +219,9 @@ async def test_rows_are_deleted_when_they_are_due_and_not_before(
     assert (await run_once(db, every_kind(settings)))[kind] == 0
 
 
-async def test_what_still_waits_is_never_deleted(settings: Settings, db: Database) -> None:
+async def test_waiting_dead_letters_and_unread_notifications_are_never_deleted(
+    settings: Settings, db: Database
+) -> None:
     ages = {kind: await add(db, kind, 4000 * _DAY) for kind in ("dead_letters", "notifications")}
     await sql(db, "UPDATE platform.dead_letters SET replayed_at = NULL")
     await sql(db, "UPDATE notification.notifications SET read_at = NULL")
@@ -215,7 +230,7 @@ async def test_what_still_waits_is_never_deleted(settings: Settings, db: Databas
         assert id in await kept(db, kind)
 
 
-async def test_an_event_stays_consumed_for_as_long_as_it_can_come_again(
+async def test_a_consumed_mark_is_kept_while_its_event_can_be_redelivered(
     settings: Settings, db: Database
 ) -> None:
     refilled, parked, neither = [await add(db, "consumed_events", 400 * _DAY) for _ in range(3)]
@@ -238,7 +253,7 @@ async def test_an_event_stays_consumed_for_as_long_as_it_can_come_again(
 # Batches.
 
 
-async def test_rows_go_in_small_transactions_while_two_processes_work(
+async def test_two_processes_delete_rows_in_small_transactions(
     settings: Settings, db: Database
 ) -> None:
     await sql(
@@ -258,12 +273,7 @@ async def test_rows_go_in_small_transactions_while_two_processes_work(
         return Kind(kind.name, delete)
 
     kinds = {
-        process: [
-            watched(process, kind)
-            for kind in notification.kinds(settings)
-            if kind.name == "email_batches"
-        ]
-        for process in ("one", "other")
+        process: [watched(process, kind) for kind in email.kinds()] for process in ("one", "other")
     }
     counts = await asyncio.gather(*(run_once(db, kinds[process]) for process in kinds))
     assert sum(count["email_batches"] for count in counts) == 1300
@@ -271,7 +281,7 @@ async def test_rows_go_in_small_transactions_while_two_processes_work(
     assert max(count for _, count in batches) == 500
 
 
-async def test_a_kind_that_fails_or_is_deleted_elsewhere_stops_no_other(
+async def test_a_kind_that_fails_or_is_locked_by_another_process_stops_no_other_kind(
     settings: Settings, db: Database
 ) -> None:
     async def fail(tx: Transaction, rows: int) -> tuple[int, bool]:
@@ -281,7 +291,7 @@ async def test_a_kind_that_fails_or_is_deleted_elsewhere_stops_no_other(
     kinds = [Kind("broken", fail), *auth.kinds()]
     old = await add(db, "sessions", 2 * _DAY)
     async with db.transaction() as tx:
-        # As a process does that is in the middle of a batch.
+        # Lock rows, like a process in the middle of a batch.
         await tx.one(retention._TRY_LOCK, kind="sessions")
         assert await run_once(db, kinds) == {"broken": 0, "login_attempts": 0, "sessions": 0}
     assert old in await kept(db, "sessions")
@@ -291,35 +301,44 @@ async def test_a_kind_that_fails_or_is_deleted_elsewhere_stops_no_other(
 @pytest.mark.parametrize(
     ("statement", "index"),
     [
-        (retention.oldest(outbox, outbox.c.published_at), "outbox_published"),
-        (retention.oldest(idempotency_keys, idempotency_keys.c.created_at), "idempotency_keys_age"),
-        (retention.oldest(consumed_events, consumed_events.c.consumed_at), "consumed_events_age"),
-        (retention.oldest(dead_letters, dead_letters.c.replayed_at), "dead_letters_replayed"),
+        (Statement(retention.delete_oldest(outbox, outbox.c.published_at)), "outbox_published"),
+        (
+            Statement(retention.delete_oldest(idempotency_keys, idempotency_keys.c.created_at)),
+            "idempotency_keys_age",
+        ),
+        (
+            Statement(retention.delete_oldest(consumed_events, consumed_events.c.consumed_at)),
+            "consumed_events_age",
+        ),
+        (
+            Statement(retention.delete_oldest(dead_letters, dead_letters.c.replayed_at)),
+            "dead_letters_replayed",
+        ),
         (task._LOCK, "tasks_deleted"),
         (queries.LOCK_READ, "notifications_read"),
         (
-            retention.oldest(changes, changes.c.created_at),
+            Statement(retention.delete_oldest(changes, changes.c.created_at)),
             "changes_age",
         ),
         (
-            retention.oldest(email_batches, email_batches.c.created_at),
+            Statement(retention.delete_oldest(email_batches, email_batches.c.created_at)),
             "email_batches_age",
         ),
         (
-            retention.oldest(login_attempts, login_attempts.c.attempted_at),
+            Statement(retention.delete_oldest(login_attempts, login_attempts.c.attempted_at)),
             "login_attempts_age",
         ),
-        (retention.oldest(sessions, sessions.c.expires_at), "sessions_expiry"),
+        (Statement(retention.delete_oldest(sessions, sessions.c.expires_at)), "sessions_expiry"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-async def test_what_is_due_is_found_by_an_index(
+async def test_expired_rows_of_every_kind_are_found_by_an_index(
     db: Database, statement: Statement, index: str
 ) -> None:
     explain = copy(statement)
     explain.sql = b"EXPLAIN " + statement.sql
     async with db.transaction() as tx:
-        # The tables are small; the question is whether an index serves the statement.
+        # The tables are small. The question is whether the statement can use an index.
         await tx.run(Statement(text("SET LOCAL enable_seqscan = off")))
         await tx.run(Statement(text("SET LOCAL enable_bitmapscan = off")))
         plan = "\n".join(row[0] for row in await tx.all(explain, age=_DAY, rows=500))
@@ -352,7 +371,7 @@ async def code_of(call: Any) -> grpc.StatusCode:
     return (await refusal(call)).code
 
 
-async def test_a_deleted_task_comes_back_until_its_time_is_over_and_is_gone_then(
+async def test_a_deleted_task_can_be_undeleted_until_its_retention_ends(
     world: TaskWorld,
 ) -> None:
     soon = datetime.now(UTC) + timedelta(minutes=30)
@@ -403,7 +422,7 @@ async def test_a_deleted_task_comes_back_until_its_time_is_over_and_is_gone_then
     assert (await world.create()).key != made.key
 
 
-async def test_tasks_below_a_task_that_is_gone_have_no_parent_and_boards_are_told(
+async def test_subtasks_of_a_purged_task_lose_their_parent_and_boards_show_it(
     world: TaskWorld,
 ) -> None:
     board = await world.opened()
@@ -416,14 +435,14 @@ async def test_tasks_below_a_task_that_is_gone_have_no_parent_and_boards_are_tol
     await events(board, 3 + 2)
     assert await purge(world) == 2
     [change] = await events(board, 1)
-    assert told(change) == ("UPDATED", "Below", 2)
+    assert summary(change) == ("UPDATED", "Below", 2)
     assert change.change.changed_fields.paths == ["parent_id"]
     assert change.change.task.parent_id == ""
     assert (await world.get(below)).parent_id == ""
     board.cancel()
 
 
-async def test_more_than_a_batch_hangs_on_a_task(world: TaskWorld) -> None:
+async def test_a_task_with_more_dependent_rows_than_a_batch_is_purged(world: TaskWorld) -> None:
     made = await world.create(payload=payload())
     await sql(
         world.db,
@@ -447,7 +466,7 @@ async def test_more_than_a_batch_hangs_on_a_task(world: TaskWorld) -> None:
     assert not any(each.parent_id for each in below.values())
 
 
-async def test_pages_and_board_cursors_go_on_over_tasks_that_are_gone(world: TaskWorld) -> None:
+async def test_page_tokens_and_board_cursors_work_across_purged_tasks(world: TaskWorld) -> None:
     board = await world.opened()
     made = [await world.create(f"Task {number}") for number in range(9)]
     cursor = (await events(board, 9))[-1].cursor
@@ -467,7 +486,7 @@ async def test_pages_and_board_cursors_go_on_over_tasks_that_are_gone(world: Tas
         return await world.tasks.ListTasks(request, metadata=world.me)
 
     first = await page("")
-    # The second of them, where the next page begins, is gone then.
+    # The page token points at the second task, which the purge deletes.
     assert [each.id for each in first.tasks] == [made[0].id, made[1].id]
     assert await purge(world) == len(doomed)
     seen, token = [], first.next_page_token
@@ -478,16 +497,16 @@ async def test_pages_and_board_cursors_go_on_over_tasks_that_are_gone(world: Tas
     assert seen == [each.id for each in made[2::2]]
 
     resumed = world.watch(cursor=cursor)
-    assert [told(message)[0] for message in await events(resumed, len(doomed))] == [
+    assert [summary(message)[0] for message in await events(resumed, len(doomed))] == [
         "DELETED"
     ] * len(doomed)
     await world.create("After")
     [message] = await events(resumed, 1)
-    assert told(message)[:2] == ("CREATED", "After")
+    assert summary(message)[:2] == ("CREATED", "After")
     resumed.cancel()
 
 
-async def test_a_repeated_create_has_its_first_answer_for_a_day_and_counts_as_new_then(
+async def test_a_repeated_create_returns_the_first_answer_for_a_day_and_then_creates_anew(
     world: TaskWorld,
 ) -> None:
     request = CreateTaskRequest(
@@ -504,7 +523,7 @@ async def test_a_repeated_create_has_its_first_answer_for_a_day_and_counts_as_ne
             f" WHERE request_id = '{request.request_id}'",
             age=timedelta(hours=hours),
         )
-        await run_once(world.db, retention.platform(world.settings))
+        await run_once(world.db, platform_retention.kinds(world.settings))
 
     first = await create()
     await age(23.9)
@@ -517,7 +536,9 @@ async def test_a_repeated_create_has_its_first_answer_for_a_day_and_counts_as_ne
 # Notifications.
 
 
-async def read_and_age(inbox: World, person: Person, ids: list[str], age: timedelta) -> None:
+async def read_and_age(
+    inbox: NotificationWorld, person: Person, ids: list[str], age: timedelta
+) -> None:
     await inbox.mark_read(person, *ids)
     for id in ids:
         await sql(
@@ -527,14 +548,18 @@ async def read_and_age(inbox: World, person: Person, ids: list[str], age: timede
         )
 
 
-async def forget(inbox: World) -> int:
-    return (await run_once(inbox.db, notification.kinds(inbox.settings)))["notifications"]
+async def forget(inbox: NotificationWorld) -> int:
+    settings = inbox.settings
+    kinds = [*inbox_retention.kinds(settings), *stream_retention.kinds(settings)]
+    return (await run_once(inbox.db, kinds))["notifications"]
 
 
-async def test_what_was_read_long_ago_leaves_lists_and_streams_alike(inbox: World) -> None:
+async def test_notifications_read_long_ago_leave_list_and_stream_together(
+    inbox: NotificationWorld,
+) -> None:
     ben = await inbox.member("ben")
     await inbox.assign(*[ben] * 5)
-    listed = await inbox.told(ben, 5)
+    listed = await inbox.wait_for_notifications(ben, 5)
     start = (await inbox.page(ben)).cursor
     old = [one.id for one in listed[1:4:2]]
     await read_and_age(inbox, ben, old, 90 * _DAY + _MINUTE)
@@ -560,19 +585,19 @@ async def test_what_was_read_long_ago_leaves_lists_and_streams_alike(inbox: Worl
     resumed.cancel()
 
 
-async def test_a_stream_that_was_away_for_longer_than_changes_are_kept_is_reset(
-    inbox: World,
+async def test_a_stream_offline_for_longer_than_the_change_retention_is_reset(
+    inbox: NotificationWorld,
 ) -> None:
     ben = await inbox.member("ben")
     await inbox.assign(*[ben] * 4)
-    await inbox.told(ben, 4)
+    await inbox.wait_for_notifications(ben, 4)
     call = inbox.watch(ben, "")
     await call.read()
     call.cancel()
     start = (await inbox.page(ben)).cursor
     await inbox.assign(*[ben] * 4)
-    await inbox.told(ben, 8)
-    # Of what came since, the older half is gone.
+    await inbox.wait_for_notifications(ben, 8)
+    # The older half of the changes since then is deleted.
     await sql(
         inbox.db,
         f"UPDATE notification.changes SET created_at = now() - :age WHERE user_id = '{ben.id}' AND sequence < 7",
@@ -590,7 +615,7 @@ async def test_a_stream_that_was_away_for_longer_than_changes_are_kept_is_reset(
 # The broker.
 
 
-async def test_after_a_purge_a_broker_that_lost_its_disk_gets_all_that_is_kept(
+async def test_after_a_purge_a_broker_that_lost_its_disk_gets_all_kept_events(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     chosen = settings_for(tmp_path_factory.mktemp("refill") / "data")
@@ -603,7 +628,12 @@ async def test_after_a_purge_a_broker_that_lost_its_disk_gets_all_that_is_kept(
 
         async def write(count: int) -> None:
             for _ in range(count):
-                event = Event(type="task.created", aggregate_id=str(uuid4()), revision=1)
+                event = Event(
+                    type="task.created",
+                    aggregate_id=str(uuid4()),
+                    revision=1,
+                    task_created=TaskCreated(),
+                )
                 async with db.transaction() as tx:
                     await add_event(tx, event)
 
@@ -614,7 +644,7 @@ async def test_after_a_purge_a_broker_that_lost_its_disk_gets_all_that_is_kept(
         await sql(db, f"UPDATE platform.outbox SET published_at = {day}")
         await write(1)
         await sql(db, "UPDATE platform.outbox SET created_at = now() - interval '9 years'")
-        deleted = await run_once(db, retention.platform(stack.settings))
+        deleted = await run_once(db, platform_retention.kinds(stack.settings))
         await bus.jetstream.delete_stream(STREAM)
         await relay.refill()
         while await relay.drain_once():
@@ -623,16 +653,16 @@ async def test_after_a_purge_a_broker_that_lost_its_disk_gets_all_that_is_kept(
         await bus.close()
         await db.close()
     assert deleted["outbox"] == 6
-    # Of the published ones, and the one that never was.
+    # The kept published events, and the one that was never published.
     assert info.state.messages == 14 + 1
 
 
 # Under load.
 
 
-async def test_calls_are_served_while_much_is_deleted(world: TaskWorld) -> None:
+async def test_calls_are_served_during_a_large_deletion(world: TaskWorld) -> None:
     settings, db = world.settings, world.db
-    # What is still due of other tests.
+    # Rows that other tests left to delete.
     await run_once(db, every_kind(settings))
     await sql(
         db,
@@ -669,7 +699,7 @@ async def test_calls_are_served_while_much_is_deleted(world: TaskWorld) -> None:
             await asyncio.sleep(0.02)
 
     workers = [asyncio.create_task(work()) for _ in range(4)]
-    deleted = await run_once(db, [*retention.platform(settings), *task.kinds(settings)])
+    deleted = await run_once(db, [*platform_retention.kinds(settings), *task.kinds(settings)])
     for worker in workers:
         assert not worker.done(), worker.exception()
         worker.cancel()
@@ -677,5 +707,5 @@ async def test_calls_are_served_while_much_is_deleted(world: TaskWorld) -> None:
     assert (deleted["outbox"], deleted["tasks"]) == (10_000, 1_000)
     assert made
     assert made <= (await world.listed()).keys()
-    # A batch takes milliseconds; the rest is a busy machine's. Waiting for all of them would take longer.
+    # A batch takes milliseconds; the margin is for a busy machine. Waiting for all batches would exceed it.
     assert slowest < 5

@@ -1,4 +1,4 @@
-"""Temporal's limit of signals per run, on a real server that has a lower one.
+"""Temporal's limit of signals per run, on a real server with a lower limit.
 
 The services are doubles. The tests keep runs from continuing as new until they are at the limit, as a slow call does.
 """
@@ -20,8 +20,10 @@ from temporalio.client import Client
 from deploy.local import nats, temporal
 from deploy.local.folder import claimed
 from deploy.local.stack import Stack
-from services.platform import bus as platform_bus
-from services.platform.bus import Bus, PoisonEvent
+from services.platform.events import consumer
+from services.platform.events.bus import Bus
+from services.platform.events.consumer import PoisonEvent
+from services.platform.events.subjects import STREAM
 from taskflow.event.v1 import event_pb2
 from taskflow.event.v1.event_pb2 import Event
 from taskflow.notification.v1 import internal_service_pb2 as email_rpc
@@ -31,9 +33,11 @@ from tests.conftest import settings_for
 from tests.fakes.mail_receiver import MailReceiver, mail_receiver
 from tests.workflows.services_double import SECRET, Services, Task, serving_doubles
 from workflows import __main__ as process
-from workflows import contracts
+from workflows import history_limit
 from workflows.dispatcher import CONSUMER, SUBJECTS, Dispatcher
-from workflows.front_door import FrontDoor
+from workflows.email.contract import email_id
+from workflows.reminders.contract import reminder_id
+from workflows.service_stubs import ServiceStubs
 
 pytestmark = pytest.mark.xdist_group("signal_limit")
 
@@ -60,7 +64,7 @@ async def all_services() -> AsyncIterator[Services]:
 async def engines(
     tmp_path_factory: pytest.TempPathFactory, all_services: Services, mails: MailReceiver
 ) -> AsyncIterator[Stack]:
-    """NATS, and Temporal with the lower limit."""
+    """NATS, and Temporal with a lower signal limit."""
     folder = tmp_path_factory.mktemp("signal_limit")
     settings = settings_for(
         folder,
@@ -87,7 +91,7 @@ async def engines(
 
 @pytest.fixture(scope="module")
 async def bus(engines: Stack) -> AsyncIterator[Bus]:
-    """With the dispatcher and the workers running."""
+    """The bus, while dispatcher and worker run."""
     connection = Bus(engines.settings, name="test")
     await connection.connect()
     await connection.ensure_stream()
@@ -107,7 +111,7 @@ def services(
 ) -> Services:
     all_services.reset()
     mails.messages.clear()
-    monkeypatch.setattr(platform_bus, "_BACKOFF", (0.01,))
+    monkeypatch.setattr(consumer, "_BACKOFF", (0.01,))
     return all_services
 
 
@@ -117,21 +121,21 @@ async def client(engines: Stack) -> Client:
 
 
 async def publish(bus: Bus, kind: str, event: Event) -> None:
-    """Returns when the dispatcher is done with it, so that each event is a batch of its own."""
+    """Publish, and wait until the dispatcher has handled it, so that each event is its own batch."""
     event.id = str(uuid4())
     await bus.jetstream.publish(
         f"taskflow.{uuid4()}.{kind}", event.SerializeToString(), headers={"Nats-Msg-Id": event.id}
     )
     async with asyncio.timeout(20):
         while True:
-            info = await bus.jetstream.consumer_info(platform_bus.STREAM, CONSUMER)
+            info = await bus.jetstream.consumer_info(STREAM, CONSUMER)
             if not info.num_pending and not info.num_ack_pending:
                 return
             await asyncio.sleep(0.002)
 
 
 def notified(services: Services, user_id: str) -> Event:
-    """A new unread notification, and its event."""
+    """Add an unread notification and publish its event."""
     told = notification_pb2.Notification(id=str(uuid4()), headline="OPS-1 is yours")
     services.unread.append(email_rpc.EmailItem(notification=told, workspace_name="Acme"))
     facts = event_pb2.NotificationCreated(notification_id=told.id, user_id=user_id)
@@ -147,7 +151,7 @@ def moved(task_id: str, revision: int, due: datetime) -> Event:
 
 
 async def signals(client: Client, workflow_id: str) -> int:
-    """How many the run of this id that goes on now has had."""
+    """How many signals the current run of this workflow id has received."""
     history = client.get_workflow_handle(workflow_id).fetch_history_events()
     return len(
         [
@@ -164,14 +168,14 @@ async def wait_until_called(services: Services, rpc: str) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_notification_whose_signal_is_refused_is_in_the_next_mail(
+async def test_a_notification_whose_signal_is_refused_is_included_in_the_next_mail(
     bus: Bus,
     services: Services,
     mails: MailReceiver,
     client: Client,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(contracts, "HISTORY_LIMIT", LIMIT // 2)
+    monkeypatch.setattr(history_limit, "HISTORY_LIMIT", LIMIT // 2)
     user_id = str(uuid4())
     back = asyncio.Event()
 
@@ -183,7 +187,7 @@ async def test_a_notification_whose_signal_is_refused_is_in_the_next_mail(
     await wait_until_called(services, "FinishEmailBatch")
     for _ in range(LIMIT + 20):
         await publish(bus, "notification.created", notified(services, user_id))
-    assert await signals(client, contracts.email_id(user_id)) == LIMIT
+    assert await signals(client, email_id(user_id)) == LIMIT
     back.set()
     async with asyncio.timeout(20):
         while len(services.finished_batches) < 2:
@@ -193,10 +197,10 @@ async def test_a_notification_whose_signal_is_refused_is_in_the_next_mail(
     assert len(mails.messages) == 2
 
 
-async def test_a_deadline_whose_signal_is_refused_has_its_reminder(
+async def test_a_deadline_whose_signal_is_refused_still_gets_its_reminder(
     bus: Bus, services: Services, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contracts, "HISTORY_LIMIT", 100 * LIMIT)
+    monkeypatch.setattr(history_limit, "HISTORY_LIMIT", 100 * LIMIT)
     task_id = str(uuid4())
     services.offsets = (0,)
     services.tasks[task_id] = Task(due=datetime.now(UTC) + timedelta(hours=1), wanted=False)
@@ -208,8 +212,8 @@ async def test_a_deadline_whose_signal_is_refused_has_its_reminder(
     services.during["PlanReminder"] = away
     for revision in range(2, LIMIT + 22):
         await publish(bus, "task.updated", moved(task_id, revision, datetime.now(UTC)))
-    assert await signals(client, contracts.reminder_id(task_id)) == LIMIT
-    monkeypatch.setattr(contracts, "HISTORY_LIMIT", LIMIT // 2)
+    assert await signals(client, reminder_id(task_id)) == LIMIT
+    monkeypatch.setattr(history_limit, "HISTORY_LIMIT", LIMIT // 2)
     due = datetime.now(UTC) + timedelta(seconds=2)
     services.tasks[task_id].due = due
     await publish(bus, "task.updated", moved(task_id, LIMIT + 22, due))
@@ -224,11 +228,11 @@ async def test_a_deadline_whose_signal_is_refused_has_its_reminder(
 
 
 @pytest.mark.parametrize("call", ["PlanReminder", "EmitReminder"])
-async def test_a_reminder_that_waits_for_the_task_service_goes_on_in_new_runs(
+async def test_a_reminder_waiting_for_the_task_service_continues_in_new_runs(
     bus: Bus, services: Services, client: Client, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    """Not on the time-skipping server: its clock stands still once a run has left an activity behind."""
-    monkeypatch.setattr(contracts, "HISTORY_LIMIT", LIMIT // 2)
+    """Needs a real server: the time-skipping one's clock stops when a run ends while its activity still runs."""
+    monkeypatch.setattr(history_limit, "HISTORY_LIMIT", LIMIT // 2)
     task_id = str(uuid4())
     services.offsets = (0,)
     due = datetime.now(UTC) + timedelta(milliseconds=500)
@@ -243,7 +247,7 @@ async def test_a_reminder_that_waits_for_the_task_service_goes_on_in_new_runs(
     await wait_until_called(services, call)
     for revision in range(3, LIMIT):
         await publish(bus, "task.updated", moved(task_id, revision, due))
-    run = await client.get_workflow_handle(contracts.reminder_id(task_id)).describe()
+    run = await client.get_workflow_handle(reminder_id(task_id)).describe()
     assert run.raw_description.workflow_execution_info.first_run_id != run.run_id
     back.set()
     async with asyncio.timeout(20):
@@ -253,10 +257,8 @@ async def test_a_reminder_that_waits_for_the_task_service_goes_on_in_new_runs(
     assert services.parked == []
 
 
-async def test_a_signal_that_is_wrong_in_itself_is_still_parked(
-    bus: Bus, services: Services
-) -> None:
-    """Temporal refuses it under the same status as a signal too many."""
+async def test_an_invalid_signal_is_still_parked(bus: Bus, services: Services) -> None:
+    """Temporal refuses it with the same status as a signal over the limit."""
     too_long = "x" * 2000
     await publish(bus, "notification.created", notified(services, too_long))
     async with asyncio.timeout(20):
@@ -274,11 +276,11 @@ async def test_one_batch_of_a_users_notifications_is_one_signal(
         Msg(NatsClient(), data=notified(services, users[number % 2]).SerializeToString())
         for number in range(64)
     ]
-    door = FrontDoor(engines.settings)
-    dispatcher = Dispatcher(engines.settings, bus, client, door)
+    stubs = ServiceStubs(engines.settings)
+    dispatcher = Dispatcher(engines.settings, bus, client, stubs)
     await dispatcher.handle(batch)
     for user_id in users:
-        assert await signals(client, contracts.email_id(user_id)) == 1
+        assert await signals(client, email_id(user_id)) == 1
     with pytest.raises(PoisonEvent):
         await dispatcher.handle([*batch, Msg(NatsClient(), data=b"\xff")])
-    await door.close()
+    await stubs.close()

@@ -1,4 +1,4 @@
-"""Promises to a consumer that falls further behind than the event stream reaches."""
+"""Promises to a consumer that has missed more events than the event stream holds."""
 
 import asyncio
 import re
@@ -18,22 +18,24 @@ from structlog.testing import capture_logs
 from uuid_utils.compat import uuid7
 
 from deploy.local.stack import running_stack
-from services.platform import bus as platform_bus
-from services.platform import consumers, retention
-from services.platform.bus import STREAM, Bus, PoisonEvent, copies_stream, event_id
 from services.platform.config import Settings
-from services.platform.db import Database, Row, Statement
-from services.platform.outbox import add_events
-from services.platform.relay import Relay
-from services.platform.tables import consumers as table
-from services.platform.tables import outbox
+from services.platform.data import retention
+from services.platform.data.db import Database, Row, Statement
+from services.platform.data.tables import consumers as table
+from services.platform.data.tables import outbox
+from services.platform.events import retention as platform_retention
+from services.platform.events.bus import Bus
+from services.platform.events.consumer import DurableConsumer, PoisonEvent
+from services.platform.events.outbox import add_events
+from services.platform.events.relay import Relay
+from services.platform.events.subjects import STREAM, copies_stream, copy_subject, event_id, pattern
 from taskflow.event.v1.event_pb2 import Event, TaskCreated
 from taskflow.task.v1.task_pb2 import Task
 from tests.conftest import settings_for
 
 _LIMIT = 1024 * 1024
 _SIZE = 4_000
-# What the stream holds is some 240 of these events.
+# The stream holds about 240 of these events.
 _MANY = 500
 
 _WAITING = Statement(
@@ -87,7 +89,7 @@ async def relay(settings: Settings, db: Database, bus: Bus) -> AsyncIterator[Non
 
 @asynccontextmanager
 async def relaying(settings: Settings, db: Database) -> AsyncIterator[None]:
-    """A relay of its own connection, killed at the end."""
+    """A relay with its own connection, killed at the end."""
     connection = Bus(settings, name="relay")
     await connection.connect()
     running = asyncio.create_task(Relay(settings, db, connection).run())
@@ -99,7 +101,7 @@ async def relaying(settings: Settings, db: Database) -> AsyncIterator[None]:
 
 
 async def cancelled(task: asyncio.Task[None]) -> None:
-    """nats-py loses a cancellation now and then."""
+    """Cancel until the task ends: nats-py sometimes swallows a cancellation."""
     while not task.done():
         task.cancel()
         await asyncio.wait([task], timeout=0.5)
@@ -107,7 +109,7 @@ async def cancelled(task: asyncio.Task[None]) -> None:
 
 @dataclass
 class Worker:
-    """Processes of one durable consumer, and what they handled: aggregate and revision, in order."""
+    """Processes of one durable consumer, and the events they handled: aggregate and revision, in order."""
 
     settings: Settings
     workspace: str = field(default_factory=lambda: str(uuid7()))
@@ -116,7 +118,7 @@ class Worker:
     parked: list[tuple[str, str]] = field(default_factory=list)
     by: list[str] = field(default_factory=list)
     poison: frozenset[int] = frozenset()
-    # Seconds that a batch takes.
+    # Seconds that handling a batch takes.
     pause: float = 0.0
     size: int = 10
 
@@ -126,7 +128,7 @@ class Worker:
 
     @asynccontextmanager
     async def at_work(self, process: str = "one") -> AsyncIterator[None]:
-        """Ends as by kill -9: nothing is given back."""
+        """Run a process; at the end it vanishes as by SIGKILL, without returning its events."""
         connection = Bus(self.settings, name=process)
         await connection.connect()
 
@@ -143,9 +145,14 @@ class Worker:
             self.parked.append((event_id(message), error))
 
         working = asyncio.create_task(
-            connection.consume_batches(
-                self.name, [f"taskflow.{self.workspace}.>"], handle, park, size=self.size
-            )
+            DurableConsumer(
+                connection,
+                self.name,
+                [f"taskflow.{self.workspace}.>"],
+                handle,
+                park,
+                size=self.size,
+            ).run()
         )
         try:
             yield
@@ -154,7 +161,7 @@ class Worker:
             await cancelled(working)
 
     async def once(self, db: Database, bus: Bus) -> None:
-        """Starts, is done with everything, and is killed."""
+        """Start a process, let it handle everything, and kill it."""
         async with self.at_work():
             await eventually(lambda: follows_the_stream(db, bus, self))
 
@@ -163,7 +170,7 @@ class Worker:
         return wanted - set(self.handled) == set()
 
     def inverted(self) -> list[tuple[str, int]]:
-        """Events that were handled for the first time after a later one of their aggregate."""
+        """Events first handled after a later event of their aggregate."""
         highest: dict[str, int] = {}
         seen: set[tuple[str, int]] = set()
         found = []
@@ -187,7 +194,7 @@ async def eventually(condition: Callable[[], object], seconds: float = 30) -> No
 async def write(
     db: Database, worker: Worker, aggregates: list[UUID], first: int, last: int, size: int = _SIZE
 ) -> None:
-    """Revisions of every aggregate in turn, a transaction for each revision; returns when they are published."""
+    """Write revisions of all aggregates in turn, one transaction per revision, and wait until they are published."""
     for revision in range(first, last + 1):
         async with db.transaction() as tx:
             await add_events(
@@ -243,7 +250,7 @@ async def first_sequence(bus: Bus) -> int:
     return info.state.first_seq
 
 
-async def test_a_consumer_that_was_away_past_the_limit_gets_every_event_in_order(
+async def test_a_consumer_offline_past_the_stream_limit_gets_every_event_in_order(
     settings: Settings, db: Database, bus: Bus, relay: None
 ) -> None:
     worker, aggregates = Worker(settings), some()
@@ -264,12 +271,12 @@ async def test_a_consumer_that_was_away_past_the_limit_gets_every_event_in_order
         await bus.jetstream.stream_info(copies_stream(worker.name))
 
 
-async def test_operators_are_warned_before_anything_is_discarded_and_lag_tells_what_waits(
+async def test_a_warning_precedes_any_discarded_event_and_the_lag_metric_is_right(
     settings: Settings, db: Database, bus: Bus, relay: None
 ) -> None:
     worker, aggregates = Worker(settings), some()
     await worker.once(db, bus)
-    # What others left would be discarded first.
+    # Events that other tests left would be discarded first.
     await bus.jetstream.purge_stream(STREAM)
     began = await first_sequence(bus)
     with capture_logs() as logs:
@@ -291,7 +298,7 @@ async def test_operators_are_warned_before_anything_is_discarded_and_lag_tells_w
     assert figure("taskflow_consumer_unread_share", worker) == 0
 
 
-async def test_newer_events_stay_behind_the_missed_ones_while_the_consumer_catches_up(
+async def test_newer_events_wait_until_the_consumer_has_caught_up(
     settings: Settings, db: Database, bus: Bus, relay: None
 ) -> None:
     worker, aggregates = Worker(settings, pause=0.02, size=4), some()
@@ -305,7 +312,7 @@ async def test_newer_events_stay_behind_the_missed_ones_while_the_consumer_catch
     assert worker.inverted() == []
 
 
-async def test_a_poison_event_among_the_missed_ones_is_parked_and_holds_up_nobody(
+async def test_a_poison_event_among_the_missed_ones_is_parked_and_delays_no_other(
     settings: Settings, db: Database, bus: Bus, relay: None
 ) -> None:
     worker, aggregates = Worker(settings, poison=frozenset({7})), some()
@@ -331,12 +338,12 @@ async def test_a_consumer_and_a_relay_killed_while_catching_up_lose_nothing(
         async with relaying(settings, db), worker.at_work(f"after {part}"):
             await eventually(partial(enough, worker, part))
     async with relaying(settings, db), worker.at_work("last"):
-        # What a killed process had taken comes again after 8 s, as on the event stream.
+        # Events that a killed process had received are redelivered after 8 s, as on the event stream.
         await eventually(lambda: worker.complete(aggregates, 60))
         await eventually(lambda: follows_the_stream(db, bus, worker))
 
 
-async def test_two_processes_share_the_missed_events(
+async def test_two_consumer_processes_share_the_missed_events(
     settings: Settings, db: Database, bus: Bus, relay: None
 ) -> None:
     worker, aggregates = Worker(settings, pause=0.01, size=5), some()
@@ -351,7 +358,7 @@ async def test_two_processes_share_the_missed_events(
 @pytest.mark.parametrize(
     "step", ["make_copies_stream", "add_durable", "delete_stream", "delete_consumer"]
 )
-async def test_a_step_that_fails_halfway_is_done_again(
+async def test_a_catch_up_step_that_fails_halfway_is_repeated(
     settings: Settings, db: Database, bus: Bus, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker, aggregates = Worker(settings), some()
@@ -383,14 +390,14 @@ async def test_a_step_that_fails_halfway_is_done_again(
     assert worker.inverted() == []
 
 
-async def test_what_is_discarded_between_two_looks_is_delivered_all_the_same(
+async def test_events_discarded_between_two_checks_are_still_delivered(
     settings: Settings, db: Database, bus: Bus
 ) -> None:
     worker, aggregates = Worker(settings), some()
     async with relaying(settings, db):
         await worker.once(db, bus)
         await write(db, worker, aggregates, 1, 15)
-    # As when the limit is lowered, while no relay looks.
+    # No relay runs now. The lower limit makes the stream discard events before a relay checks it.
     info = await bus.jetstream.stream_info(STREAM)
     info.config.max_bytes = 200_000
     await bus.jetstream.update_stream(info.config)
@@ -399,7 +406,7 @@ async def test_what_is_discarded_between_two_looks_is_delivered_all_the_same(
         await eventually(lambda: follows_the_stream(db, bus, worker))
 
 
-async def test_a_consumer_that_starts_for_the_first_time_gets_what_the_stream_no_longer_holds(
+async def test_a_new_consumer_gets_events_that_the_stream_no_longer_holds(
     settings: Settings, db: Database, bus: Bus, relay: None
 ) -> None:
     worker, aggregates = Worker(settings), some()
@@ -409,10 +416,10 @@ async def test_a_consumer_that_starts_for_the_first_time_gets_what_the_stream_no
     assert worker.inverted() == []
 
 
-async def test_a_consumer_of_an_older_version_that_missed_events_gets_them(
+async def test_a_consumer_of_an_older_version_gets_its_missed_events(
     settings: Settings, db: Database, bus: Bus, relay: None
 ) -> None:
-    """It isn't known to the relay; JetStream's floor says how far it came, until it goes on behind the gap."""
+    """The relay has no record of it. JetStream's ack floor shows how far it came, until it continues after the gap."""
     worker, aggregates = Worker(settings), some()
     info = await bus.jetstream.stream_info(STREAM)
     filters = [f"taskflow.{worker.workspace}.>"]
@@ -423,7 +430,7 @@ async def test_a_consumer_of_an_older_version_that_missed_events_gets_them(
     assert worker.inverted() == []
 
 
-async def test_a_stream_made_anew_while_a_consumer_catches_up_loses_nothing(
+async def test_a_stream_recreated_while_a_consumer_catches_up_loses_nothing(
     settings: Settings, db: Database, bus: Bus
 ) -> None:
     worker, aggregates = Worker(settings, pause=0.02, size=4), some()
@@ -440,7 +447,7 @@ async def test_a_stream_made_anew_while_a_consumer_catches_up_loses_nothing(
         await eventually(lambda: follows_the_stream(db, bus, worker))
 
 
-async def test_copies_that_a_broker_lost_are_made_again(
+async def test_copies_of_missed_events_that_the_broker_lost_are_made_again(
     settings: Settings, db: Database, bus: Bus, relay: None
 ) -> None:
     worker, aggregates = Worker(settings, pause=0.02, size=4), some()
@@ -453,7 +460,7 @@ async def test_copies_that_a_broker_lost_are_made_again(
         await eventually(lambda: worker.complete(aggregates, 50))
 
 
-async def test_events_whose_retention_ends_before_their_consumer_comes_are_counted(
+async def test_events_that_expire_before_their_consumer_returns_are_counted(
     settings: Settings, db: Database, bus: Bus, relay: None
 ) -> None:
     worker, aggregates = Worker(settings), some()
@@ -465,12 +472,12 @@ async def test_events_whose_retention_ends_before_their_consumer_comes_are_count
     await write(db, worker, aggregates, 3, 5)
     async with db.transaction() as tx:
         await tx.run(_AGE)
-    await retention.run_once(db, retention.platform(settings))
+    await retention.run_once(db, platform_retention.kinds(settings))
     assert figure("taskflow_events_lost_total", worker) == 30
 
 
 def test_subjects_match_as_in_nats() -> None:
-    found = re.compile(consumers._pattern(["taskflow.*.task.created", "a.>", "b_1.c"]))
+    found = re.compile(pattern(["taskflow.*.task.created", "a.>", "b_1.c"]))
     assert found.search("taskflow.w-1.task.created")
     assert found.search("a.b.c")
     assert found.search("b_1.c")
@@ -484,5 +491,5 @@ def test_subjects_match_as_in_nats() -> None:
         assert not found.search(other)
 
 
-def test_copies_are_not_part_of_the_event_stream() -> None:
-    assert not platform_bus.copy_subject("worker", "1").startswith("taskflow.")
+def test_copies_of_missed_events_are_not_part_of_the_event_stream() -> None:
+    assert not copy_subject("worker", "1").startswith("taskflow.")

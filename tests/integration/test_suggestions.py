@@ -1,4 +1,4 @@
-"""Promises of suggestions: they propose, people decide, and nothing that a user set is overwritten."""
+"""Promises of suggestions: users decide about them, and no value that a user set is overwritten."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -94,7 +94,7 @@ async def listed(world: TaskWorld, **request: Any) -> list[Suggestion]:
 
 
 async def suggested(world: TaskWorld, draft: SuggestionDraft, **fields: Any) -> tuple[Task, str]:
-    """A task with one suggestion, whose id comes second."""
+    """A task, and the id of its one suggestion."""
     task = await world.create(**fields)
     assert await store(world, task, draft)
     (suggestion,) = await listed(world, task_id=task.id)
@@ -147,10 +147,10 @@ async def switch_ai(world: TaskWorld, *, on: bool) -> None:
     await world.team.workspaces.UpdateWorkspace(request, metadata=world.me)
 
 
-# Asking for them.
+# Requesting suggestions.
 
 
-async def test_events_say_where_ai_is_off(world: TaskWorld) -> None:
+async def test_events_state_whether_ai_is_off(world: TaskWorld) -> None:
     on = await world.create()
     await switch_ai(world, on=False)
     off = await world.create()
@@ -171,7 +171,7 @@ async def test_events_say_where_ai_is_off(world: TaskWorld) -> None:
     assert (created, updated) == ([False, True], [True, True, False])
 
 
-async def test_a_request_says_which_text_it_is_about_and_tells_the_workers(
+async def test_a_request_names_its_text_revision_and_emits_an_event(
     world: TaskWorld,
 ) -> None:
     task = await world.create()
@@ -183,7 +183,7 @@ async def test_a_request_says_which_text_it_is_about_and_tells_the_workers(
     assert (event.actor_id, event.revision) == (world.owner.id, 2)
 
 
-async def test_requests_are_refused_where_ai_is_off_or_the_task_is_closed_to_writing(
+async def test_requests_are_refused_with_ai_off_or_for_a_read_only_task(
     world: TaskWorld,
 ) -> None:
     task = await world.create()
@@ -231,7 +231,7 @@ async def test_a_worker_reads_the_text_the_deadline_and_similar_titles_of_the_pr
     assert found.workspace_id == world.workspace_id
 
 
-async def test_nothing_is_wanted_of_deleted_tasks_and_where_ai_is_off(world: TaskWorld) -> None:
+async def test_no_suggestions_are_wanted_for_deleted_tasks_or_with_ai_off(world: TaskWorld) -> None:
     task = await world.create()
     await switch_ai(world, on=False)
     assert await input_for(world, task) == GetEnrichmentInputResponse()
@@ -242,10 +242,10 @@ async def test_nothing_is_wanted_of_deleted_tasks_and_where_ai_is_off(world: Tas
     assert await input_for(world, Task(id=world.workspace_id)) == GetEnrichmentInputResponse()
 
 
-# Storing them.
+# Storing suggestions.
 
 
-async def test_a_stored_suggestion_says_what_why_how_sure_by_whom_and_on_which_text(
+async def test_a_stored_suggestion_has_value_reason_confidence_model_and_text_revision(
     world: TaskWorld,
 ) -> None:
     task = await world.create()
@@ -284,13 +284,13 @@ async def test_nothing_is_stored_for_a_text_that_has_changed_or_a_deleted_task(
     assert await listed(world, task_id=task.id) == []
 
 
-async def test_what_the_task_has_already_is_not_suggested(world: TaskWorld) -> None:
+async def test_values_that_the_task_already_has_are_not_suggested(world: TaskWorld) -> None:
     task = await world.create(description="Better words", priority=_HIGH)
     assert await store(world, task, priority(_HIGH), description("Better words"))
     assert await listed(world, task_id=task.id) == []
 
 
-async def test_a_late_result_leaves_what_a_user_set_meanwhile(world: TaskWorld) -> None:
+async def test_a_late_result_does_not_overwrite_a_users_change(world: TaskWorld) -> None:
     task = await world.create()
     changed = await world.update(task, priority=_LOW)
     assert await store(world, task, priority(_HIGH))
@@ -325,10 +325,12 @@ async def test_only_services_store_suggestions(world: TaskWorld) -> None:
     assert (await refusal(call)).reason == "NOT_FOR_CALLER"
 
 
-# Deciding.
+# Accepting and rejecting.
 
 
-async def test_accepting_changes_the_task_in_the_acceptors_name(world: TaskWorld) -> None:
+async def test_accepting_a_suggestion_changes_the_task_in_the_accepting_users_name(
+    world: TaskWorld,
+) -> None:
     task, suggestion_id = await suggested(world, priority())
     ben = await world.member("ben")
     answer = await accept(world, suggestion_id, who=ben)
@@ -345,7 +347,9 @@ async def test_accepting_changes_the_task_in_the_acceptors_name(world: TaskWorld
     assert (decided.actor_id, decided.revision) == (ben.id, 2)
 
 
-async def test_accepting_with_edits_takes_the_edited_value_and_says_so(world: TaskWorld) -> None:
+async def test_accepting_with_edits_applies_the_edited_value_and_records_it(
+    world: TaskWorld,
+) -> None:
     _, suggestion_id = await suggested(world, description())
     answer = await accept(world, suggestion_id, SuggestionEdit(description="Cafe\u0301"))
     assert answer.task.description == "Café"
@@ -400,7 +404,9 @@ async def test_other_changes_leave_suggestions_pending(world: TaskWorld) -> None
     assert (await accept(world, suggestion_id)).task.priority == _HIGH
 
 
-async def test_a_rejection_keeps_its_reason_and_leaves_the_task(world: TaskWorld) -> None:
+async def test_a_rejection_stores_its_reason_and_leaves_the_task_unchanged(
+    world: TaskWorld,
+) -> None:
     task, suggestion_id = await suggested(world, priority())
     rejected = await reject(world, suggestion_id, "it can wait")
     assert (rejected.state, rejected.reject_reason) == (SUGGESTION_STATE_REJECTED, "it can wait")
@@ -408,7 +414,7 @@ async def test_a_rejection_keeps_its_reason_and_leaves_the_task(world: TaskWorld
     assert await world.get(task) == task
 
 
-async def test_what_was_decided_stays_decided(world: TaskWorld) -> None:
+async def test_a_decided_suggestion_cannot_be_decided_again(world: TaskWorld) -> None:
     _, accepted = await suggested(world, priority())
     _, rejected = await suggested(world, priority())
     await accept(world, accepted)
@@ -419,7 +425,7 @@ async def test_what_was_decided_stays_decided(world: TaskWorld) -> None:
             assert (answer.reason, answer.metadata) == ("SUGGESTION_RESOLVED", {"state": state})
 
 
-async def test_of_many_who_accept_at_once_one_does(world: TaskWorld) -> None:
+async def test_of_concurrent_acceptances_one_succeeds(world: TaskWorld) -> None:
     task, suggestion_id = await suggested(world, priority())
     answers = await asyncio.gather(
         *(accept(world, suggestion_id) for _ in range(8)), return_exceptions=True
@@ -468,7 +474,7 @@ async def test_strangers_find_nothing_and_viewers_only_read(
         assert await listed(other) == []
 
 
-# Listing.
+# Listing suggestions.
 
 
 async def test_lists_are_newest_first_in_pages_by_task_and_state(world: TaskWorld) -> None:
@@ -493,7 +499,7 @@ async def test_lists_are_newest_first_in_pages_by_task_and_state(world: TaskWorl
     assert await listed(world, task_id=world.project_id) == []
 
 
-# Failing to make them.
+# Failures.
 
 
 async def fail(world: TaskWorld, task: Task, error: str = "model is away", base: int = 1) -> None:
@@ -522,7 +528,7 @@ async def test_a_failure_is_listed_once_and_leaves_the_task_untouched(world: Tas
     assert event.job_changed.job == job
 
 
-async def test_retrying_asks_for_suggestions_and_their_arrival_settles_it(
+async def test_retrying_requests_suggestions_and_their_arrival_resolves_the_failure(
     world: TaskWorld,
 ) -> None:
     task = await world.create()
@@ -543,7 +549,7 @@ async def test_retrying_asks_for_suggestions_and_their_arrival_settles_it(
 
 
 async def asked_again(world: TaskWorld) -> Task:
-    """A task whose suggestions failed, and somebody asked for them anew."""
+    """A task whose suggestions failed and were requested again."""
     task = await world.create()
     await fail(world, task)
     (job,) = await jobs(world)
@@ -551,7 +557,7 @@ async def asked_again(world: TaskWorld) -> Task:
     return task
 
 
-async def test_a_retry_is_refused_where_a_request_would_be(world: TaskWorld) -> None:
+async def test_a_retry_is_refused_whenever_a_request_would_be(world: TaskWorld) -> None:
     task = await world.create()
     await fail(world, task)
     (job,) = await jobs(world)
@@ -563,7 +569,7 @@ async def test_a_retry_is_refused_where_a_request_would_be(world: TaskWorld) -> 
     assert await jobs(world) == [job]
 
 
-async def test_what_was_asked_for_again_ends_also_when_it_is_no_longer_wanted(
+async def test_a_retried_failure_is_resolved_when_suggestions_are_no_longer_wanted(
     world: TaskWorld,
 ) -> None:
     task = await asked_again(world)
@@ -574,7 +580,7 @@ async def test_what_was_asked_for_again_ends_also_when_it_is_no_longer_wanted(
     assert job.error == "suggestions aren't wanted any more"
 
 
-async def test_an_answer_without_suggestions_settles_what_was_asked_for_again(
+async def test_an_answer_without_suggestions_resolves_the_retried_failure(
     world: TaskWorld,
 ) -> None:
     task = await asked_again(world)
@@ -582,7 +588,7 @@ async def test_an_answer_without_suggestions_settles_what_was_asked_for_again(
     assert [job.state for job in await jobs(world)] == [job_pb2.JOB_STATE_DONE]
 
 
-async def test_suggestions_for_a_newer_text_settle_older_failures(world: TaskWorld) -> None:
+async def test_suggestions_for_a_newer_text_resolve_older_failures(world: TaskWorld) -> None:
     task = await world.create()
     await fail(world, task)
     changed = await world.update(task, title="Another title")
@@ -590,8 +596,25 @@ async def test_suggestions_for_a_newer_text_settle_older_failures(world: TaskWor
     assert [job.state for job in await jobs(world)] == [job_pb2.JOB_STATE_DONE]
 
 
-async def test_nobody_is_bothered_with_failures_for_a_text_that_is_gone(world: TaskWorld) -> None:
+async def test_failures_for_an_outdated_text_are_not_listed(world: TaskWorld) -> None:
     task = await world.create()
     await world.update(task, title="Another title")
     await fail(world, task, base=1)
     assert await jobs(world) == []
+
+
+async def test_a_page_ends_before_it_is_larger_than_grpc_clients_accept(world: TaskWorld) -> None:
+    # 60 descriptions of 80 kB each.
+    text = "\N{GRINNING FACE}" * 20_000
+    made = [(await suggested(world, description(text)))[1] for _ in range(60)]
+    found: list[str] = []
+    pages = 0
+    request = ListSuggestionsRequest(workspace_id=world.workspace_id, page_size=1000)
+    while pages == 0 or request.page_token:
+        answer = await world.suggestions.ListSuggestions(request, metadata=world.me)
+        assert answer.ByteSize() < 4 * 1024 * 1024
+        found += [suggestion.id for suggestion in answer.suggestions]
+        request.page_token = answer.next_page_token
+        pages += 1
+    assert pages == 2
+    assert found == made[::-1]

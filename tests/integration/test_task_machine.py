@@ -1,4 +1,4 @@
-"""Whatever is done to tasks in whatever order, they are what a simple model of them says."""
+"""After any sequence of operations, tasks match a simple model of them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
@@ -21,15 +21,15 @@ from services.platform.config import Settings
 from taskflow.task.v1 import task_pb2
 from taskflow.task.v1.project_pb2 import Project
 from taskflow.task.v1.task_pb2 import Task, TaskFilter
-from tests.integration.desk import Desk, People, desk_at, due_date, people_of
 from tests.integration.people import read_refusal
+from tests.integration.roles_world import People, RolesWorld, due_date, people_of, roles_world_at
 
 _FINISHED = (task_pb2.TASK_STATUS_DONE, task_pb2.TASK_STATUS_CANCELED)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A task as somebody remembers it who knows the rules."""
+    """The expected state of a task."""
 
     title: str
     description: str = ""
@@ -75,10 +75,10 @@ _statuses = st.integers(1, 4)
 
 
 class Tasks(RuleBasedStateMachine):
-    """Every answer is compared with the model's; in the end what is listed and what the events say is, too."""
+    """Compares every answer with the model, and at the end the lists and events too."""
 
     loop: asyncio.AbstractEventLoop
-    desk: Desk
+    world: RolesWorld
 
     tasks = Bundle("tasks")
 
@@ -87,13 +87,13 @@ class Tasks(RuleBasedStateMachine):
         self.models: dict[str, Model] = {}
         self.etags: dict[str, str] = {}
         self.archived = False
-        self.project: Project = self.wait(self.desk.project())
+        self.project: Project = self.wait(self.world.project())
 
     def wait(self, call: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(call, self.loop).result(30)
 
     def attempt(self, task_id: str, call: Coroutine[Any, Any, Task], **changes: Any) -> None:
-        """A change of a live task."""
+        """Try a change of a live task."""
         model = self.models[task_id]
         if self.archived:
             self.refused(call, "PROJECT_ARCHIVED")
@@ -116,8 +116,8 @@ class Tasks(RuleBasedStateMachine):
 
     @rule(target=tasks, title=_texts, labels=_labels, assigned=st.booleans(), day=st.integers(0, 3))
     def create(self, title: str, labels: list[str], assigned: bool, day: int) -> Any:
-        assignee = self.desk.people.owner.id if assigned else ""
-        call = self.desk.create(
+        assignee = self.world.people.owner.id if assigned else ""
+        call = self.world.create(
             self.project, title=title, labels=labels, assignee_id=assignee, due=_due(day)
         )
         if self.archived:
@@ -133,54 +133,56 @@ class Tasks(RuleBasedStateMachine):
     @rule(task_id=tasks, title=_texts, description=_texts)
     def edit(self, task_id: str | None, title: str, description: str) -> None:
         if task_id:
-            call = self.desk.update(Task(id=task_id), title=title, description=description)
+            call = self.world.update(Task(id=task_id), title=title, description=description)
             self.attempt(task_id, call, title=title, description=description)
 
     @rule(task_id=tasks, day=st.integers(0, 3), labels=_labels)
     def plan(self, task_id: str | None, day: int, labels: list[str]) -> None:
         if task_id:
-            call = self.desk.update(Task(id=task_id), "due", "labels", due=_due(day), labels=labels)
+            call = self.world.update(
+                Task(id=task_id), "due", "labels", due=_due(day), labels=labels
+            )
             self.attempt(task_id, call, day=day, labels=tuple(dict.fromkeys(labels)))
 
     @rule(task_id=tasks, title=_texts)
-    def edit_with_an_etag_of_long_ago(self, task_id: str | None, title: str) -> None:
+    def edit_with_a_stale_etag(self, task_id: str | None, title: str) -> None:
         if task_id:
-            call = self.desk.update(Task(id=task_id), title=title, etag="0")
+            call = self.world.update(Task(id=task_id), title=title, etag="0")
             self.refused(call, "PROJECT_ARCHIVED" if self.archived else "ETAG_MISMATCH")
 
     @rule(task_id=tasks, title=_texts)
-    def edit_with_the_etag_of_now(self, task_id: str | None, title: str) -> None:
+    def edit_with_the_current_etag(self, task_id: str | None, title: str) -> None:
         if task_id:
-            call = self.desk.update(Task(id=task_id), title=title, etag=self.etags[task_id])
+            call = self.world.update(Task(id=task_id), title=title, etag=self.etags[task_id])
             self.attempt(task_id, call, title=title)
 
     @rule(task_id=tasks, who=st.sampled_from(["owner", "member", "viewer", ""]))
     def assign(self, task_id: str | None, who: str) -> None:
         if task_id:
-            assignee = getattr(self.desk.people, who).id if who else ""
-            call = self.desk.assign(Task(id=task_id), assignee)
+            assignee = getattr(self.world.people, who).id if who else ""
+            call = self.world.assign(Task(id=task_id), assignee)
             self.attempt(task_id, call, assignee=assignee)
 
     @rule(task_id=tasks)
     def assign_to_a_stranger(self, task_id: str | None) -> None:
         if task_id:
-            stranger = self.desk.people.stranger.id
+            stranger = self.world.people.stranger.id
             deleted = "TASK_DELETED" if self.models[task_id].deleted else "ASSIGNEE_NOT_MEMBER"
             self.refused(
-                self.desk.assign(Task(id=task_id), stranger),
+                self.world.assign(Task(id=task_id), stranger),
                 "PROJECT_ARCHIVED" if self.archived else deleted,
             )
 
     @rule(task_id=tasks, status=_statuses)
     def set_status(self, task_id: str | None, status: int) -> None:
         if task_id:
-            self.attempt(task_id, self.desk.set_status(Task(id=task_id), status), status=status)
+            self.attempt(task_id, self.world.set_status(Task(id=task_id), status), status=status)
 
     @rule(task_id=tasks)
     def delete(self, task_id: str | None) -> None:
         if task_id is None:
             return
-        call = self.desk.delete(Task(id=task_id))
+        call = self.world.delete(Task(id=task_id))
         model = self.models[task_id]
         if self.archived:
             self.refused(call, "PROJECT_ARCHIVED")
@@ -193,7 +195,7 @@ class Tasks(RuleBasedStateMachine):
     def undelete(self, task_id: str | None) -> None:
         if task_id is None:
             return
-        call = self.desk.undelete(Task(id=task_id))
+        call = self.world.undelete(Task(id=task_id))
         model = self.models[task_id]
         if self.archived:
             self.refused(call, "PROJECT_ARCHIVED")
@@ -204,23 +206,23 @@ class Tasks(RuleBasedStateMachine):
 
     @rule(archived=st.booleans())
     def archive(self, archived: bool) -> None:
-        desk = self.desk
-        self.wait(desk.archive(self.project) if archived else desk.unarchive(self.project))
+        world = self.world
+        self.wait(world.archive(self.project) if archived else world.unarchive(self.project))
         self.archived = archived
 
     @invariant()
-    def lists_show_the_live_ones_and_with_the_deleted_all(self) -> None:
+    def lists_show_live_tasks_and_deleted_ones_on_request(self) -> None:
         workspace_id = self.project.workspace_id
         everything = TaskFilter(include_deleted=True)
-        found = self.wait(self.desk.all(workspace_id, filter=everything))
+        found = self.wait(self.world.all(workspace_id, filter=everything))
         assert [task.id for task in found] == list(self.models)
         assert all(self.models[task.id].shows(task) for task in found)
         live = [task for task in found if not task.HasField("delete_time")]
-        assert self.wait(self.desk.all(workspace_id)) == live
+        assert self.wait(self.world.all(workspace_id)) == live
 
     def teardown(self) -> None:
         for task_id, model in self.models.items():
-            events = self.wait(self.desk.events(task_id))
+            events = self.wait(self.world.events(task_id))
             assert [event.revision for event in events] == list(range(1, model.revision + 1))
             last = events[-1]
             assert model.shows(getattr(last, last.WhichOneof("facts")).task)
@@ -236,16 +238,18 @@ async def people(services: Settings) -> People:
 
 
 @pytest.fixture
-async def desk(services: Settings, people: People) -> AsyncIterator[Desk]:
-    async with desk_at(services, people) as desk:
-        yield desk
+async def world(services: Settings, people: People) -> AsyncIterator[RolesWorld]:
+    async with roles_world_at(services, people) as world:
+        yield world
 
 
-async def test_tasks_are_what_the_model_says_whatever_is_done_to_them(desk: Desk) -> None:
+async def test_tasks_match_a_simple_model_after_any_sequence_of_operations(
+    world: RolesWorld,
+) -> None:
     class Here(Tasks):
         pass
 
-    Here.loop, Here.desk = asyncio.get_running_loop(), desk
+    Here.loop, Here.world = asyncio.get_running_loop(), world
     profile = settings(max_examples=30, stateful_step_count=30, deadline=None)
-    # In a thread: its steps wait for what this loop does.
+    # In a thread, because its steps block on this event loop.
     await asyncio.to_thread(run_state_machine_as_test, Here, settings=profile)

@@ -1,4 +1,4 @@
-"""Promises about who may do what with tasks, and about those who come and go meanwhile."""
+"""Promises about permissions on tasks, and about members who join or leave meanwhile."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,20 +11,27 @@ import pytest
 from services.platform.config import Settings
 from taskflow.auth.v1 import auth_service_pb2
 from taskflow.task.v1 import task_pb2, task_service_pb2
-from tests.integration.desk import Desk, People, Task, desk_at, due_date, people_of
 from tests.integration.people import Person, refusal
+from tests.integration.roles_world import (
+    People,
+    RolesWorld,
+    Task,
+    due_date,
+    people_of,
+    roles_world_at,
+)
 
 _Code = grpc.StatusCode
 DONE = task_pb2.TASK_STATUS_DONE
 TODO = task_pb2.TASK_STATUS_TODO
 
-_WRITES: dict[str, Callable[[Desk, Any, Task, Person], Awaitable[object]]] = {
-    "create": lambda desk, project, task, by: desk.create(project, by=by),
-    "update": lambda desk, project, task, by: desk.update(task, title="x", by=by),
-    "assign": lambda desk, project, task, by: desk.assign(task, "", by=by),
-    "status": lambda desk, project, task, by: desk.set_status(task, DONE, by=by),
-    "delete": lambda desk, project, task, by: desk.delete(task, by=by),
-    "undelete": lambda desk, project, task, by: desk.undelete(task, by=by),
+_WRITES: dict[str, Callable[[RolesWorld, Any, Task, Person], Awaitable[object]]] = {
+    "create": lambda world, project, task, by: world.create(project, by=by),
+    "update": lambda world, project, task, by: world.update(task, title="x", by=by),
+    "assign": lambda world, project, task, by: world.assign(task, "", by=by),
+    "status": lambda world, project, task, by: world.set_status(task, DONE, by=by),
+    "delete": lambda world, project, task, by: world.delete(task, by=by),
+    "undelete": lambda world, project, task, by: world.undelete(task, by=by),
 }
 
 
@@ -34,119 +41,121 @@ async def people(services: Settings) -> People:
 
 
 @pytest.fixture
-async def desk(services: Settings, people: People) -> AsyncIterator[Desk]:
-    async with desk_at(services, people) as desk:
-        yield desk
+async def world(services: Settings, people: People) -> AsyncIterator[RolesWorld]:
+    async with roles_world_at(services, people) as world:
+        yield world
 
 
 @pytest.mark.parametrize("name", _WRITES)
-async def test_a_viewer_reads_and_does_not_write(desk: Desk, name: str) -> None:
-    project = await desk.project()
-    task = await desk.create(project)
-    viewer = desk.people.viewer
-    assert await desk.get(task.id, by=viewer) == task
-    assert await desk.all(project.workspace_id, by=viewer) == [task]
-    failed = await refusal(_WRITES[name](desk, project, task, viewer))
+async def test_a_viewer_can_read_tasks_and_not_change_them(world: RolesWorld, name: str) -> None:
+    project = await world.project()
+    task = await world.create(project)
+    viewer = world.people.viewer
+    assert await world.get(task.id, by=viewer) == task
+    assert await world.all(project.workspace_id, by=viewer) == [task]
+    failed = await refusal(_WRITES[name](world, project, task, viewer))
     assert (failed.code, failed.reason) == (_Code.PERMISSION_DENIED, "ROLE_TOO_LOW")
     assert failed.metadata == {"role": "VIEWER", "required_role": "MEMBER"}
-    assert await desk.all(project.workspace_id) == [task]
+    assert await world.all(project.workspace_id) == [task]
 
 
 @pytest.mark.parametrize("name", _WRITES)
-async def test_what_is_foreign_and_what_does_not_exist_look_the_same(desk: Desk, name: str) -> None:
-    project = await desk.project()
-    task = await desk.create(project)
+async def test_foreign_and_missing_tasks_get_the_same_answer(world: RolesWorld, name: str) -> None:
+    project = await world.project()
+    task = await world.create(project)
     nothing = type(project)(id=str(uuid4()))
-    stranger = desk.people.stranger
-    foreign = await refusal(_WRITES[name](desk, project, task, stranger))
-    absent = await refusal(_WRITES[name](desk, nothing, Task(id=str(uuid4())), stranger))
+    stranger = world.people.stranger
+    foreign = await refusal(_WRITES[name](world, project, task, stranger))
+    absent = await refusal(_WRITES[name](world, nothing, Task(id=str(uuid4())), stranger))
     assert foreign == absent
     assert foreign.code is _Code.NOT_FOUND
-    assert await desk.all(project.workspace_id) == [task]
+    assert await world.all(project.workspace_id) == [task]
 
 
-async def test_foreign_tasks_cannot_be_read_in_any_way(desk: Desk) -> None:
-    project = await desk.project()
-    task = await desk.create(project)
-    stranger = desk.people.stranger
-    own = await desk.team.workspace(stranger)
+async def test_no_call_returns_anything_of_foreign_tasks(world: RolesWorld) -> None:
+    project = await world.project()
+    task = await world.create(project)
+    stranger = world.people.stranger
+    own = await world.team.workspace(stranger)
     for read in (
-        desk.get(task.id, by=stranger),
-        desk.get(task.key, project.workspace_id, by=stranger),
-        desk.get(task.key, own.id, by=stranger),
-        desk.get(task.id, own.id, by=stranger),
-        desk.page(project.workspace_id, by=stranger),
+        world.get(task.id, by=stranger),
+        world.get(task.key, project.workspace_id, by=stranger),
+        world.get(task.key, own.id, by=stranger),
+        world.get(task.id, own.id, by=stranger),
+        world.page(project.workspace_id, by=stranger),
     ):
         assert (await refusal(read)).code is _Code.NOT_FOUND
     of_project = task_pb2.TaskFilter(project_ids=[project.id])
-    assert await desk.all(own.id, by=stranger, filter=of_project) == []
-    # Neither as a parent nor as somebody to assign to is anything learned of them.
-    mine = await desk.project(own.id, by=stranger)
-    failed = await refusal(desk.create(mine, by=stranger, parent_id=task.id))
+    assert await world.all(own.id, by=stranger, filter=of_project) == []
+    # Naming a foreign task as parent, or its owner as assignee, reveals nothing.
+    mine = await world.project(own.id, by=stranger)
+    failed = await refusal(world.create(mine, by=stranger, parent_id=task.id))
     assert failed.reason == "PARENT_INVALID"
-    failed = await refusal(desk.create(mine, by=stranger, assignee_id=desk.people.member.id))
+    failed = await refusal(world.create(mine, by=stranger, assignee_id=world.people.member.id))
     assert failed == await refusal(
-        desk.create(mine, by=stranger, assignee_id=desk.people.member.id)
+        world.create(mine, by=stranger, assignee_id=world.people.member.id)
     )
     assert failed.reason == "ASSIGNEE_NOT_MEMBER"
 
 
-async def test_calls_without_a_token_are_refused_before_anything_else(desk: Desk) -> None:
-    failed = await refusal(desk.tasks.GetTask(task_service_pb2.GetTaskRequest()))
+async def test_calls_without_a_token_are_refused_before_validation(world: RolesWorld) -> None:
+    failed = await refusal(world.tasks.GetTask(task_service_pb2.GetTaskRequest()))
     assert (failed.code, failed.reason) == (_Code.UNAUTHENTICATED, "CREDENTIALS_MISSING")
 
 
-async def test_a_session_that_ended_sees_and_does_nothing(desk: Desk) -> None:
-    project = await desk.project()
-    task = await desk.create(project)
-    person = await desk.newcomer(project.workspace_id)
-    assert await desk.get(task.id, by=person) == task
-    await desk.team.auth.Logout(auth_service_pb2.LogoutRequest(), metadata=person.credentials)
+async def test_an_ended_session_can_neither_read_nor_change_tasks(world: RolesWorld) -> None:
+    project = await world.project()
+    task = await world.create(project)
+    person = await world.newcomer(project.workspace_id)
+    assert await world.get(task.id, by=person) == task
+    await world.team.auth.Logout(auth_service_pb2.LogoutRequest(), metadata=person.credentials)
     for call in (
-        desk.get(task.id, by=person),
-        desk.page(project.workspace_id, by=person),
-        *(write(desk, project, task, person) for write in _WRITES.values()),
+        world.get(task.id, by=person),
+        world.page(project.workspace_id, by=person),
+        *(write(world, project, task, person) for write in _WRITES.values()),
     ):
         failed = await refusal(call)
         assert (failed.code, failed.reason) == (_Code.UNAUTHENTICATED, "SESSION_REVOKED")
 
 
 @pytest.mark.parametrize("name", _WRITES)
-async def test_an_archived_project_refuses_every_write_to_its_tasks(desk: Desk, name: str) -> None:
-    project = await desk.project()
-    task = await desk.create(project)
-    await desk.archive(project)
-    failed = await refusal(_WRITES[name](desk, project, task, desk.people.owner))
+async def test_an_archived_project_refuses_every_write_to_its_tasks(
+    world: RolesWorld, name: str
+) -> None:
+    project = await world.project()
+    task = await world.create(project)
+    await world.archive(project)
+    failed = await refusal(_WRITES[name](world, project, task, world.people.owner))
     assert (failed.code, failed.reason) == (_Code.FAILED_PRECONDITION, "PROJECT_ARCHIVED")
-    assert await desk.all(project.workspace_id) == [task]
-    await desk.unarchive(project)
-    assert (await desk.update(task, title="Again")).title == "Again"
+    assert await world.all(project.workspace_id) == [task]
+    await world.unarchive(project)
+    assert (await world.update(task, title="Again")).title == "Again"
 
 
-async def test_nothing_is_written_after_the_answer_to_archive(desk: Desk) -> None:
+async def test_no_task_changes_after_archive_was_acknowledged(world: RolesWorld) -> None:
     for _ in range(5):
-        project = await desk.project()
-        task = await desk.create(project)
+        project = await world.project()
+        task = await world.create(project)
         writes = [
             asyncio.ensure_future(write)
             for n in range(10)
-            for write in (desk.create(project), desk.update(task, title=f"Title {n}"))
+            for write in (world.create(project), world.update(task, title=f"Title {n}"))
         ]
         await asyncio.sleep(0.005)
-        await desk.archive(project)
-        then = await desk.all(project.workspace_id)
+        await world.archive(project)
+        then = await world.all(project.workspace_id)
         await asyncio.gather(*writes, return_exceptions=True)
-        assert await desk.all(project.workspace_id) == then
+        assert await world.all(project.workspace_id) == then
 
 
-async def test_an_assignee_is_a_member(desk: Desk) -> None:
-    project = await desk.project()
-    task = await desk.create(project, assignee_id=desk.people.owner.id)
-    for nobody in (desk.people.stranger.id, str(uuid4())):
+async def test_an_assignee_must_be_a_member(world: RolesWorld) -> None:
+    project = await world.project()
+    task = await world.create(project, assignee_id=world.people.owner.id)
+    for nobody in (world.people.stranger.id, str(uuid4())):
         for write in (
-            desk.create(project, assignee_id=nobody),
-            desk.update(task, assignee_id=nobody),
-            desk.assign(task, nobody),
+            world.create(project, assignee_id=nobody),
+            world.update(task, assignee_id=nobody),
+            world.assign(task, nobody),
         ):
             failed = await refusal(write)
             assert (failed.code, failed.reason) == (
@@ -154,48 +163,48 @@ async def test_an_assignee_is_a_member(desk: Desk) -> None:
                 "ASSIGNEE_NOT_MEMBER",
             )
             assert failed.metadata == {"assignee_id": nobody}
-    assert (await desk.get(task.id)).assignee_id == desk.people.owner.id
-    assert (await desk.assign(task, "")).assignee_id == ""
+    assert (await world.get(task.id)).assignee_id == world.people.owner.id
+    assert (await world.assign(task, "")).assignee_id == ""
 
 
-async def test_removing_a_member_unassigns_their_open_tasks(desk: Desk) -> None:
-    project = await desk.project()
-    person = await desk.newcomer(project.workspace_id, "Pacific/Auckland")
+async def test_removing_a_member_unassigns_their_open_tasks(world: RolesWorld) -> None:
+    project = await world.project()
+    person = await world.newcomer(project.workspace_id, "Pacific/Auckland")
     theirs: dict[str, Any] = {"assignee_id": person.id}
-    plain = await desk.create(project, **theirs)
-    dated = await desk.create(project, due=due_date(2031, 1, 1), **theirs)
-    done = await desk.create(project, status=DONE, **theirs)
-    gone = await desk.create(project, **theirs)
-    await desk.delete(gone)
-    others = await desk.create(project, assignee_id=desk.people.owner.id)
-    await desk.team.remove(desk.people.owner, project.workspace_id, person.id)
+    plain = await world.create(project, **theirs)
+    dated = await world.create(project, due=due_date(2031, 1, 1), **theirs)
+    done = await world.create(project, status=DONE, **theirs)
+    gone = await world.create(project, **theirs)
+    await world.delete(gone)
+    others = await world.create(project, assignee_id=world.people.owner.id)
+    await world.team.remove(world.people.owner, project.workspace_id, person.id)
 
     for task in (plain, dated):
-        now = await desk.get(task.id)
+        now = await world.get(task.id)
         assert (now.assignee_id, now.revision) == ("", 2)
-        event = (await desk.events(task.id))[-1]
+        event = (await world.events(task.id))[-1]
         assert event.type == "task.updated"
-        assert event.actor_id == desk.people.owner.id
+        assert event.actor_id == world.people.owner.id
         assert event.task_updated.before.assignee_id == person.id
         assert event.task_updated.task == now
-    # The date is the creator's business now, who isn't in New Zealand.
-    assert (await desk.get(dated.id)).due_time.seconds == dated.due_time.seconds + 13 * 3600
-    assert (await desk.get(done.id)).assignee_id == person.id
-    assert (await desk.get(others.id)).assignee_id == desk.people.owner.id
-    # Coming back to life, a task doesn't come back to somebody who left.
-    assert (await desk.undelete(gone)).assignee_id == ""
-    assert (await desk.set_status(done, TODO)).assignee_id == ""
+    # The creator's time zone applies now, which isn't New Zealand's.
+    assert (await world.get(dated.id)).due_time.seconds == dated.due_time.seconds + 13 * 3600
+    assert (await world.get(done.id)).assignee_id == person.id
+    assert (await world.get(others.id)).assignee_id == world.people.owner.id
+    # An undeleted task isn't reassigned to a user who left.
+    assert (await world.undelete(gone)).assignee_id == ""
+    assert (await world.set_status(done, TODO)).assignee_id == ""
 
 
-async def test_no_assignment_survives_a_removal_that_happens_meanwhile(desk: Desk) -> None:
-    project = await desk.project()
+async def test_no_assignment_survives_a_concurrent_removal(world: RolesWorld) -> None:
+    project = await world.project()
     for _ in range(5):
-        person = await desk.newcomer(project.workspace_id)
-        tasks = [await desk.create(project) for _ in range(6)]
-        calls: list[Awaitable[object]] = [desk.assign(task, person.id) for task in tasks]
-        calls += [desk.create(project, assignee_id=person.id) for _ in range(6)]
-        calls.insert(6, desk.team.remove(desk.people.owner, project.workspace_id, person.id))
+        person = await world.newcomer(project.workspace_id)
+        tasks = [await world.create(project) for _ in range(6)]
+        calls: list[Awaitable[object]] = [world.assign(task, person.id) for task in tasks]
+        calls += [world.create(project, assignee_id=person.id) for _ in range(6)]
+        calls.insert(6, world.team.remove(world.people.owner, project.workspace_id, person.id))
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert results[6] is None
         theirs = task_pb2.TaskFilter(assignee_ids=[person.id], include_deleted=True)
-        assert await desk.all(project.workspace_id, filter=theirs) == []
+        assert await world.all(project.workspace_id, filter=theirs) == []

@@ -1,4 +1,4 @@
-"""Promises about lists: what a filter finds, in which order, page by page, while others write."""
+"""Promises about lists: filters, orders, and pages while other callers write."""
 
 import asyncio
 import random
@@ -17,15 +17,24 @@ from sqlalchemy import delete, insert
 from uuid_utils.compat import uuid7
 
 from services.platform.config import Settings
-from services.platform.db import Database, Statement
-from services.task import filters, lists, messages
-from services.task.models import projects, tasks
-from services.task.queries import COLUMNS, TaskRow
+from services.platform.data.db import Database, Statement
+from services.task.projects.models import projects
+from services.task.tasks import filters, list_queries, messages
+from services.task.tasks import pages as lists
+from services.task.tasks.models import tasks
+from services.task.tasks.queries import COLUMNS, TaskRow
 from taskflow.task.v1 import task_pb2, task_service_pb2
 from taskflow.task.v1.task_pb2 import Task, TaskFilter
 from taskflow.task.v1.task_service_pb2 import TaskOrder
-from tests.integration.desk import Desk, People, desk_at, due_at, people_of, struct
 from tests.integration.people import refusal
+from tests.integration.roles_world import (
+    People,
+    RolesWorld,
+    due_at,
+    people_of,
+    roles_world_at,
+    struct,
+)
 
 _Code = grpc.StatusCode
 _START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -37,9 +46,9 @@ async def people(services: Settings) -> People:
 
 
 @pytest.fixture
-async def desk(services: Settings, people: People) -> AsyncIterator[Desk]:
-    async with desk_at(services, people) as desk:
-        yield desk
+async def world(services: Settings, people: People) -> AsyncIterator[RolesWorld]:
+    async with roles_world_at(services, people) as world:
+        yield world
 
 
 def _stamp(at: datetime) -> Timestamp:
@@ -48,7 +57,7 @@ def _stamp(at: datetime) -> Timestamp:
     return stamp
 
 
-# A workspace full of tasks that were made up, without the service.
+# A workspace full of generated tasks, written without the service.
 
 _WORKSPACE, _PROJECTS, _USERS = uuid7(), [uuid7(), uuid7()], [uuid7(), uuid7()]
 _WORDS = [
@@ -64,7 +73,7 @@ def _rows(draw: st.DrawFn) -> list[Any]:
     found = []
     for number in range(draw(st.integers(1, 12))):
         due = draw(st.none() | _instants)
-        values = dict.fromkeys(COLUMNS) | {
+        values: dict[str, Any] = dict.fromkeys(COLUMNS) | {
             "id": uuid7(),
             "workspace_id": _WORKSPACE,
             "project_id": draw(st.sampled_from(_PROJECTS)),
@@ -155,19 +164,19 @@ _DELETE_PROJECTS = Statement(delete(projects).where(projects.c.workspace_id == _
 
 @settings(max_examples=300, deadline=None)
 @given(rows=_rows(), wanted=_filters, order_by=_orders, size=st.integers(1, 5))
-async def test_lists_and_streams_mean_the_same_by_a_filter_in_every_order(
+async def test_lists_and_streams_apply_filters_alike_in_every_order(
     made_up: Database, rows: list[Any], wanted: TaskFilter, order_by: TaskOrder, size: int
 ) -> None:
     async with made_up.transaction() as tx:
         await tx.run(_DELETE_TASKS)
         await tx.run_many(_ADD, [row._asdict() for row in rows])
-    wanted = filters.normal(wanted)
+    wanted = filters.normalize(wanted)
     found: list[Task] = []
     position: list[Any] | None = None
     while True:
         async with made_up.read() as tx:
             page, position = await lists.page(
-                tx, _WORKSPACE, wanted, filters.order(order_by), position, size
+                tx, _WORKSPACE, wanted, list_queries.order(order_by), position, size
             )
         assert len(page) <= size
         found += page
@@ -179,7 +188,7 @@ async def test_lists_and_streams_mean_the_same_by_a_filter_in_every_order(
 
 
 def _key(order_by: TaskOrder) -> Callable[[Task], Any]:
-    """Without a deadline comes last, in both directions."""
+    """Sort key. Tasks without a deadline come last, in both directions."""
 
     def due(task: Task) -> Any:
         return task.HasField("due_time") == order_by.descending, task.due_time.ToNanoseconds()
@@ -198,14 +207,14 @@ def _key(order_by: TaskOrder) -> Callable[[Task], Any]:
     return lambda task: (key(task), task.id)
 
 
-# Through the service.
+# Through the service's API.
 
 
-async def test_each_filter_finds_what_it_says(desk: Desk) -> None:
-    project = await desk.project()
-    other = await desk.project(project.workspace_id, "OTHER")
-    owner, member = desk.people.owner, desk.people.member
-    one = await desk.create(
+async def test_each_filter_finds_exactly_its_tasks(world: RolesWorld) -> None:
+    project = await world.project()
+    other = await world.project(project.workspace_id, "OTHER")
+    owner, member = world.people.owner, world.people.member
+    one = await world.create(
         project,
         title="Pay 100% of the Stra\u00dfe",
         assignee_id=owner.id,
@@ -213,11 +222,11 @@ async def test_each_filter_finds_what_it_says(desk: Desk) -> None:
         priority=task_pb2.TASK_PRIORITY_HIGH,
         due=due_at("UTC", 2031, 1, 1, 12),
     )
-    two = await desk.create(other, by=owner, description="a_b", status=task_pb2.TASK_STATUS_DONE)
+    two = await world.create(other, by=owner, description="a_b", status=task_pb2.TASK_STATUS_DONE)
 
     async def found(**fields: Any) -> set[str]:
         wanted = TaskFilter(**fields)
-        return {task.id for task in await desk.all(project.workspace_id, filter=wanted)}
+        return {task.id for task in await world.all(project.workspace_id, filter=wanted)}
 
     noon = _stamp(datetime(2031, 1, 1, 12, tzinfo=UTC))
     a_little_later = Timestamp(seconds=noon.seconds, nanos=1)
@@ -259,64 +268,68 @@ async def test_each_filter_finds_what_it_says(desk: Desk) -> None:
         Timestamp(nanos=1_000_000_000),
     ],
 )
-async def test_a_time_out_of_range_is_refused_by_its_name(
-    desk: Desk, field: str, time: Timestamp
+async def test_a_time_out_of_range_is_refused_with_the_field_name(
+    world: RolesWorld, field: str, time: Timestamp
 ) -> None:
-    workspace_id = await desk.workspace()
+    workspace_id = await world.workspace()
     wanted = TaskFilter(**{field: time})  # type: ignore[arg-type]
-    failed = await refusal(desk.page(workspace_id, filter=wanted))
+    failed = await refusal(world.page(workspace_id, filter=wanted))
     assert (failed.reason, failed.fields) == ("INVALID_REQUEST", [f"filter.{field}"])
     for edge in (
         Timestamp(seconds=253_402_300_799, nanos=999_999_999),
         Timestamp(seconds=-62_135_596_800),
     ):
-        await desk.page(workspace_id, filter=TaskFilter(**{field: edge}))  # type: ignore[arg-type]
+        await world.page(workspace_id, filter=TaskFilter(**{field: edge}))  # type: ignore[arg-type]
 
 
-async def test_pages_have_the_size_that_was_asked_for_within_limits(desk: Desk) -> None:
-    project = await desk.project()
-    made = [await desk.create(project) for _ in range(52)]
-    page = await desk.page(project.workspace_id)
+async def test_pages_have_the_requested_size_within_limits(world: RolesWorld) -> None:
+    project = await world.project()
+    made = [await world.create(project) for _ in range(52)]
+    page = await world.page(project.workspace_id)
     assert list(page.tasks) == made[:50]
     assert (
-        list((await desk.page(project.workspace_id, page_token=page.next_page_token)).tasks)
+        list((await world.page(project.workspace_id, page_token=page.next_page_token)).tasks)
         == (made[50:])
     )
-    assert len((await desk.page(project.workspace_id, page_size=5000)).tasks) == 52
-    failed = await refusal(desk.page(project.workspace_id, page_size=-1))
+    assert len((await world.page(project.workspace_id, page_size=5000)).tasks) == 52
+    failed = await refusal(world.page(project.workspace_id, page_size=-1))
     assert (failed.reason, failed.fields) == ("INVALID_REQUEST", ["page_size"])
 
 
-async def test_a_page_ends_early_rather_than_being_too_large_for_a_client(desk: Desk) -> None:
-    project = await desk.project()
+async def test_a_page_ends_early_before_it_exceeds_the_message_limit(
+    world: RolesWorld,
+) -> None:
+    project = await world.project()
     large: dict[str, Any] = {
         "description": "\u4e2d" * 20_000,
         "payload": struct({"x": "a" * 60_000}),
     }
-    made = [await desk.create(project, **large) for _ in range(40)]
-    page = await desk.page(project.workspace_id, page_size=1000)
+    made = [await world.create(project, **large) for _ in range(40)]
+    page = await world.page(project.workspace_id, page_size=1000)
     assert 20 < len(page.tasks) < 40
-    assert await desk.all(project.workspace_id, page_size=1000) == made
+    assert await world.all(project.workspace_id, page_size=1000) == made
 
 
-async def test_tasks_that_do_not_change_come_once_while_others_are_written(desk: Desk) -> None:
-    project = await desk.project()
+async def test_unchanged_tasks_are_listed_once_while_others_are_written(
+    world: RolesWorld,
+) -> None:
+    project = await world.project()
     kept = []
     for n in range(20):
         due = due_at("UTC", 2031, 1, 1 + n % 3) if n % 2 else None
-        kept.append(await desk.create(project, priority=n % 5, due=due))
-    restless = [await desk.create(project) for _ in range(5)]
+        kept.append(await world.create(project, priority=n % 5, due=due))
+    restless = [await world.create(project) for _ in range(5)]
     busy = True
 
     async def disturb() -> None:
         chance = random.Random(7)
         while busy:
-            await desk.create(
+            await world.create(
                 project,
                 priority=chance.randrange(5),
                 due=due_at("UTC", 2031, 1, chance.randint(1, 4)),
             )
-            await desk.update(
+            await world.update(
                 chance.choice(restless), priority=chance.randint(1, 4), title=f"T{chance.random()}"
             )
 
@@ -325,7 +338,7 @@ async def test_tasks_that_do_not_change_come_once_while_others_are_written(desk:
         for field in range(5):
             for descending in (False, True):
                 order = TaskOrder(field=field, descending=descending)  # type: ignore[arg-type]
-                seen = await desk.all(project.workspace_id, order_by=order, page_size=3)
+                seen = await world.all(project.workspace_id, order_by=order, page_size=3)
                 ids = [task.id for task in seen]
                 assert all(ids.count(task.id) == 1 for task in kept)
                 stable = [task for task in seen if task in kept]
@@ -337,26 +350,28 @@ async def test_tasks_that_do_not_change_come_once_while_others_are_written(desk:
         await writing
 
 
-async def test_a_page_token_is_good_for_its_caller_filter_and_order_only(desk: Desk) -> None:
-    project = await desk.project()
+async def test_a_page_token_is_valid_only_for_its_caller_filter_and_order(
+    world: RolesWorld,
+) -> None:
+    project = await world.project()
     for _ in range(3):
-        await desk.create(project)
+        await world.create(project)
     wanted = TaskFilter(statuses=[task_pb2.TASK_STATUS_TODO])
     order = TaskOrder(field=task_service_pb2.TASK_ORDER_FIELD_DUE_TIME)
     workspace_id = project.workspace_id
     token = (
-        await desk.page(workspace_id, page_size=1, filter=wanted, order_by=order)
+        await world.page(workspace_id, page_size=1, filter=wanted, order_by=order)
     ).next_page_token
     own: dict[str, Any] = {"page_token": token, "filter": wanted, "order_by": order}
-    assert len((await desk.page(workspace_id, page_size=2, **own)).tasks) == 2
-    owner = desk.people.owner
+    assert len((await world.page(workspace_id, page_size=2, **own)).tasks) == 2
+    owner = world.people.owner
     for failed in (
-        await refusal(desk.page(workspace_id, by=owner, **own)),
-        await refusal(desk.page(workspace_id, **own | {"filter": TaskFilter()})),
-        await refusal(desk.page(workspace_id, **own | {"order_by": TaskOrder()})),
-        await refusal(desk.page(await desk.workspace(), **own)),
-        await refusal(desk.page(workspace_id, **own | {"page_token": token[:-1]})),
-        await refusal(desk.page(workspace_id, **own | {"page_token": "\u00e9"})),
-        await refusal(desk.page(workspace_id, **own | {"page_token": "A" + token})),
+        await refusal(world.page(workspace_id, by=owner, **own)),
+        await refusal(world.page(workspace_id, **own | {"filter": TaskFilter()})),
+        await refusal(world.page(workspace_id, **own | {"order_by": TaskOrder()})),
+        await refusal(world.page(await world.workspace(), **own)),
+        await refusal(world.page(workspace_id, **own | {"page_token": token[:-1]})),
+        await refusal(world.page(workspace_id, **own | {"page_token": "\u00e9"})),
+        await refusal(world.page(workspace_id, **own | {"page_token": "A" + token})),
     ):
         assert (failed.code, failed.reason) == (_Code.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN")

@@ -1,4 +1,4 @@
-"""Promises of WatchTasks: all changes, in order, to those who may see them, from wherever one left off."""
+"""Promises of WatchTasks: all changes, in order, to members only, resumable from any cursor."""
 
 import asyncio
 import random
@@ -25,7 +25,7 @@ from tests.integration.task_world import (
     events,
     next_event,
     next_message,
-    told,
+    summary,
 )
 
 
@@ -35,7 +35,7 @@ async def world(services: Settings) -> AsyncIterator[TaskWorld]:
         yield made
 
 
-async def test_a_stream_from_now_begins_with_a_heartbeat_at_once_and_keeps_beating(
+async def test_a_new_stream_sends_a_heartbeat_at_once_and_then_regularly(
     world: TaskWorld,
 ) -> None:
     call = world.watch()
@@ -48,14 +48,16 @@ async def test_a_stream_from_now_begins_with_a_heartbeat_at_once_and_keeps_beati
     assert second.heartbeat.time.ToDatetime() > first.heartbeat.time.ToDatetime()
 
 
-async def test_every_kind_of_change_arrives_in_order_with_who_and_what(world: TaskWorld) -> None:
+async def test_every_kind_of_change_arrives_in_order_with_actor_and_fields(
+    world: TaskWorld,
+) -> None:
     call = await world.opened()
     task = await world.create("one")
     await world.update(task, title="two", priority=task_pb2.TASK_PRIORITY_HIGH)
     await world.delete(task)
     await world.undelete(task)
     created, updated, deleted, undeleted = await events(call, 4)
-    assert [told(message) for message in (created, updated, deleted, undeleted)] == [
+    assert [summary(message) for message in (created, updated, deleted, undeleted)] == [
         ("CREATED", "one", 1),
         ("UPDATED", "two", 2),
         ("DELETED", "two", 3),
@@ -95,7 +97,7 @@ async def suggest(world: TaskWorld, task: Task) -> None:
     )
 
 
-async def test_any_message_can_be_resumed_from_without_hole_or_repetition(
+async def test_a_stream_resumes_after_any_message_without_gap_or_repeat(
     world: TaskWorld,
 ) -> None:
     call = await world.opened()
@@ -107,19 +109,21 @@ async def test_any_message_can_be_resumed_from_without_hole_or_repetition(
     for number, message in enumerate(seen):
         resumed = world.watch(cursor=message.cursor)
         rest = await events(resumed, 6 - number)
-        assert [told(later)[1] for later in rest] == [str(n) for n in range(number + 1, 7)]
+        assert [summary(later)[1] for later in rest] == [str(n) for n in range(number + 1, 7)]
         resumed.cancel()
 
 
-async def test_a_heartbeats_cursor_resumes_as_well(world: TaskWorld) -> None:
+async def test_a_stream_resumes_from_a_heartbeats_cursor(world: TaskWorld) -> None:
     call = world.watch()
     cursor = (await next_message(call)).cursor
     call.cancel()
     await world.create("meanwhile")
-    assert told(await next_event(world.watch(cursor=cursor))) == ("CREATED", "meanwhile", 1)
+    assert summary(await next_event(world.watch(cursor=cursor))) == ("CREATED", "meanwhile", 1)
 
 
-async def test_a_snapshot_shows_what_is_there_then_says_so_then_goes_on(world: TaskWorld) -> None:
+async def test_a_snapshot_shows_all_tasks_then_completes_then_continues_live(
+    world: TaskWorld,
+) -> None:
     tasks = [await world.create(str(number)) for number in range(3)]
     gone = await world.create("gone")
     await world.delete(gone)
@@ -127,9 +131,9 @@ async def test_a_snapshot_shows_what_is_there_then_says_so_then_goes_on(world: T
     shown = [await next_message(call) for _ in range(3)]
     assert [message.snapshot for message in shown] == tasks
     assert (await next_message(call)).WhichOneof("kind") == "snapshot_complete"
-    # What the relay published since the stream's position was taken comes again; then what is new.
+    # Changes published after the stream's position was taken are repeated; new ones follow.
     await world.create("new")
-    while told(message := await next_event(call)) != ("CREATED", "new", 1):
+    while summary(message := await next_event(call)) != ("CREATED", "new", 1):
         assert message.change.task.title in {"0", "1", "2", "gone"}
 
 
@@ -151,7 +155,7 @@ async def test_a_snapshot_misses_nothing_that_changes_while_it_is_taken(world: T
     assert mirror.live() == await world.listed()
 
 
-async def test_a_filtered_snapshot_shows_what_the_list_shows(world: TaskWorld) -> None:
+async def test_a_filtered_snapshot_shows_the_same_tasks_as_the_list(world: TaskWorld) -> None:
     urgent = await world.create("urgent", priority=task_pb2.TASK_PRIORITY_URGENT)
     await world.create("not")
     wanted = TaskFilter(priorities=[task_pb2.TASK_PRIORITY_URGENT])
@@ -171,7 +175,7 @@ async def test_a_task_that_leaves_the_filter_is_sent_once_more(world: TaskWorld)
     await world.set_status(task)
     await world.update(task, title="unseen too")
     await world.create("end", labels=["infra"])
-    assert [told(message) for message in await events(call, 5)] == [
+    assert [summary(message) for message in await events(call, 5)] == [
         ("CREATED", "mine", 1),
         ("UPDATED", "mine", 2),
         ("UPDATED", "unseen", 4),
@@ -180,14 +184,14 @@ async def test_a_task_that_leaves_the_filter_is_sent_once_more(world: TaskWorld)
     ]
 
 
-async def test_a_deletion_is_sent_to_those_who_saw_the_task(world: TaskWorld) -> None:
+async def test_a_deletion_is_sent_to_streams_that_showed_the_task(world: TaskWorld) -> None:
     wanted = TaskFilter(text="MINE")
     call = await world.opened(filter=wanted)
     mine, other = await world.create("mine"), await world.create("other")
     await world.delete(mine)
     await world.delete(other)
     await world.undelete(mine)
-    assert [told(message)[0] for message in await events(call, 3)] == [
+    assert [summary(message)[0] for message in await events(call, 3)] == [
         "CREATED",
         "DELETED",
         "UNDELETED",
@@ -202,7 +206,7 @@ async def test_jobs_and_suggestions_are_filtered_by_their_task(world: TaskWorld)
     task = await world.create("mine", payload=payload, labels=["infra"])
     await suggest(world, task)
     change, job, suggestion = await events(call, 3)
-    assert told(change) == ("CREATED", "mine", 1)
+    assert summary(change) == ("CREATED", "mine", 1)
     assert job.job.task_id == suggestion.suggestion.task_id == task.id
 
 
@@ -211,7 +215,7 @@ async def test_other_workspaces_are_never_shown(world: TaskWorld, services: Sett
         call = await world.opened()
         await other.create("foreign")
         await world.create("own")
-        assert told(await next_event(call)) == ("CREATED", "own", 1)
+        assert summary(await next_event(call)) == ("CREATED", "own", 1)
         stranger = world.watch(other.owner)
         refused = await ended(stranger)
         assert (refused.code, refused.resource) == (grpc.StatusCode.NOT_FOUND, "workspace")
@@ -234,7 +238,7 @@ async def test_a_snapshot_and_a_cursor_exclude_each_other(world: TaskWorld) -> N
     assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
 
 
-async def test_removal_ends_a_members_streams_and_nothing_after_it_is_sent(
+async def test_removing_a_member_ends_their_streams_and_nothing_later_is_sent(
     world: TaskWorld,
 ) -> None:
     ben = await world.member("ben")
@@ -243,17 +247,17 @@ async def test_removal_ends_a_members_streams_and_nothing_after_it_is_sent(
     await world.create("before")
     await world.team.remove(world.owner, world.workspace_id, ben.id)
     await world.create("after")
-    assert told(await next_event(call))[1] == "before"
+    assert summary(await next_event(call))[1] == "before"
     after: list[WatchTasksResponse] = []
     refused = await ended(call, after)
     assert after == []
     assert refused.code == grpc.StatusCode.PERMISSION_DENIED
     assert refused.reason == "MEMBERSHIP_LOST"
-    assert [told(message)[1] for message in await events(stays, 2)] == ["before", "after"]
+    assert [summary(message)[1] for message in await events(stays, 2)] == ["before", "after"]
     assert (await ended(world.watch(ben))).code == grpc.StatusCode.NOT_FOUND
 
 
-async def test_whoever_became_a_member_again_resumes_past_their_removal(world: TaskWorld) -> None:
+async def test_a_readded_member_resumes_past_their_removal(world: TaskWorld) -> None:
     ben = await world.member("ben")
     call = world.watch(ben)
     cursor = (await next_message(call)).cursor
@@ -262,18 +266,18 @@ async def test_whoever_became_a_member_again_resumes_past_their_removal(world: T
     await world.create("meanwhile")
     await world.team.add(world.owner, world.workspace_id, ben.email, Role.ROLE_MEMBER)
     resumed = world.watch(ben, cursor=cursor)
-    assert told(await next_event(resumed))[1] == "meanwhile"
+    assert summary(await next_event(resumed))[1] == "meanwhile"
 
 
-async def test_viewers_watch_too(world: TaskWorld) -> None:
+async def test_viewers_can_watch_tasks(world: TaskWorld) -> None:
     viewer = await world.member("vera", Role.ROLE_VIEWER)
     call = await world.opened(viewer)
     await world.create("seen")
-    assert told(await next_event(call))[1] == "seen"
+    assert summary(await next_event(call))[1] == "seen"
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_a_client_that_disconnects_anywhere_ends_with_what_the_list_shows(
+async def test_a_client_that_disconnects_anywhere_ends_with_the_same_tasks_as_the_list(
     world: TaskWorld, seed: int
 ) -> None:
     chance = random.Random(seed)
@@ -285,13 +289,13 @@ async def test_a_client_that_disconnects_anywhere_ends_with_what_the_list_shows(
         for _ in range(chance.randrange(1, 12)):
             message = await next_message(call)
             mirror.apply(message)
-            # The stream can be faster than the answer to who made the last change.
+            # The stream may deliver the last change before its call returns.
             shown = shown or message.change.task.title == "end"
             done = shown and working.done()
             if done:
                 break
         if not mirror.snapshot_done:
-            # Within a snapshot there is nothing to resume from: the next one takes its place.
+            # A snapshot can't be resumed in the middle; a new one replaces it.
             mirror.cursor = ""
             mirror.tasks.clear()
         call.cancel()
@@ -302,7 +306,7 @@ async def test_a_client_that_disconnects_anywhere_ends_with_what_the_list_shows(
 
 
 async def _work(world: TaskWorld, chance: random.Random) -> None:
-    """A hundred changes of a dozen tasks, several at once, and one last task."""
+    """Make a hundred changes to a dozen tasks, several at once, then create a last task."""
     tasks = list(await asyncio.gather(*(world.create(str(n)) for n in range(12))))
 
     async def change(task: Task) -> None:
@@ -320,14 +324,14 @@ async def _work(world: TaskWorld, chance: random.Random) -> None:
             except grpc.aio.AioRpcError as error:
                 if read_refusal(error).reason not in {"TASK_DELETED", "RESOURCE_NOT_FOUND"}:
                     raise
-                # It stays deleted.
+                # The task stays deleted.
                 return
 
     await asyncio.gather(*(change(task) for task in tasks))
     await world.create("end")
 
 
-async def test_an_unknown_workspace_and_a_bad_id_are_refused_alike_to_everyone(
+async def test_unknown_and_malformed_workspace_ids_are_refused_alike_for_everyone(
     world: TaskWorld,
 ) -> None:
     call = world.tasks.WatchTasks(WatchTasksRequest(workspace_id="nonsense"), metadata=world.me)

@@ -1,4 +1,4 @@
-"""Promises of WatchTasks under faults: servers restart, stores are lost or rolled back, no stream has a silent hole."""
+"""Promises of WatchTasks under faults: servers restart, stores are lost or rolled back, no stream has a silent gap."""
 
 import asyncio
 import shutil
@@ -18,14 +18,15 @@ from uuid_utils.compat import uuid7
 
 from deploy.local.ports import free_ports
 from deploy.local.stack import Stack, running_stack
-from services.platform import bus
-from services.platform.bus import STREAM, Bus
 from services.platform.config import Settings
-from services.platform.db import Statement
-from services.platform.seal import Seal
-from services.platform.tables import outbox
-from services.task import feed
-from services.task.ring import Entry, Reader
+from services.platform.data.db import Statement
+from services.platform.data.tables import outbox
+from services.platform.events import pull
+from services.platform.events.bus import Bus
+from services.platform.events.subjects import STREAM
+from services.platform.rpc.seal import Seal
+from services.task.board import feed
+from services.task.board.ring import Entry, Reader
 from taskflow.auth.v1.auth_service_pb2 import LogoutRequest
 from taskflow.task.v1.task_pb2 import TaskFilter
 from taskflow.task.v1.task_service_pb2 import WatchTasksResponse
@@ -39,7 +40,7 @@ from tests.integration.task_world import (
     events,
     next_event,
     next_message,
-    told,
+    summary,
 )
 
 _ADD = Statement(insert(outbox), ["event_id", "subject", "payload"])
@@ -47,7 +48,7 @@ _ADD = Statement(insert(outbox), ["event_id", "subject", "payload"])
 
 @pytest.fixture(scope="module")
 async def own_stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """Servers that these tests may break."""
+    """A separate stack, which these tests may break."""
     settings = settings_for(tmp_path_factory.mktemp("broken") / "data")
     async with running_stack(settings, only={"postgres", "nats", "migrate"}) as stack:
         yield stack
@@ -82,7 +83,7 @@ async def another_process(world: TaskWorld, **overrides: Any) -> AsyncIterator[T
 
 
 async def follow(mirror: Mirror, call: Any, title: str) -> None:
-    """Until a task with this title has been shown."""
+    """Apply messages until a task with this title is shown."""
     while title not in {task.title for task in mirror.tasks.values()}:
         mirror.apply(await next_message(call))
 
@@ -94,7 +95,7 @@ async def test_cursors_mean_the_same_to_every_process(world: TaskWorld) -> None:
             await world.create(str(number))
         seen = await events(call, 4)
         resumed = other.watch(cursor=seen[1].cursor)
-        assert [told(message)[1] for message in await events(resumed, 2)] == ["2", "3"]
+        assert [summary(message)[1] for message in await events(resumed, 2)] == ["2", "3"]
         assert [message.cursor for message in seen[2:]] == [
             message.cursor for message in await events(other.watch(cursor=seen[1].cursor), 2)
         ]
@@ -107,17 +108,17 @@ async def test_a_process_that_starts_later_serves_old_cursors(
     for number in range(6):
         await world.create(str(number))
     seen = await events(call, 6)
-    # With and without what a new process reads back by itself.
+    # With and without the events that a new process reads back at start.
     for backlog in (5000, 0):
         monkeypatch.setattr(feed, "_BACKLOG", backlog)
         async with another_process(world) as other:
             resumed = other.watch(cursor=seen[0].cursor)
-            assert [told(m)[1] for m in await events(resumed, 5)] == ["1", "2", "3", "4", "5"]
+            assert [summary(m)[1] for m in await events(resumed, 5)] == ["1", "2", "3", "4", "5"]
             await world.create("live")
-            assert told(await next_event(resumed))[1] == "live"
+            assert summary(await next_event(resumed))[1] == "live"
 
 
-async def test_a_stream_that_memory_has_left_behind_reads_on_from_the_store(
+async def test_a_stream_that_falls_behind_the_ring_reads_on_from_the_store(
     world: TaskWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "_EVENTS", 3)
@@ -128,15 +129,15 @@ async def test_a_stream_that_memory_has_left_behind_reads_on_from_the_store(
         filtered = await small.opened(filter=wanted)
         cursor = (await next_message(small.watch())).cursor
         await asyncio.gather(*(world.create(str(number)) for number in range(80)))
-        direct = [told(message)[1] for message in await events(call, 80)]
+        direct = [summary(message)[1] for message in await events(call, 80)]
         assert sorted(direct, key=int) == [str(number) for number in range(80)]
         resumed = small.watch(cursor=cursor)
-        assert [told(message)[1] for message in await events(resumed, 80)] == direct
-        sevens = [told(message)[1] for message in await events(filtered, 17)]
+        assert [summary(message)[1] for message in await events(resumed, 80)] == direct
+        sevens = [summary(message)[1] for message in await events(filtered, 17)]
         assert sevens == [title for title in direct if "7" in title]
 
 
-async def test_an_event_that_cant_be_read_ends_no_stream(
+async def test_an_unreadable_event_ends_no_stream(
     world: TaskWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "_BACKLOG", 0)
@@ -148,14 +149,14 @@ async def test_an_event_that_cant_be_read_ends_no_stream(
         for event in ("member.removed", "task.updated", "job.created"):
             await tx.run(_ADD, event_id=uuid7(), subject=f"{subject}.{event}", payload=b"\xff")
     await world.create("after")
-    assert told(await next_event(call))[1] == "after"
-    # From memory, and from the store.
-    assert told(await next_event(world.watch(cursor=first.cursor)))[1] == "after"
+    assert summary(await next_event(call))[1] == "after"
+    # Once from memory, once from the store.
+    assert summary(await next_event(world.watch(cursor=first.cursor)))[1] == "after"
     async with another_process(world) as other:
-        assert told(await next_event(other.watch(cursor=first.cursor)))[1] == "after"
+        assert summary(await next_event(other.watch(cursor=first.cursor)))[1] == "after"
 
 
-async def test_a_slow_reader_misses_nothing_and_delays_nobody(
+async def test_a_slow_reader_misses_nothing_and_delays_no_other_reader(
     world: TaskWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "_EVENTS", 5)
@@ -164,15 +165,15 @@ async def test_a_slow_reader_misses_nothing_and_delays_nobody(
         description = "x" * 15_000
         for number in range(60):
             await world.create(str(number), description=description)
-            assert told(await next_event(quick))[1] == str(number)
-        assert [told(m)[1] for m in await events(slow, 60)] == [str(n) for n in range(60)]
+            assert summary(await next_event(quick))[1] == str(number)
+        assert [summary(m)[1] for m in await events(slow, 60)] == [str(n) for n in range(60)]
 
 
-async def test_a_missing_event_is_noticed_and_fetched(
+async def test_a_missing_event_is_detected_and_fetched(
     world: TaskWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The ordered reader proves itself: what is lost between NATS and us leaves a gap in its numbers."""
-    real = Bus.pull_batches
+    """The ordered consumer detects a message lost on its way from NATS by the gap in the numbers."""
+    real = pull.batches
     lost: list[int] = []
 
     def arrives(message: Msg) -> bool:
@@ -181,25 +182,25 @@ async def test_a_missing_event_is_noticed_and_fetched(
             return False
         return True
 
-    async def lossy(self: Bus, config: ConsumerConfig, size: int) -> AsyncIterator[list[Msg]]:
-        async for batch in real(self, config, size):
+    async def lossy(bus: Bus, config: ConsumerConfig, size: int) -> AsyncIterator[list[Msg]]:
+        async for batch in real(bus, config, size):
             if arrived := [message for message in batch if arrives(message)]:
                 yield arrived
 
-    monkeypatch.setattr(Bus, "pull_batches", lossy)
+    monkeypatch.setattr(pull, "batches", lossy)
     async with another_process(world) as other:
         call = await other.opened()
         for title in ("before", "swallowed", "after"):
             await world.create(title)
-        seen = [told(message)[1] for message in await events(call, 3)]
+        seen = [summary(message)[1] for message in await events(call, 3)]
     assert seen == ["before", "swallowed", "after"]
     assert lost
 
 
-async def test_a_stream_ends_that_loses_its_cancellation(
+async def test_a_stream_that_swallows_a_cancellation_still_ends(
     world: TaskWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As it does when a message arrives from NATS at that moment."""
+    """This happens when a message from NATS arrives at the same moment."""
     real = feed.Feed.read_back
     reading = asyncio.Event()
 
@@ -225,7 +226,7 @@ async def test_a_stream_ends_that_loses_its_cancellation(
     assert not shown
 
 
-async def test_a_process_ends_whose_feed_loses_its_cancellation(
+async def test_a_process_whose_feed_swallows_a_cancellation_still_ends(
     world: TaskWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = feed.Feed._follow
@@ -239,10 +240,10 @@ async def test_a_process_ends_whose_feed_loses_its_cancellation(
     async with asyncio.timeout(30), another_process(world) as other:
         call = await other.opened()
         await world.create("live")
-        assert told(await next_event(call))[1] == "live"
+        assert summary(await next_event(call))[1] == "live"
 
 
-async def test_streams_survive_a_restart_of_nats_without_a_hole(
+async def test_streams_survive_a_nats_restart_without_a_gap(
     world: TaskWorld, own_stack: Stack
 ) -> None:
     call = await world.opened()
@@ -252,12 +253,12 @@ async def test_streams_survive_a_restart_of_nats_without_a_hole(
         own_stack.kill("nats")
         await world.create(str(number))
         await own_stack.wait_ready("nats")
-        assert told(await next_event(call))[1] == str(number)
+        assert summary(await next_event(call))[1] == str(number)
     resumed = world.watch(cursor=first.cursor)
-    assert [told(message)[1] for message in await events(resumed, 2)] == ["1", "2"]
+    assert [summary(message)[1] for message in await events(resumed, 2)] == ["1", "2"]
 
 
-async def test_while_nats_hangs_streams_stay_open_and_beat(
+async def test_while_nats_hangs_streams_stay_open_and_send_heartbeats(
     world: TaskWorld, own_stack: Stack
 ) -> None:
     call = await world.opened()
@@ -276,10 +277,10 @@ async def test_while_nats_hangs_streams_stay_open_and_beat(
     finally:
         own_stack.kill("nats", signal.SIGCONT)
     for stream in (call, opened, resumed):
-        assert told(await next_event(stream))[1] == "meanwhile"
+        assert summary(await next_event(stream))[1] == "meanwhile"
 
 
-async def test_membership_ends_streams_also_while_nats_hangs(
+async def test_removing_a_member_ends_their_streams_even_while_nats_hangs(
     world: TaskWorld, own_stack: Stack
 ) -> None:
     ben = await world.member("ben")
@@ -292,7 +293,7 @@ async def test_membership_ends_streams_also_while_nats_hangs(
         own_stack.kill("nats", signal.SIGCONT)
 
 
-async def test_a_process_that_never_reached_nats_says_so(world: TaskWorld) -> None:
+async def test_a_process_that_never_reached_nats_answers_unavailable(world: TaskWorld) -> None:
     (nowhere,) = free_ports(1)
     async with another_process(world, nats_url=f"nats://127.0.0.1:{nowhere}") as cut_off:
         assert await cut_off.listed() == {}
@@ -302,7 +303,7 @@ async def test_a_process_that_never_reached_nats_says_so(world: TaskWorld) -> No
     assert answer.retry_after is not None
 
 
-async def test_a_cursor_that_the_store_no_longer_reaches_is_reset(world: TaskWorld) -> None:
+async def test_a_cursor_older_than_the_store_is_reset(world: TaskWorld) -> None:
     call = await world.opened()
     for number in range(4):
         await world.create(str(number))
@@ -317,16 +318,16 @@ async def test_a_cursor_that_the_store_no_longer_reaches_is_reset(world: TaskWor
         stream = other.watch(cursor=seen[0].cursor)
         reset = await next_message(stream)
         assert reset.WhichOneof("kind") == "reset"
-        # The stream goes on from where its cursor says.
+        # The stream continues from its cursor.
         await world.create("later")
-        assert told(await next_event(stream))[1] == "later"
+        assert summary(await next_event(stream))[1] == "later"
         again = other.watch(cursor=reset.cursor)
-        assert told(await next_event(again))[1] == "later"
+        assert summary(await next_event(again))[1] == "later"
         last = other.watch(cursor=seen[3].cursor)
-        assert told(await next_event(last))[1] == "later"
+        assert summary(await next_event(last))[1] == "later"
 
 
-async def test_a_store_that_was_lost_resets_all_streams_and_old_cursors(
+async def test_a_lost_store_resets_all_streams_and_old_cursors(
     world: TaskWorld, own_stack: Stack
 ) -> None:
     call = await world.opened()
@@ -348,10 +349,10 @@ async def test_a_store_that_was_lost_resets_all_streams_and_old_cursors(
     await follow(Mirror(), renewed, "last")
 
 
-async def test_a_store_that_was_rolled_back_resets_what_was_shown_since(
+async def test_a_rolled_back_store_resets_streams_that_were_ahead_of_it(
     world: TaskWorld, own_stack: Stack, tmp_path: Path
 ) -> None:
-    """The same sequences may hold other events then."""
+    """The same sequence numbers may then belong to other events."""
     store, copy = own_stack.settings.data_dir / "nats", tmp_path / "copy"
     call = await world.opened()
     await world.create("kept")
@@ -361,7 +362,7 @@ async def test_a_store_that_was_rolled_back_resets_what_was_shown_since(
     await own_stack.wait_ready("nats")
     await world.create("lost from the store")
     lost = await next_event(call)
-    assert told(lost)[1] == "lost from the store"
+    assert summary(lost)[1] == "lost from the store"
     own_stack.kill("nats")
     shutil.rmtree(store)
     shutil.copytree(copy, store)
@@ -402,21 +403,21 @@ async def test_a_change_reaches_all_streams_in_the_same_bytes(world: TaskWorld) 
         call.cancel()
 
 
-async def test_a_stream_is_reset_when_the_broker_discarded_what_its_process_had_yet_to_read(
+async def test_a_stream_is_reset_when_the_broker_discarded_events_its_process_had_not_read(
     world: TaskWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Bus.pull_batches
+    real = pull.batches
     reading = asyncio.Event()
     reading.set()
 
-    async def slow(self: Bus, config: ConsumerConfig, size: int) -> AsyncIterator[list[Msg]]:
-        async with aclosing(real(self, config, size)) as batches:
+    async def slow(bus: Bus, config: ConsumerConfig, size: int) -> AsyncIterator[list[Msg]]:
+        async with aclosing(real(bus, config, size)) as batches:
             async for batch in batches:
                 await reading.wait()
                 yield batch
 
-    monkeypatch.setattr(bus, "_PULL_BATCH", 1)
-    monkeypatch.setattr(Bus, "pull_batches", slow)
+    monkeypatch.setattr(pull, "_REQUEST_SIZE", 1)
+    monkeypatch.setattr(pull, "batches", slow)
     async with another_process(world) as other:
         call = await other.opened()
         reading.clear()

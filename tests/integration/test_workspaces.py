@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from services.platform.config import Settings
-from services.platform.db import Database
+from services.platform.data.db import Database
 from taskflow.auth.v1 import workspace_pb2, workspace_service_pb2
 from tests.integration.people import Person, Team, database, events, refusal, team_at
 
@@ -50,7 +50,7 @@ async def _list(
     )
 
 
-async def test_whoever_creates_a_workspace_owns_it(team: Team, db: Database) -> None:
+async def test_the_creator_of_a_workspace_owns_it(team: Team, db: Database) -> None:
     ada = await team.person()
     workspace = await team.workspace(ada, display_name="  Op\u0065\u0301ra ")
     assert workspace.display_name == "Op\u00e9ra"
@@ -75,7 +75,7 @@ async def test_whoever_creates_a_workspace_owns_it(team: Team, db: Database) -> 
     assert added.member_added.role == workspace_pb2.ROLE_OWNER
 
 
-async def test_ai_can_be_off_from_the_start(team: Team, db: Database) -> None:
+async def test_a_workspace_can_be_created_with_ai_off(team: Team, db: Database) -> None:
     workspace = await team.workspace(await team.person(), ai_enabled=False)
     assert not workspace.ai_enabled
     created, *_ = await events(db, f"taskflow.{workspace.id}.%")
@@ -83,12 +83,12 @@ async def test_ai_can_be_off_from_the_start(team: Team, db: Database) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 101, "a\u202eb", "a\x00b", "a\nb"])
-async def test_a_workspace_needs_a_proper_name(team: Team, name: str) -> None:
+async def test_a_workspace_needs_a_valid_name(team: Team, name: str) -> None:
     refused = await refusal(team.workspace(await team.person(), display_name=name))
     assert (refused.code, refused.fields) == (_Code.INVALID_ARGUMENT, ["display_name"])
 
 
-async def test_a_repeated_creation_makes_one_workspace(team: Team) -> None:
+async def test_a_repeated_create_creates_one_workspace(team: Team) -> None:
     ada = await team.person()
     request_id = str(uuid4())
     answers = await asyncio.gather(*(team.workspace(ada, request_id=request_id) for _ in range(4)))
@@ -112,7 +112,9 @@ async def test_workspaces_are_listed_oldest_first_with_the_callers_role(team: Te
     ]
 
 
-async def test_pages_neither_repeat_nor_lose_a_workspace_while_others_are_made(team: Team) -> None:
+async def test_pages_neither_repeat_nor_miss_a_workspace_while_others_are_created(
+    team: Team,
+) -> None:
     ada = await team.person()
     made = [(await team.workspace(ada)).id for _ in range(5)]
     page = await _list(team, ada, 2)
@@ -125,7 +127,7 @@ async def test_pages_neither_repeat_nor_lose_a_workspace_while_others_are_made(t
     assert set(made[:5]) <= set(seen)
 
 
-async def test_page_sizes_and_tokens_keep_their_rules(team: Team) -> None:
+async def test_page_sizes_and_tokens_are_validated(team: Team) -> None:
     ada, bob = await asyncio.gather(team.person(), team.person("bob"))
     for _ in range(3):
         await team.workspace(ada)
@@ -145,7 +147,7 @@ async def test_page_sizes_and_tokens_keep_their_rules(team: Team) -> None:
     assert refused.reason == "INVALID_PAGE_TOKEN", "a token is of one method"
 
 
-async def test_the_name_and_the_ai_switch_are_changed_by_mask(team: Team, db: Database) -> None:
+async def test_a_mask_selects_name_and_ai_switch(team: Team, db: Database) -> None:
     ada = await team.person()
     workspace = await team.workspace(ada)
     named = await _update(team, ada, id=workspace.id, display_name="Dev")
@@ -164,7 +166,7 @@ async def test_the_name_and_the_ai_switch_are_changed_by_mask(team: Team, db: Da
     ]
 
 
-async def test_a_change_that_changes_nothing_is_none(team: Team, db: Database) -> None:
+async def test_an_update_without_changes_emits_no_event(team: Team, db: Database) -> None:
     ada = await team.person()
     workspace = await team.workspace(ada)
     assert await _update(team, ada, id=workspace.id, display_name="Ops") == workspace
@@ -172,7 +174,7 @@ async def test_a_change_that_changes_nothing_is_none(team: Team, db: Database) -
     assert await events(db, f"taskflow.{workspace.id}.workspace.updated") == []
 
 
-async def test_an_update_that_is_wrong_is_refused_by_its_field(team: Team) -> None:
+async def test_an_invalid_update_is_refused_with_the_field_name(team: Team) -> None:
     ada = await team.person()
     workspace = await team.workspace(ada)
     for paths, fields, wrong in (
@@ -208,7 +210,7 @@ async def test_of_two_updates_with_one_etag_one_aborts_with_the_current_etag(tea
     assert last.display_name == "Last", "without an etag the last write wins"
 
 
-async def test_a_workspace_is_not_there_for_those_outside(team: Team) -> None:
+async def test_a_workspace_is_not_found_for_nonmembers(team: Team) -> None:
     ada, eve = await asyncio.gather(team.person(), team.person("eve"))
     workspace = await team.workspace(ada)
 
@@ -231,7 +233,7 @@ async def test_a_workspace_is_not_there_for_those_outside(team: Team) -> None:
     assert len(await team.members(ada, workspace.id)) == 1
 
 
-async def test_what_is_no_id_is_refused_before_anything_is_looked_up(team: Team) -> None:
+async def test_a_malformed_id_is_refused_before_any_lookup(team: Team) -> None:
     ada = await team.person()
     for call in (team.get(ada, "x"), team.members(ada, ""), team.remove(ada, "../1", ada.id)):
         assert (await refusal(call)).code is _Code.INVALID_ARGUMENT
@@ -246,7 +248,7 @@ async def test_what_is_no_id_is_refused_before_anything_is_looked_up(team: Team)
         (workspace_pb2.ROLE_OWNER, True),
     ],
 )
-async def test_admins_and_owners_change_a_workspace_and_all_members_read_it(
+async def test_admins_and_owners_can_change_a_workspace_and_all_members_can_read_it(
     team: Team, role: workspace_pb2.Role.ValueType, may: bool
 ) -> None:
     ada, bob = await asyncio.gather(team.person(), team.person("bob"))

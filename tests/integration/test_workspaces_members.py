@@ -1,4 +1,4 @@
-"""Promises about members: who may add, change and remove whom, with which effects."""
+"""Promises about members: who may add, change and remove whom, and the effects."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from services.platform.config import Settings
-from services.platform.db import Database
+from services.platform.data.db import Database
 from taskflow.auth.v1 import workspace_pb2, workspace_service_pb2
 from taskflow.auth.v1.workspace_pb2 import ROLE_ADMIN, ROLE_MEMBER, ROLE_OWNER, ROLE_VIEWER
 from tests.integration.people import Person, Team, database, events, refusal, team_at
@@ -33,7 +33,7 @@ async def db(services: Settings) -> AsyncIterator[Database]:
 
 @pytest.fixture(scope="session")
 async def cast(services: Settings) -> dict[str, Person]:
-    """People who have nothing to do with each other until a test puts them into a workspace."""
+    """Users without a common workspace until a test creates one."""
     async with team_at(services) as team:
         people = [await team.person(name) for name in ("ada", "bob", "cat", "dan")]
     return dict(zip(("ada", "bob", "cat", "dan"), people, strict=True))
@@ -46,7 +46,7 @@ def _name(role: workspace_pb2.Role.ValueType) -> str:
 # --- AddMember
 
 
-async def test_an_existing_user_is_added_by_any_form_of_the_email(
+async def test_an_existing_user_is_added_by_any_spelling_of_the_email(
     team: Team, cast: dict[str, Person], db: Database
 ) -> None:
     ada, bob = cast["ada"], cast["bob"]
@@ -60,7 +60,7 @@ async def test_an_existing_user_is_added_by_any_form_of_the_email(
     assert event.member_added.role == ROLE_MEMBER
 
 
-async def test_nobody_with_that_email_is_not_found_and_a_member_exists_already(
+async def test_adding_an_unknown_email_is_not_found_and_a_member_already_exists(
     team: Team, cast: dict[str, Person]
 ) -> None:
     ada, bob = cast["ada"], cast["bob"]
@@ -76,7 +76,7 @@ async def test_nobody_with_that_email_is_not_found_and_a_member_exists_already(
         assert (refused.code, refused.fields) == (_Code.INVALID_ARGUMENT, ["role"])
 
 
-async def test_a_repeated_addition_answers_the_same_and_only_to_those_who_may_add(
+async def test_a_repeated_add_returns_the_same_answer_only_to_callers_who_may_add(
     team: Team, cast: dict[str, Person], db: Database
 ) -> None:
     ada, bob, cat = cast["ada"], cast["bob"], cast["cat"]
@@ -101,7 +101,7 @@ async def test_a_repeated_addition_answers_the_same_and_only_to_those_who_may_ad
 
 
 @pytest.mark.parametrize(("caller", "new"), list(product(_ROLES, _ROLES)), ids=str)
-async def test_admins_add_all_but_owners_and_owners_add_all(
+async def test_admins_can_add_any_role_but_owner_and_owners_any_role(
     team: Team,
     cast: dict[str, Person],
     caller: workspace_pb2.Role.ValueType,
@@ -120,7 +120,7 @@ async def test_admins_add_all_but_owners_and_owners_add_all(
 
 
 @pytest.mark.parametrize(("caller", "target"), list(product(_ROLES, _ROLES)), ids=str)
-async def test_admins_manage_all_but_owners_and_owners_manage_all(
+async def test_admins_can_manage_everyone_but_owners_and_owners_everyone(
     team: Team,
     cast: dict[str, Person],
     caller: workspace_pb2.Role.ValueType,
@@ -154,7 +154,7 @@ async def test_admins_manage_all_but_owners_and_owners_manage_all(
     assert roles == {ada.id: ROLE_OWNER, bob.id: caller, cat.id: target}
 
 
-async def test_nobody_raises_themselves(team: Team, cast: dict[str, Person]) -> None:
+async def test_members_cannot_raise_their_own_role(team: Team, cast: dict[str, Person]) -> None:
     ada, bob = cast["ada"], cast["bob"]
     workspace = await team.workspace(ada)
     await team.add(ada, workspace.id, bob.email, ROLE_ADMIN)
@@ -165,7 +165,7 @@ async def test_nobody_raises_themselves(team: Team, cast: dict[str, Person]) -> 
     assert refused.reason == "ROLE_TOO_LOW"
 
 
-async def test_a_new_role_counts_from_the_next_call_on(
+async def test_a_new_role_takes_effect_with_the_next_call(
     team: Team, cast: dict[str, Person], db: Database
 ) -> None:
     ada, bob, cat = cast["ada"], cast["bob"], cast["cat"]
@@ -183,7 +183,7 @@ async def test_a_new_role_counts_from_the_next_call_on(
     assert [event.member_updated.role for event in updates] == [ROLE_ADMIN, ROLE_MEMBER] * 2
 
 
-async def test_a_stale_etag_of_a_membership_aborts(team: Team, cast: dict[str, Person]) -> None:
+async def test_a_stale_membership_etag_aborts(team: Team, cast: dict[str, Person]) -> None:
     ada, bob = cast["ada"], cast["bob"]
     workspace = await team.workspace(ada)
     added = await team.add(ada, workspace.id, bob.email, ROLE_VIEWER)
@@ -195,7 +195,7 @@ async def test_a_stale_etag_of_a_membership_aborts(team: Team, cast: dict[str, P
     assert await team.set_role(ada, workspace.id, bob.id, ROLE_MEMBER) == changed
 
 
-async def test_who_is_no_member_is_not_found(team: Team, cast: dict[str, Person]) -> None:
+async def test_a_nonmember_is_not_found(team: Team, cast: dict[str, Person]) -> None:
     ada, bob = cast["ada"], cast["bob"]
     workspace = await team.workspace(ada)
     for id in (bob.id, str(uuid4())):
@@ -210,7 +210,9 @@ async def test_who_is_no_member_is_not_found(team: Team, cast: dict[str, Person]
 # --- the last owner
 
 
-async def test_the_last_owner_stays(team: Team, cast: dict[str, Person]) -> None:
+async def test_the_last_owner_cannot_leave_or_be_demoted(
+    team: Team, cast: dict[str, Person]
+) -> None:
     ada, bob = cast["ada"], cast["bob"]
     workspace = await team.workspace(ada)
     await team.add(ada, workspace.id, bob.email, ROLE_ADMIN)
@@ -225,7 +227,7 @@ async def test_the_last_owner_stays(team: Team, cast: dict[str, Person]) -> None
     assert [m.user_id for m in await team.members(bob, workspace.id)] == [bob.id]
 
 
-async def test_owners_who_leave_or_remove_each_other_at_once_leave_one(
+async def test_concurrent_departures_of_owners_leave_at_least_one(
     team: Team, cast: dict[str, Person]
 ) -> None:
     everybody = list(cast.values())
@@ -254,7 +256,7 @@ async def test_owners_who_leave_or_remove_each_other_at_once_leave_one(
 # --- removal
 
 
-async def test_members_leave_by_themselves_whatever_their_role(
+async def test_members_of_any_role_can_leave(
     team: Team, cast: dict[str, Person], db: Database
 ) -> None:
     ada, bob = cast["ada"], cast["bob"]
@@ -267,7 +269,7 @@ async def test_members_leave_by_themselves_whatever_their_role(
     assert [event.member_removed.user_id for event in removed] == [bob.id] * 4
 
 
-async def test_revisions_of_a_membership_rise_also_for_those_who_come_back(
+async def test_membership_revisions_keep_rising_for_readded_members(
     team: Team, cast: dict[str, Person], db: Database
 ) -> None:
     ada, bob = cast["ada"], cast["bob"]
@@ -306,7 +308,7 @@ async def test_a_removal_takes_effect_at_once_for_every_call(
 # --- ListMembers
 
 
-async def test_members_are_listed_in_the_order_in_which_they_joined(
+async def test_members_are_listed_in_the_order_they_joined(
     team: Team, cast: dict[str, Person]
 ) -> None:
     ada, *others = cast.values()

@@ -1,4 +1,4 @@
-"""Promises about removing a member who has work: tasks and membership change in one transaction."""
+"""Promises about removing a member with assigned tasks: tasks and membership change in one transaction."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,8 +9,8 @@ import grpc.aio
 import pytest
 
 from services.platform.config import Settings
-from services.platform.db import Database
-from services.task import logic
+from services.platform.data.db import Database
+from services.task.tasks import bulk
 from taskflow.auth.v1.workspace_pb2 import ROLE_MEMBER
 from taskflow.task.v1 import (
     project_pb2,
@@ -29,7 +29,7 @@ _CLOSED = (task_pb2.TASK_STATUS_DONE, task_pb2.TASK_STATUS_CANCELED)
 
 @dataclass(frozen=True)
 class Work:
-    """A workspace of ada's with a project, and bob as a member."""
+    """Ada's workspace with a project, and Bob as a member."""
 
     team: Team
     tasks: task_service_pb2_grpc.TaskServiceStub
@@ -91,7 +91,7 @@ async def db(services: Settings) -> AsyncIterator[Database]:
         yield db
 
 
-async def test_a_removal_unassigns_open_tasks_and_tells_of_each(work: Work, db: Database) -> None:
+async def test_a_removal_unassigns_open_tasks_with_an_event_each(work: Work, db: Database) -> None:
     mine = [await work.create(assignee_id=work.bob.id, status=status) for status in _OPEN]
     closed = [await work.create(assignee_id=work.bob.id, status=status) for status in _CLOSED]
     others = [await work.create(assignee_id=work.ada.id), await work.create()]
@@ -110,7 +110,7 @@ async def test_a_removal_unassigns_open_tasks_and_tells_of_each(work: Work, db: 
 
 
 async def test_a_removal_unassigns_any_number_of_tasks(work: Work) -> None:
-    count = 2 * logic.AT_ONCE + 1
+    count = 2 * bulk.BATCH + 1
     await asyncio.gather(*(work.create(assignee_id=work.bob.id) for _ in range(count)))
     await work.team.remove(work.ada, work.workspace_id, work.bob.id)
     listed = await work.tasks.ListTasks(
@@ -127,14 +127,14 @@ async def test_a_refused_removal_changes_no_task(work: Work) -> None:
     assert await work.read(task.id) == task
 
 
-async def test_who_comes_back_does_not_get_the_tasks_back(work: Work) -> None:
+async def test_a_readded_member_does_not_get_the_tasks_back(work: Work) -> None:
     task = await work.create(assignee_id=work.bob.id)
     await work.team.remove(work.bob, work.workspace_id, work.bob.id)
     await work.team.add(work.ada, work.workspace_id, work.bob.email, ROLE_MEMBER)
     assert (await work.read(task.id)).assignee_id == ""
 
 
-async def test_no_open_task_stays_with_somebody_who_is_removed_while_others_assign(
+async def test_no_open_task_stays_with_a_member_removed_during_assignments(
     work: Work,
 ) -> None:
     tasks = [await work.create() for _ in range(8)]

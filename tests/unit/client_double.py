@@ -1,6 +1,6 @@
-"""A small TaskFlow server in memory for tests of the client: it fails as it's told, and counts.
+"""An in-memory TaskFlow server for client tests: it fails on demand and counts calls.
 
-It's a real grpc server on a free port; only what happens behind the calls is simplified.
+It is a real gRPC server on a free port; only the logic behind the calls is simplified.
 """
 
 import asyncio
@@ -104,7 +104,7 @@ class Failure(Exception):
 
 @dataclass
 class Cut:
-    """How one opening of a stream ends: after some messages, with a failure; None is silence."""
+    """How one stream ends: after this many messages, with a failure. With None it goes silent instead."""
 
     messages: int
     failure: Failure | None
@@ -112,11 +112,11 @@ class Cut:
 
 @dataclass
 class Double:
-    """The server's state, and what it's told to do wrong."""
+    """The server's state, and the faults it is to produce."""
 
     port: int = 0
     token_lifetime: float = 900.0
-    # By method name: the failures of the next calls; None lets one through.
+    # By method name, the failures of the next calls; None lets a call succeed.
     failures: dict[str, list[Failure | None]] = field(default_factory=lambda: defaultdict(list))
     cuts: list[Cut] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
@@ -136,7 +136,7 @@ class Double:
     epoch: str = "e1"
     numbers: Any = field(default_factory=lambda: itertools.count(1))
     heartbeat: float = 15.0
-    # Seconds before a call is carried out, and before its answer is sent.
+    # Seconds before a call is executed, and before its answer is sent.
     delay: float = 0.0
     answer_delay: float = 0.0
 
@@ -402,7 +402,7 @@ class Double:
                 yield kind(cursor=cursor, change=change)
 
     async def _changes(self, cursor: str, changes: list[Any]) -> AsyncIterator[tuple[int, Any]]:
-        """Yields positions with changes, or with "heartbeat" or "reset"."""
+        """Yields each position with its change, or with "heartbeat" or "reset"."""
         epoch, _, number = cursor.partition(":")
         position = int(number) if number else len(changes)
         if cursor and epoch != self.epoch:
@@ -486,7 +486,7 @@ def _handler(double: Double, method: MethodDescriptor) -> Any:
 
 @asynccontextmanager
 async def serving(double: Double) -> AsyncIterator[Double]:
-    """Runs the double on its port, or on a free one."""
+    """Run the double on its port, or on a free one."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     for module, name in SERVICES:
         service = module.DESCRIPTOR.services_by_name[name]

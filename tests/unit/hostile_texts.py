@@ -1,4 +1,4 @@
-"""Texts that are slow to match for a careless pattern, made from the pattern's own parse tree.
+"""Texts that a careless regular expression matches slowly, generated from its own parse tree.
 
 A backtracking matcher is slow where a text can be divided in many ways, or where each of many starts is followed for
 long before it fails. So each repeat of the pattern is pumped, alone and after what stands before it; each character
@@ -14,7 +14,7 @@ import re._parser as parser  # type: ignore[import-not-found]
 from collections.abc import Iterator
 from typing import Any, Final
 
-# What no pattern of ours expects, so that a match which came so far fails.
+# A character that no pattern of ours accepts, so that a match fails after a long prefix.
 _STRANGE: Final = "\x00"
 _BY_CATEGORY: Final = {
     op.CATEGORY_DIGIT: "7",
@@ -26,14 +26,14 @@ _BY_CATEGORY: Final = {
 }
 _ANY: Final = "x \n."
 _REPEATS: Final = (op.MAX_REPEAT, op.MIN_REPEAT, op.POSSESSIVE_REPEAT)
-# Of each kind: more say nothing new about a pattern with a hundred words in it.
+# Limits per kind. More texts show nothing new, even for a pattern of a hundred words.
 _MOST_UNITS: Final = 16
 _MOST_PUMPED: Final = 40
 _MOST_EXAMPLES: Final = 6
 
 
 def hostile_texts(pattern: re.Pattern[str], length: int, seed: int = 0) -> Iterator[str]:
-    """Texts of about `length` characters. For another length only their repetitions differ."""
+    """Texts of about `length` characters. Another length changes only the number of repetitions."""
     choose = random.Random(seed)
     tree = parser.parse(pattern.pattern, pattern.flags)
     characters = sorted(set(_characters(tree)) | {" ", "a", "\n"})
@@ -56,7 +56,7 @@ def hostile_texts(pattern: re.Pattern[str], length: int, seed: int = 0) -> Itera
 
 
 def _characters(tree: Any) -> Iterator[str]:
-    """Each character that the pattern names, and a few of each class."""
+    """Every character named in the pattern, and a few of each character class."""
     for kind, value in tree:
         if kind in (op.LITERAL, op.NOT_LITERAL):
             yield chr(value)
@@ -84,7 +84,7 @@ def _members(members: Any) -> str:
 
 
 def _matching(members: Any) -> str:
-    """The characters of `_members` that the class takes."""
+    """The characters of `_members` that the class matches."""
     if members[0][0] is not op.NEGATE:
         return _members(members)
     refused = _members(members[1:])
@@ -92,7 +92,7 @@ def _matching(members: Any) -> str:
 
 
 def _parts(kind: Any, value: Any) -> list[Any]:
-    """The patterns inside an element."""
+    """The subpatterns of an element."""
     if kind in _REPEATS:
         return [value[2]]
     if kind is op.BRANCH:
@@ -107,7 +107,7 @@ def _parts(kind: Any, value: Any) -> list[Any]:
 
 
 def _pumped(tree: Any, before: str, choose: random.Random) -> Iterator[tuple[str, str]]:
-    """For each repeat: what may stand before it, and what it repeats."""
+    """For each repeat, a text that matches before it, and the text that it repeats."""
     for kind, value in tree:
         if kind in _REPEATS:
             for _ in range(2):
@@ -119,7 +119,7 @@ def _pumped(tree: Any, before: str, choose: random.Random) -> Iterator[tuple[str
 
 
 def _example(tree: Any, choose: random.Random) -> str:
-    """A text that the pattern matches, but for lookarounds."""
+    """A text that the pattern matches, ignoring lookarounds."""
     text = ""
     for kind, value in tree:
         if kind is op.LITERAL:

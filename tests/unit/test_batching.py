@@ -1,4 +1,4 @@
-"""Promises of a batcher: nobody waits who needn't, and everyone gets their own answer."""
+"""Promises of the batcher: no caller waits needlessly, and each caller gets its own answer."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,13 +6,13 @@ from contextvars import ContextVar
 
 import pytest
 
-from services.platform.batching import Batcher
+from services.platform.rpc.batching import Batcher
 
 _who: ContextVar[str] = ContextVar("who", default="nobody")
 
 
 class Runs:
-    """A run that lasts until it's let go; squares what is positive, refuses what is zero, breaks down on the rest."""
+    """A batch function that blocks until released. It squares positives, refuses zero and crashes on negatives."""
 
     def __init__(self, *, held: bool = False) -> None:
         self.seen: list[list[int]] = []
@@ -30,14 +30,14 @@ class Runs:
         return [item * item if item else ValueError("zero") for item in items]
 
 
-async def test_who_comes_alone_runs_alone_and_at_once() -> None:
+async def test_a_single_caller_runs_at_once_in_a_batch_of_its_own() -> None:
     runs = Runs()
     batcher = Batcher(runs, size=10)
     assert [await batcher(n) for n in (1, 2, 3)] == [1, 4, 9]
     assert runs.seen == [[1], [2], [3]]
 
 
-async def test_what_comes_meanwhile_runs_together_in_order() -> None:
+async def test_callers_that_arrive_during_a_run_share_the_next_batch_in_order() -> None:
     runs = Runs(held=True)
     batcher = Batcher(runs, size=3)
     first = asyncio.create_task(batcher(1))
@@ -50,7 +50,7 @@ async def test_what_comes_meanwhile_runs_together_in_order() -> None:
     assert runs.seen == [[1], [2, 3, 4], [5, 6]]
 
 
-async def test_a_refusal_is_only_for_the_one_it_is_about() -> None:
+async def test_a_refused_item_fails_only_its_own_caller() -> None:
     batcher = Batcher(Runs(), size=10)
     answers = await asyncio.gather(*(batcher(n) for n in (2, 0, 3)), return_exceptions=True)
     assert answers[0] == 4
@@ -58,14 +58,14 @@ async def test_a_refusal_is_only_for_the_one_it_is_about() -> None:
     assert answers[2] == 9
 
 
-async def test_a_run_that_breaks_down_fails_all_of_its_own_and_no_others() -> None:
+async def test_a_crashed_run_fails_all_callers_of_its_batch_and_no_others() -> None:
     batcher = Batcher(Runs(), size=2)
     answers = await asyncio.gather(*(batcher(n) for n in (1, -1, 2)), return_exceptions=True)
     assert [type(answer) for answer in answers] == [RuntimeError, RuntimeError, int]
     assert await batcher(5) == 25
 
 
-async def test_who_is_cancelled_takes_nobody_along() -> None:
+async def test_a_cancelled_caller_does_not_cancel_the_batch() -> None:
     runs = Runs(held=True)
     batcher = Batcher(runs, size=10)
     calls = [asyncio.create_task(batcher(n)) for n in (1, 2)]
@@ -77,7 +77,7 @@ async def test_who_is_cancelled_takes_nobody_along() -> None:
         await calls[0]
 
 
-async def test_a_run_is_no_part_of_the_call_that_began_it() -> None:
+async def test_a_batch_runs_outside_the_context_of_the_call_that_started_it() -> None:
     runs = Runs()
     batcher = Batcher(runs, size=10)
     _who.set("somebody")
@@ -85,7 +85,7 @@ async def test_a_run_is_no_part_of_the_call_that_began_it() -> None:
     assert runs.callers == ["nobody"]
 
 
-async def test_who_is_gone_before_the_run_begins_is_not_in_it() -> None:
+async def test_a_caller_cancelled_before_the_batch_starts_is_left_out() -> None:
     runs = Runs(held=True)
     batcher = Batcher(runs, size=2)
     first = asyncio.create_task(batcher(1))

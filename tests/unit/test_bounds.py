@@ -1,4 +1,4 @@
-"""Every list, map, text and byte string of a request has a bound; the gate counts items before it looks at any."""
+"""Every list, map, text and byte string of a request is bounded; items are counted before any is validated."""
 
 from uuid import uuid4
 
@@ -6,11 +6,10 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from services.platform import bounds
 from services.platform.config import Settings
-from services.platform.errors import DomainError
-from services.platform.identity import Identity
-from services.platform.interceptors import Gate
+from services.platform.rpc import bounds
+from services.platform.rpc.errors import DomainError
+from services.platform.rpc.validation import validated
 from taskflow.auth.v1.user_service_pb2 import BatchGetUsersRequest, UpdateCurrentUserRequest
 from taskflow.task.v1.internal_service_pb2 import StoreSuggestionsRequest, SuggestionDraft
 from taskflow.task.v1.task_pb2 import Task
@@ -26,22 +25,23 @@ _OURS = [rpc for rpc in every_rpc() if rpc.ours]
 
 def _refusal(request: Message) -> dict[str, str]:
     """The field violations that the gate answers with."""
-    gate = Gate(Settings(), Identity(Settings(), fetch_keys=None))  # type: ignore[arg-type]
     with pytest.raises(DomainError) as refused:
-        gate._read(type(request).FromString, request.SerializeToString())
+        validated(
+            type(request).FromString, request.SerializeToString(), Settings().max_request_bytes
+        )
     assert refused.value.code.name == "INVALID_ARGUMENT"
     return dict(refused.value.fields)
 
 
 def _is_bounded(field: FieldDescriptor) -> bool:
-    """Whether the rules of a text or byte string say how long it may be."""
+    """Whether the rules of a text or byte string limit its length."""
     rules = bounds.rules(field)
     if field.is_repeated:
         rules = rules.repeated.items
     if field.type == field.TYPE_BYTES:
         return bool(rules.bytes.HasField("max_len"))
     text = rules.string
-    # A pattern without these signs matches nothing long.
+    # A pattern without these repeat operators matches only short texts.
     short = text.HasField("pattern") and not set(text.pattern) & set("*+")
     return bool(text.HasField("max_len") or short or text.WhichOneof("well_known") == "uuid")
 
@@ -50,7 +50,7 @@ def _is_bounded(field: FieldDescriptor) -> bool:
 def test_every_list_map_text_and_byte_string_of_a_request_has_a_bound(rpc: Rpc) -> None:
     for place in places(rpc):
         field = place.field
-        # The size of these messages is limited as a whole.
+        # These messages have a limit on their total size instead.
         if any(above.message_type.full_name in bounds.MESSAGE_BYTES for above in place.fields[:-1]):  # type: ignore[union-attr]
             continue
         if field.is_repeated:
@@ -60,7 +60,7 @@ def test_every_list_map_text_and_byte_string_of_a_request_has_a_bound(rpc: Rpc) 
 
 
 @pytest.mark.parametrize("rpc", _OURS, ids=lambda rpc: rpc.name)
-def test_a_request_within_its_bounds_breaks_few_hundred_rules_at_most(rpc: Rpc) -> None:
+def test_a_request_within_its_bounds_breaks_at_most_a_few_hundred_rules(rpc: Rpc) -> None:
     most = 0
     for place in places(rpc):
         times = 1
@@ -71,20 +71,20 @@ def test_a_request_within_its_bounds_breaks_few_hundred_rules_at_most(rpc: Rpc) 
     assert most < 500
 
 
-def test_a_long_list_is_refused_by_its_count_and_its_items_are_not_looked_at() -> None:
+def test_an_overlong_list_is_refused_by_its_count_without_validating_its_items() -> None:
     assert _refusal(BatchGetUsersRequest(ids=["no id"] * 1000)) == {
         "ids": "must contain no more than 100 item(s)"
     }
 
 
-def test_all_lists_that_are_too_long_are_named_with_their_path() -> None:
+def test_every_overlong_list_is_named_with_its_path() -> None:
     request = ListTasksRequest(workspace_id="no id")
     request.filter.labels.extend([""] * 600)
     request.filter.project_ids.extend([""] * 600)
     assert set(_refusal(request)) == {"filter.labels", "filter.project_ids"}
 
 
-def test_a_list_of_messages_that_is_too_long_is_refused_by_its_count() -> None:
+def test_an_overlong_list_of_messages_is_refused_by_its_count() -> None:
     assert set(_refusal(StoreSuggestionsRequest(suggestions=[SuggestionDraft()] * 300))) == {
         "suggestions"
     }
@@ -99,11 +99,11 @@ def test_a_mask_and_a_payload_are_limited_in_bytes() -> None:
     assert _refusal(create) == {"task.payload": "is larger than 65536 bytes"}
 
 
-def test_a_small_request_is_told_all_that_is_wrong_with_it() -> None:
+def test_a_small_request_gets_all_its_violations_in_one_answer() -> None:
     fields = _refusal(BatchGetUsersRequest(ids=["no id"] * 3))
     assert set(fields) == {"ids[0]", "ids[1]", "ids[2]"}
 
 
-def test_a_list_without_a_limit_fails_where_the_plan_is_made() -> None:
+def test_a_list_without_a_limit_fails_when_the_validation_plan_is_built() -> None:
     with pytest.raises(LookupError, match=r"ListTasksResponse\.tasks has no max_items"):
         bounds.exceeded(ListTasksResponse())

@@ -1,9 +1,9 @@
-"""What a stream says about an event, and what the task was before it."""
+"""The message that a stream sends for an event, and the state of the task before it."""
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.task.changes import before_and_after, response
+from services.task.board.messages import before_and_after, response
 from taskflow.event.v1.event_pb2 import (
     Event,
     MemberRemoved,
@@ -17,7 +17,7 @@ from taskflow.task.v1 import task_pb2
 from taskflow.task.v1.task_pb2 import Task
 
 
-def test_the_task_before_an_update_has_the_old_values_of_the_changed_fields_only() -> None:
+def test_the_task_before_an_update_holds_old_values_of_changed_fields_only() -> None:
     after = Task(id="1", title="new", labels=["c"], priority=task_pb2.TASK_PRIORITY_HIGH)
     after.due_time.seconds = 20
     updated = TaskUpdated(
@@ -32,7 +32,7 @@ def test_the_task_before_an_update_has_the_old_values_of_the_changed_fields_only
     assert told == after
 
 
-def test_before_a_deletion_the_task_was_live_and_before_its_creation_there_was_none() -> None:
+def test_a_task_was_live_before_its_deletion_and_absent_before_its_creation() -> None:
     deleted = Task(id="1", delete_time=Timestamp(seconds=5))
     assert before_and_after(Event(task_deleted=TaskDeleted(task=deleted))) == (
         Task(id="1"),
@@ -43,7 +43,7 @@ def test_before_a_deletion_the_task_was_live_and_before_its_creation_there_was_n
     assert before_and_after(Event(task_undeleted=TaskUndeleted(task=live))) == (None, live)
 
 
-def test_what_is_no_change_of_a_task_is_not_shown() -> None:
+def test_events_that_do_not_change_a_task_are_not_shown() -> None:
     for event in (
         Event(member_removed=MemberRemoved(user_id="1")),
         Event(task_reminder_due=ReminderDue(task=Task(id="1"))),

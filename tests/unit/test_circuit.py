@@ -1,4 +1,4 @@
-"""The circuit around the model endpoint, with a clock that the test moves."""
+"""The circuit breaker around the model endpoint, on a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import asyncio
 
 import pytest
 
-from workflows.enrichers.circuit import FAILURES_TO_OPEN, OPEN_SECONDS, Circuit
-from workflows.enrichers.types import InvalidModelOutput, ModelRefused, RetryableModelError
+from workflows.enrichment.enrichers.circuit import FAILURES_TO_OPEN, OPEN_SECONDS, Circuit
+from workflows.enrichment.enrichers.types import (
+    InvalidModelOutput,
+    ModelRefused,
+    RetryableModelError,
+)
 
 
 class Clock:
@@ -39,7 +43,7 @@ def test_calls_pass_until_five_failures_in_a_row() -> None:
     assert refused_for(circuit) == OPEN_SECONDS
 
 
-def test_an_open_circuit_fails_fast_and_says_how_long() -> None:
+def test_an_open_circuit_fails_fast_and_says_when_to_retry() -> None:
     clock = Clock()
     circuit = Circuit(clock=clock)
     fail(circuit, FAILURES_TO_OPEN)
@@ -69,7 +73,9 @@ def test_a_failed_probe_opens_it_for_another_pause() -> None:
 
 
 @pytest.mark.parametrize("answer", [InvalidModelOutput, ModelRefused])
-def test_nonsense_and_refusals_show_that_the_endpoint_is_there(answer: type[Exception]) -> None:
+def test_invalid_answers_and_refusals_count_as_a_reachable_endpoint(
+    answer: type[Exception],
+) -> None:
     circuit = Circuit(clock=Clock())
     fail(circuit, FAILURES_TO_OPEN - 1)
     with pytest.raises(answer), circuit.attempt():
@@ -90,7 +96,7 @@ def test_a_cancelled_probe_leaves_the_probe_to_the_next_call() -> None:
         pass
 
 
-def test_a_late_answer_from_before_does_not_close_an_open_circuit() -> None:
+def test_a_late_answer_to_an_earlier_call_does_not_close_an_open_circuit() -> None:
     circuit = Circuit(clock=Clock())
     with circuit.attempt():
         fail(circuit, FAILURES_TO_OPEN)

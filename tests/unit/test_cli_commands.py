@@ -1,4 +1,4 @@
-"""The taskflow command as people and scripts run it: as a process of its own."""
+"""The taskflow command, run as a separate process, as users and scripts run it."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ PASSWORD = "correct horse battery"
 
 
 @dataclass
-class Run:
+class CommandResult:
     code: int
     out: str
     err: str
@@ -33,7 +33,7 @@ class Run:
 
 @dataclass
 class Shell:
-    """Runs commands for one user, whose files lie in a folder of the test."""
+    """Runs commands for one user, whose files are in the test's folder."""
 
     double: Double
     folder: Path
@@ -58,13 +58,13 @@ class Shell:
             stderr=asyncio.subprocess.PIPE,
         )
 
-    async def run(self, *args: str, stdin: str = "", **extra: str) -> Run:
+    async def run(self, *args: str, stdin: str = "", **extra: str) -> CommandResult:
         process = await self.start(*args, **extra)
         async with asyncio.timeout(30):
             out, err = await process.communicate(stdin.encode())
         assert process.returncode is not None
         assert "Traceback" not in err.decode()
-        return Run(process.returncode, out.decode(), err.decode())
+        return CommandResult(process.returncode, out.decode(), err.decode())
 
 
 @pytest.fixture
@@ -110,13 +110,15 @@ async def test_login_and_logout(anonymous: Shell) -> None:
     assert run.err.startswith("Error: not logged in\nHint: run `taskflow login`")
 
 
-async def test_a_wrong_password_is_told_without_a_traceback(anonymous: Shell) -> None:
+async def test_a_wrong_password_is_reported_without_a_traceback(anonymous: Shell) -> None:
     run = await anonymous.run("login", "ada@example.com", "--password-stdin", stdin="wrong")
     assert (run.code, run.out) == (4, "")
     assert run.err == "Error: wrong e-mail or password\n"
 
 
-async def test_without_a_terminal_the_password_is_not_waited_for(anonymous: Shell) -> None:
+async def test_without_a_terminal_the_command_does_not_wait_for_a_password(
+    anonymous: Shell,
+) -> None:
     run = await anonymous.run("login", "ada@example.com")
     assert run.code == 2
     assert "--password-stdin" in run.err
@@ -137,7 +139,7 @@ async def test_without_a_terminal_the_password_is_not_waited_for(anonymous: Shel
         (Failure("INTERNAL", "INTERNAL", metadata={"reference": "f3b0"}), 1),
     ],
 )
-async def test_exit_codes_tell_what_kind_of_failure_it_was(
+async def test_each_kind_of_failure_has_its_exit_code(
     shell: Shell, failure: Failure, code: int
 ) -> None:
     shell.double.failures["GetCurrentUser"] = [failure]
@@ -149,7 +151,7 @@ async def test_exit_codes_tell_what_kind_of_failure_it_was(
     assert {"code", "reason", "hint"} <= error.keys()
 
 
-async def test_an_unreachable_server_is_exit_code_6_within_seconds(shell: Shell) -> None:
+async def test_an_unreachable_server_gives_exit_code_6_within_seconds(shell: Shell) -> None:
     started = time.monotonic()
     run = await shell.run("task", "list", "--server", "localhost:1")
     assert run.code == 6
@@ -174,7 +176,7 @@ async def test_an_unreachable_server_is_exit_code_6_within_seconds(shell: Shell)
         ["import", "/nonexistent.csv"],
     ],
 )
-async def test_wrong_usage_is_exit_code_2(shell: Shell, args: list[str]) -> None:
+async def test_wrong_usage_gives_exit_code_2(shell: Shell, args: list[str]) -> None:
     run = await shell.run(*args)
     assert (run.code, run.out) == (2, "")
     assert run.err
@@ -192,7 +194,7 @@ async def test_debug_shows_where_an_error_came_from(anonymous: Shell) -> None:
     assert b"Traceback" in err
 
 
-async def test_a_task_from_its_creation_to_its_end(shell: Shell) -> None:
+async def test_a_task_is_created_changed_finished_and_deleted(shell: Shell) -> None:
     options = ["--assignee", "ben@example.com", "--priority", "HIGH", "--label", "yard"]
     due = ["--due", "2026-12-01T09:00 Europe/Berlin", "--payload", '{"message": "hi"}']
     made = (await shell.run("task", "create", "Grease", *options, *due, "-o", "json")).json()
@@ -217,7 +219,7 @@ async def test_a_task_from_its_creation_to_its_end(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("option", ["--due", "--parent", "--payload"])
-async def test_an_empty_option_takes_nothing_away(shell: Shell, option: str) -> None:
+async def test_an_empty_option_clears_nothing(shell: Shell, option: str) -> None:
     shell.double.add_task("Grease")
     edited = await shell.run("task", "edit", "OPS-1", option, "")
     assert edited.code == 2
@@ -238,10 +240,12 @@ async def test_lists_are_tables_for_people_and_json_for_scripts(shell: Shell) ->
         "DUE",
     ]
     assert "task [red]1[/red]" in table
-    assert "\x1b" not in table  # no colour in a pipe, and none from others' texts
+    assert (
+        "\x1b" not in table
+    )  # no colour codes in a pipe, neither ours nor from another user's texts
     listed = (await shell.run("--output", "json", "task", "list")).json()
     assert [each["key"] for each in listed] == ["OPS-1", "OPS-2", "OPS-3"]
-    assert listed[0]["labels"] == []  # fields at their default are there as well
+    assert listed[0]["labels"] == []  # fields with default values are included
     assert listed[0]["status"] == "TASK_STATUS_TODO"
     limited = (await shell.run("task", "list", "--limit", "2", "-o", "json")).json()
     assert len(limited) == 2
@@ -322,14 +326,14 @@ async def test_jobs_and_dead_letters(shell: Shell) -> None:
     assert (await shell.run("dead-letters", "list")).code == 4
 
 
-async def test_an_import_reports_all_that_is_wrong_and_changes_nothing(
+async def test_an_import_reports_every_error_and_changes_nothing(
     shell: Shell, tmp_path: Path
 ) -> None:
     path = tmp_path / "tasks.csv"
     path.write_text("title,priority,due\nfine,low,\n,low,\nx,extreme,never\n")
     run = await shell.run("import", str(path))
     assert run.code == 2
-    assert "3 things are wrong, nothing was imported" in run.err
+    assert "3 cells are invalid, nothing was imported" in run.err
     assert "row 3, title" in run.err
     assert "row 4, due" in run.err
     assert shell.double.calls["CreateTask"] == 0
@@ -342,7 +346,7 @@ async def test_an_import_reports_all_that_is_wrong_and_changes_nothing(
     ]
 
 
-async def test_an_import_that_broke_off_can_be_repeated(shell: Shell, tmp_path: Path) -> None:
+async def test_an_interrupted_import_can_be_repeated(shell: Shell, tmp_path: Path) -> None:
     path = tmp_path / "tasks.csv"
     lines = [f"task {number},+{number + 1}h" for number in range(30)]
     path.write_text("\n".join(["title,due", *lines]))
@@ -373,7 +377,7 @@ async def next_json(process: asyncio.subprocess.Process) -> Any:
     return json.loads(await asyncio.wait_for(process.stdout.readline(), 20))
 
 
-async def test_watch_as_json_is_one_message_a_line_and_ctrl_c_ends_it_cleanly(
+async def test_watch_prints_one_json_message_per_line_and_ends_cleanly_on_ctrl_c(
     shell: Shell,
 ) -> None:
     shell.double.add_task("old")
@@ -395,7 +399,7 @@ async def test_watch_as_json_is_one_message_a_line_and_ctrl_c_ends_it_cleanly(
     assert await asyncio.wait_for(resumed.wait(), 10) == 0
 
 
-async def test_watch_for_people_tells_how_to_go_on(shell: Shell) -> None:
+async def test_watch_prints_the_command_that_resumes_it(shell: Shell) -> None:
     shell.double.add_task("old")
     process = await shell.start("watch")
     assert process.stdout is not None
@@ -421,7 +425,7 @@ async def test_notifications_are_listed_read_and_watched(shell: Shell) -> None:
     assert await asyncio.wait_for(process.wait(), 10) == 0
 
 
-async def test_a_reader_that_has_seen_enough_is_no_error(shell: Shell) -> None:
+async def test_a_closed_output_pipe_is_no_error(shell: Shell) -> None:
     for number in range(3000):
         shell.double.add_task(f"task {number}")
     process = await shell.start("task", "list")

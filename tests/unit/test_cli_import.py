@@ -1,4 +1,4 @@
-"""Files of tasks: what is read, what is refused before anything is sent."""
+"""Task import files: what is accepted, and what is refused before anything is sent."""
 
 import json
 from collections.abc import Callable
@@ -125,7 +125,7 @@ def test_a_bad_cell_is_reported_with_row_and_column(
     assert problem in bad[0].problem
 
 
-def test_rows_of_a_csv_are_counted_as_a_spreadsheet_shows_them(
+def test_csv_rows_are_numbered_as_in_a_spreadsheet(
     file: Callable[[str, str], Path],
 ) -> None:
     content = 'title,description\nfine,"two\nlines"\n\n,"no title"\n'
@@ -146,7 +146,7 @@ def test_all_bad_cells_are_reported_at_once(file: Callable[[str, str], Path]) ->
 
 def test_a_row_without_a_project_needs_a_default(file: Callable[[str, str], Path]) -> None:
     _, bad = check(file("a.csv", "title\nWait\n"), default="")
-    assert "which project" in bad[0].problem
+    assert "the project is missing" in bad[0].problem
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
         rows.read(path)
 
 
-def test_the_same_file_gives_the_same_request_ids_and_others_do_not(
+def test_the_same_file_gives_the_same_request_ids_and_another_file_gives_others(
     file: Callable[[str, str], Path],
 ) -> None:
     first, _ = check(file("a.csv", "title\nx\nx\n"))
@@ -211,7 +211,7 @@ def test_the_same_file_gives_the_same_request_ids_and_others_do_not(
         ("+1w", "2026-11-29 12:00 UTC"),
     ],
 )
-def test_deadlines_are_read_as_people_write_them(text: str, meaning: str) -> None:
+def test_deadlines_are_read_in_every_accepted_spelling(text: str, meaning: str) -> None:
     from taskflow.task.v1.task_pb2 import Task
 
     assert format_due(Task(due=parse_due(text, NOW, "Europe/Berlin"))) == meaning
@@ -222,5 +222,5 @@ def test_a_local_time_without_any_zone_is_refused() -> None:
         parse_due("2026-12-01T09:00", NOW)
 
 
-def test_a_day_as_a_bound_begins_at_midnight_in_the_users_zone() -> None:
+def test_a_date_used_as_a_bound_means_midnight_in_the_users_zone() -> None:
     assert parse_instant("2026-07-01", "Europe/Berlin").ToJsonString() == "2026-06-30T22:00:00Z"

@@ -1,4 +1,4 @@
-"""What the client does around each call: tokens, retries, time limits, typed errors."""
+"""What the client adds to each call: tokens, retries, time limits and typed errors."""
 
 import asyncio
 import time
@@ -87,7 +87,9 @@ async def test_each_code_raises_its_own_exception(
     assert caught.value.message == "because of SOME_REASON"
 
 
-async def test_an_error_carries_all_that_the_server_says(client: TaskFlow, double: Double) -> None:
+async def test_an_error_carries_every_detail_that_the_server_sent(
+    client: TaskFlow, double: Double
+) -> None:
     double.failures["CreateTask"] = [
         Failure(
             "INVALID_ARGUMENT",
@@ -134,7 +136,7 @@ async def test_a_create_whose_answers_are_lost_happens_once(
     made = await client.tasks.CreateTask(request)
     assert [task.id for task in double.tasks] == [made.task.id]
     assert len({sent.request_id for sent in double.requests["CreateTask"]}) == 1
-    assert request.request_id == ""  # the same message sent again is another request
+    assert request.request_id == ""  # sending the same message again is a new request
     await client.tasks.CreateTask(request)
     assert len(double.tasks) == 2
 
@@ -148,7 +150,7 @@ async def test_a_request_id_of_the_caller_is_kept(client: TaskFlow, double: Doub
     assert double.requests["CreateTask"][0].request_id == request.request_id
 
 
-async def test_writes_that_cannot_be_repeated_safely_are_not(
+async def test_writes_that_are_unsafe_to_repeat_are_not_retried(
     client: TaskFlow, double: Double
 ) -> None:
     task = double.add_task("Once")
@@ -167,16 +169,14 @@ async def test_writes_that_cannot_be_repeated_safely_are_not(
     assert double.calls["UpdateTask"] == 1
 
 
-async def test_writes_that_change_nothing_the_second_time_are_repeated(
-    client: TaskFlow, double: Double
-) -> None:
+async def test_idempotent_writes_are_retried(client: TaskFlow, double: Double) -> None:
     task = double.add_task("Again")
     double.failures["UpdateTask"] = [Failure("UNAVAILABLE", after=True)]
     await client.tasks.UpdateTask(UpdateTaskRequest(task=Task(id=task.id, title="Anew")))
     assert double.calls["UpdateTask"] == 2
 
 
-async def test_what_a_draining_server_refused_is_repeated_always(
+async def test_calls_refused_by_a_draining_server_are_always_retried(
     client: TaskFlow, double: Double
 ) -> None:
     task = double.add_task("Gone")
@@ -193,7 +193,7 @@ async def test_retries_wait_as_long_as_the_server_asks(client: TaskFlow, double:
     assert 0.6 <= time.monotonic() - started < 5
 
 
-async def test_exhaustion_without_a_time_to_wait_is_raised(
+async def test_resource_exhausted_without_a_retry_delay_is_raised(
     client: TaskFlow, double: Double
 ) -> None:
     double.failures["GetUnreadCount"] = [Failure("RESOURCE_EXHAUSTED", "REQUEST_TOO_LARGE")]
@@ -201,7 +201,7 @@ async def test_exhaustion_without_a_time_to_wait_is_raised(
         await client.notifications.GetUnreadCount(GetUnreadCountRequest())
 
 
-async def test_a_throttled_login_is_told_at_once(double: Double) -> None:
+async def test_a_throttled_login_is_raised_at_once(double: Double) -> None:
     double.failures["Login"] = [Failure("RESOURCE_EXHAUSTED", "LOGIN_THROTTLED", retry_after=0.1)]
     async with TaskFlow(double.address) as client:
         with pytest.raises(ResourceExhausted) as caught:
@@ -210,7 +210,7 @@ async def test_a_throttled_login_is_told_at_once(double: Double) -> None:
     assert double.calls["Login"] == 1
 
 
-async def test_retries_end_after_the_time_that_was_given(double: Double) -> None:
+async def test_retries_end_at_the_time_limit_of_the_call(double: Double) -> None:
     double.failures["Login"] = [Failure("UNAVAILABLE") for _ in range(100)]
     started = time.monotonic()
     async with TaskFlow(double.address, retry_for=1.0) as client:
@@ -220,7 +220,7 @@ async def test_retries_end_after_the_time_that_was_given(double: Double) -> None
     assert double.calls["Login"] > 2
 
 
-async def test_a_long_wait_is_not_begun_when_it_would_exceed_the_time(
+async def test_a_retry_delay_beyond_the_time_limit_is_not_waited_for(
     client: TaskFlow, double: Double
 ) -> None:
     double.failures["GetUnreadCount"] = [Failure("UNAVAILABLE", "DRAINING", retry_after=300)]
@@ -277,7 +277,7 @@ async def test_pages_go_through_the_whole_list(client: TaskFlow) -> None:
     assert request.page_token == ""
 
 
-async def test_what_is_not_found_says_what_it_was(client: TaskFlow) -> None:
+async def test_a_not_found_error_names_the_resource(client: TaskFlow) -> None:
     with pytest.raises(NotFound) as caught:
         await client.tasks.GetTask(GetTaskRequest(id="OPS-99", workspace_id=WORKSPACE))
     assert caught.value.resource == ("task", "OPS-99")
@@ -298,13 +298,13 @@ async def test_what_is_not_found_says_what_it_was(client: TaskFlow) -> None:
         ("https://localhost:8443", ("localhost:8443", True, True)),
     ],
 )
-async def test_passwords_travel_in_the_clear_only_where_that_was_asked_for(
+async def test_passwords_are_sent_without_tls_only_when_configured(
     address: str, meaning: tuple[str, bool, bool]
 ) -> None:
     assert _parse(address) == meaning
 
 
 @pytest.mark.parametrize("address", ["", "ftp://x", "https://x/path", "host:port", "http://"])
-async def test_an_address_that_is_none_is_refused(address: str) -> None:
+async def test_an_invalid_address_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="address"):
         TaskFlow(address)

@@ -1,4 +1,4 @@
-"""Logging in and staying logged in: tokens are renewed once, shared by processes, kept private."""
+"""Login and sessions: tokens are renewed once, shared between processes, and kept private."""
 
 import asyncio
 import json
@@ -84,11 +84,11 @@ async def test_a_token_is_renewed_before_it_expires(double: Double) -> None:
         await asyncio.sleep(0.4)
         await me(client)
     assert double.calls["RefreshToken"] == 1
-    assert double.calls["GetCurrentUser"] == 1  # none was refused
+    assert double.calls["GetCurrentUser"] == 1  # no call was refused
 
 
 async def test_a_wrong_clock_does_not_renew_with_every_call(double: Double) -> None:
-    double.token_lifetime = -3600  # how it looks to a clock that is ahead
+    double.token_lifetime = -3600  # as a clock that runs ahead sees it
     async with TaskFlow(double.address) as client:
         await login(client)
         double.access = dict.fromkeys(double.access, time.time() + 60)
@@ -97,7 +97,7 @@ async def test_a_wrong_clock_does_not_renew_with_every_call(double: Double) -> N
     assert double.calls["RefreshToken"] == 0
 
 
-async def test_a_lost_answer_to_the_renewal_is_asked_for_again(double: Double) -> None:
+async def test_a_renewal_whose_answer_is_lost_is_retried(double: Double) -> None:
     async with TaskFlow(double.address) as client:
         await login(client)
         double.expire_access()
@@ -107,13 +107,13 @@ async def test_a_lost_answer_to_the_renewal_is_asked_for_again(double: Double) -
     assert not double.session_ended
 
 
-async def test_a_cancelled_caller_does_not_take_the_renewal_with_it(double: Double) -> None:
+async def test_a_cancelled_caller_does_not_cancel_the_renewal(double: Double) -> None:
     async with TaskFlow(double.address) as client:
         await login(client)
         double.expire_access()
         double.delay = 0.2
         calls = [asyncio.ensure_future(me(client)) for _ in range(2)]
-        await asyncio.sleep(0.3)  # the calls have been refused, the renewal runs
+        await asyncio.sleep(0.3)  # the calls were refused and the renewal is running
         calls[0].cancel()
         assert await calls[1] == "ada@example.com"
     assert double.calls["RefreshToken"] == 1
@@ -130,10 +130,10 @@ async def test_closing_waits_for_the_renewal_and_stores_it(double: Double, tmp_p
         call.cancel()
     session = store.read(double.address)
     assert session is not None
-    assert double.refresh[session.refresh_token] == (0.0, None)  # the newest, never used
+    assert double.refresh[session.refresh_token] == (0.0, None)  # the newest token, never used
 
 
-async def test_a_token_that_may_still_be_good_is_used_while_renewing_fails(double: Double) -> None:
+async def test_an_unexpired_token_is_used_while_renewing_fails(double: Double) -> None:
     double.token_lifetime = 2
     async with TaskFlow(double.address, retry_for=0.1) as client:
         await login(client)
@@ -192,7 +192,7 @@ async def test_a_damaged_session_file_means_not_logged_in(
         assert await me(client)
 
 
-async def test_another_process_that_renewed_first_is_followed(
+async def test_tokens_that_another_process_renewed_first_are_used(
     double: Double, tmp_path: Path
 ) -> None:
     stores = [FileSessions(tmp_path / "sessions.json") for _ in range(2)]
@@ -205,7 +205,7 @@ async def test_another_process_that_renewed_first_is_followed(
     assert double.calls["RefreshToken"] == 1
 
 
-async def test_somebody_elses_login_in_the_file_is_left_alone(
+async def test_another_users_login_in_the_session_file_is_left_alone(
     double: Double, tmp_path: Path
 ) -> None:
     store = FileSessions(tmp_path / "sessions.json")
@@ -254,7 +254,7 @@ async def test_many_processes_renew_one_session_without_ending_it(
 async def test_a_lock_that_is_never_released_is_reported(
     double: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taskflow_client.session._LOCK_PATIENCE", 0.2)
+    monkeypatch.setattr("taskflow_client.session_store._LOCK_PATIENCE", 0.2)
     store = FileSessions(tmp_path / "sessions.json")
     async with (
         TaskFlow(double.address, session_store=store) as client,

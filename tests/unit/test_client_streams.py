@@ -1,4 +1,4 @@
-"""Streams resume by themselves, from anywhere, without a hole."""
+"""Streams resume automatically from any position, without missing a change."""
 
 import asyncio
 import random
@@ -56,7 +56,7 @@ async def client(double: Double) -> AsyncIterator[TaskFlow]:
 
 
 async def headlines(client: TaskFlow, count: int, **options: Any) -> list[str]:
-    """Returns the headlines of the next `count` notifications, with resets where they came."""
+    """The headlines of the next `count` notifications, with resets in between."""
     seen: list[str] = []
     async with aclosing(client.watch_notifications(**options)) as stream:
         async for message in stream:
@@ -109,11 +109,11 @@ async def test_a_silent_stream_is_reopened(client: TaskFlow, double: Double) -> 
     changes = asyncio.create_task(happen())
     seen = await headlines(client, 1, on_reconnect=failures.append)
     assert seen == ["spoken into the silence"]
-    assert [failure.message for failure in failures] == ["nothing came for 0.15 s"]
+    assert [failure.message for failure in failures] == ["no message for 0.15 s"]
     await changes
 
 
-async def test_time_that_the_consumer_takes_is_not_silence(
+async def test_time_spent_in_the_consumer_does_not_count_as_silence(
     client: TaskFlow, double: Double
 ) -> None:
     double.notify("one")
@@ -174,9 +174,7 @@ async def test_a_refused_cursor_ends_the_stream(client: TaskFlow, double: Double
             pass
 
 
-async def test_a_token_that_is_refused_again_and_again_ends_the_stream(
-    client: TaskFlow, double: Double
-) -> None:
+async def test_a_repeatedly_refused_token_ends_the_stream(client: TaskFlow, double: Double) -> None:
     refused = Failure("UNAUTHENTICATED", "TOKEN_INVALID")
     double.cuts = [Cut(0, refused) for _ in range(9)]
     with pytest.raises(Unauthenticated):
@@ -185,9 +183,7 @@ async def test_a_token_that_is_refused_again_and_again_ends_the_stream(
     assert double.calls["WatchNotifications"] == 2
 
 
-async def test_a_lasting_fault_of_the_server_ends_the_stream(
-    client: TaskFlow, double: Double
-) -> None:
+async def test_a_permanent_server_error_ends_the_stream(client: TaskFlow, double: Double) -> None:
     double.cuts = [Cut(0, Failure("INTERNAL", "INTERNAL")) for _ in range(99)]
     with pytest.raises(TaskFlowError):
         async for _ in client.watch_notifications():
@@ -213,7 +209,7 @@ async def test_a_reset_is_shown_and_the_stream_goes_on_from_its_cursor(
     await changes
 
 
-async def test_a_cursor_is_handed_out_when_its_message_has_been_processed(
+async def test_a_cursor_is_stored_only_after_its_message_was_processed(
     client: TaskFlow, double: Double
 ) -> None:
     for number in range(3):
@@ -230,7 +226,7 @@ async def test_a_cursor_is_handed_out_when_its_message_has_been_processed(
             async for message in stream:
                 assert len(stored) == len(processed)
                 if len(processed) == 2:
-                    raise ZeroDivisionError  # the consumer crashes on the third
+                    raise ZeroDivisionError  # the consumer crashes on the third message
                 processed.append(message.change.created.headline)
     assert stored == ["e1:1", "e1:2"]
     assert await headlines(client, 1, cursor=stored[-1]) == ["change 2"]
@@ -239,7 +235,7 @@ async def test_a_cursor_is_handed_out_when_its_message_has_been_processed(
 async def test_the_server_may_restart_on_the_same_port() -> None:
     first = Double(accounts={"ada@example.com": PASSWORD}, heartbeat=0.05)
     async with serving(first):
-        pass  # it has a port now
+        pass  # its port is fixed now
     async with TaskFlow(first.address, heartbeat_timeout=1) as client:
         seen: list[str] = []
         done = asyncio.Event()
@@ -273,7 +269,7 @@ def task_change(double: Double, title: str) -> None:
 
 
 async def board(client: TaskFlow, wanted: set[str], **options: Any) -> list[str]:
-    """Applies a watched board until it shows `wanted`; returns the kinds of messages that came."""
+    """Apply a board stream until it shows `wanted`; returns the kinds of the messages."""
     kinds: list[str] = []
     titles: set[str] = set()
     async with aclosing(client.watch_tasks(WORKSPACE, **options)) as stream:
@@ -293,7 +289,7 @@ async def board(client: TaskFlow, wanted: set[str], **options: Any) -> list[str]
 
 
 @pytest.mark.parametrize("messages", range(9))
-async def test_a_board_is_complete_wherever_its_snapshot_is_cut(
+async def test_a_board_is_complete_wherever_its_snapshot_is_interrupted(
     client: TaskFlow, double: Double, messages: int
 ) -> None:
     for number in range(4):
@@ -309,13 +305,13 @@ async def test_a_board_is_complete_wherever_its_snapshot_is_cut(
     wanted = {f"{age} {number}" for age in ("old", "new") for number in range(4)}
     async with asyncio.timeout(10):
         kinds = await board(client, wanted, snapshot=True)
-    # Cut within the snapshot, it starts over and says so; after it, the stream resumes.
+    # Cut during the snapshot, the board starts over with a reset; cut later, the stream resumes.
     assert kinds.count("reset") == (1 if 1 <= messages <= 4 else 0)
     assert kinds.count("snapshot_complete") == 1
     await changes
 
 
-async def test_a_task_deleted_while_a_snapshot_was_cut_does_not_stay_on_the_board(
+async def test_a_task_deleted_while_a_snapshot_is_interrupted_leaves_the_board(
     client: TaskFlow, double: Double
 ) -> None:
     double.add_task("stays")
@@ -350,7 +346,7 @@ async def test_after_a_reset_a_board_gets_a_new_snapshot(client: TaskFlow, doubl
             kinds.append(message.WhichOneof("kind"))
             if kinds == ["snapshot", "snapshot_complete"]:
                 double.epoch = "e2"
-                assert stored == []  # resumed from there, the snapshot would be missing
+                assert stored == []  # resuming from this cursor would lose the snapshot
                 task_change(double, "two")
             elif kinds.count("snapshot_complete") == 2:
                 break
@@ -374,7 +370,9 @@ async def test_without_a_snapshot_a_reset_goes_on_from_its_cursor(
     assert double.calls["WatchTasks"] == 1
 
 
-async def test_the_filter_is_sent_with_every_opening(client: TaskFlow, double: Double) -> None:
+async def test_the_filter_is_sent_each_time_the_stream_is_opened(
+    client: TaskFlow, double: Double
+) -> None:
     double.cuts = [Cut(1, Failure("UNAVAILABLE"))]
     only_mine = task_pb2.TaskFilter(assignee_ids=["01900000-0000-7000-8000-00000000000a"])
     async with aclosing(client.watch_tasks(WORKSPACE, only_mine)) as stream:
@@ -391,7 +389,7 @@ async def test_a_snapshot_and_a_cursor_exclude_each_other(client: TaskFlow) -> N
         await anext(client.watch_tasks(WORKSPACE, cursor="e1:1", snapshot=True))
 
 
-async def test_a_cancelled_consumer_ends_even_if_a_message_comes_in_the_same_moment() -> None:
+async def test_a_cancelled_consumer_ends_even_if_a_message_arrives_at_the_same_moment() -> None:
     arriving: asyncio.Future[WatchNotificationsResponse] = (
         asyncio.get_running_loop().create_future()
     )

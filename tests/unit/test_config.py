@@ -1,4 +1,4 @@
-"""Promises of the configuration: what's wrong is said at the start, in a sentence, and without a secret."""
+"""Promises of the configuration: errors are reported at startup, in one sentence, and without secrets."""
 
 import os
 import subprocess
@@ -41,10 +41,10 @@ def _complaints(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return capsys.readouterr().err.splitlines()
 
 
-def test_without_any_variable_there_is_a_development_configuration(
+def test_without_any_variable_the_development_defaults_apply(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    # Not where a local stack has left its password.
+    # Not in a folder where a local stack stored its password.
     monkeypatch.chdir(tmp_path)
     settings = load()
     assert settings.environment == "development"
@@ -76,7 +76,7 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
         ("smtp_password", "hush"),
     ],
 )
-def test_a_wrong_value_is_named_and_not_repeated(
+def test_an_invalid_setting_is_named_and_its_value_is_not_quoted(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     name: str,
@@ -87,11 +87,11 @@ def test_a_wrong_value_is_named_and_not_repeated(
     assert len(complaints) == 1
     assert complaints[0].startswith("configuration: TASKFLOW_")
     assert PREFIX + name.upper() in complaints[0]
-    # Bounds may be the same number.
+    # Both bounds may be equal.
     assert value in ("0", "65536") or value not in complaints[0]
 
 
-def test_each_mistake_has_its_own_line(
+def test_each_invalid_setting_has_its_own_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _set(monkeypatch, task_port="http", auth_port="http")
@@ -101,7 +101,7 @@ def test_each_mistake_has_its_own_line(
     ]
 
 
-def test_production_starts_with_secrets_and_keys_of_its_own(
+def test_production_starts_with_its_own_secrets_and_keys(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _set(monkeypatch, **PRODUCTION)
@@ -109,7 +109,7 @@ def test_production_starts_with_secrets_and_keys_of_its_own(
 
 
 @pytest.mark.parametrize("missing", ["token_secret", "service_secret", "signing_key_dir"])
-def test_production_refuses_what_is_good_enough_for_development(
+def test_production_refuses_development_settings(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: str
 ) -> None:
     _set(monkeypatch, **{name: value for name, value in PRODUCTION.items() if name != missing})
@@ -126,7 +126,7 @@ def test_production_refuses_short_and_published_secrets(
     assert secret not in complaints[0]
 
 
-def test_a_process_that_can_not_start_says_so_without_a_traceback() -> None:
+def test_a_process_that_cannot_start_says_why_without_a_traceback() -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "services", "task"],
         cwd=ROOT,
@@ -141,7 +141,7 @@ def test_a_process_that_can_not_start_says_so_without_a_traceback() -> None:
 
 
 @pytest.mark.parametrize("command", [["recover"], ["grant-operator", "ada@example.com"]])
-def test_a_command_says_without_a_traceback_that_there_is_no_database(command: list[str]) -> None:
+def test_a_command_reports_a_missing_database_without_a_traceback(command: list[str]) -> None:
     (port,) = free_ports(1)
     ended = subprocess.run(
         [sys.executable, "-m", "services", *command],
@@ -182,7 +182,7 @@ def test_an_error_does_not_quote_a_secret() -> None:
     assert SECRET[:20] not in str(refused.value)
 
 
-def test_a_misspelt_variable_is_named_and_nothing_stops(
+def test_a_misspelt_variable_is_named_and_the_process_starts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _set(monkeypatch, taks_port="9999", server="localhost:8080")
@@ -193,12 +193,12 @@ def test_a_misspelt_variable_is_named_and_nothing_stops(
     ]
 
 
-def test_every_setting_and_other_programs_variables_are_known() -> None:
+def test_no_warning_for_known_settings_or_variables_of_other_programs() -> None:
     assert unknown([PREFIX + name.upper() for name in Settings.model_fields]) == []
     assert unknown(["PATH", "OTEL_SERVICE_NAME", "TASKFLOWER"]) == []
 
 
-def test_every_setting_is_explained() -> None:
+def test_every_setting_has_a_description() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 

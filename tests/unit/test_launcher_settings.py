@@ -1,4 +1,4 @@
-"""The launcher before anything runs: what it refuses, in which words, and what it hands to its programs."""
+"""The launcher before it starts anything: what it refuses, with which message, and the settings it passes on."""
 
 import os
 import socket
@@ -21,7 +21,7 @@ def _program(name: str, **ports: int) -> Program:
     return Program(name=name, command=("true",), ports=ports)
 
 
-def test_a_taken_port_is_named_with_the_setting_that_moves_it() -> None:
+def test_a_port_in_use_is_reported_with_the_setting_that_changes_it() -> None:
     with socket.create_server(("127.0.0.1", free_ports(1)[0])) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(StackError) as caught:
@@ -30,7 +30,7 @@ def test_a_taken_port_is_named_with_the_setting_that_moves_it() -> None:
     assert str(caught.value) == message
 
 
-def test_every_taken_port_is_named_at_once() -> None:
+def test_all_ports_in_use_are_reported_together() -> None:
     first, second = free_ports(2)
     with (
         socket.create_server(("127.0.0.1", first)),
@@ -42,7 +42,7 @@ def test_every_taken_port_is_named_at_once() -> None:
     assert "TASKFLOW_B_PORT" in str(caught.value)
 
 
-def test_two_programs_cannot_want_one_port() -> None:
+def test_two_programs_cannot_be_configured_with_one_port() -> None:
     port = free_ports(1)[0]
     with pytest.raises(StackError, match=f"Port {port} is wanted by both auth and task"):
         check_ports(
@@ -50,7 +50,7 @@ def test_two_programs_cannot_want_one_port() -> None:
         )
 
 
-def test_a_port_that_just_closed_is_free() -> None:
+def test_a_just_closed_port_counts_as_free() -> None:
     port = free_ports(1)[0]
     with socket.create_server(("127.0.0.1", port)) as server:
         client = socket.create_connection(("127.0.0.1", port))
@@ -60,12 +60,12 @@ def test_a_port_that_just_closed_is_free() -> None:
     check_ports("127.0.0.1", [_program("task", TASK_PORT=port)])
 
 
-def test_a_missing_server_is_named_with_the_way_to_get_it() -> None:
+def test_a_missing_server_program_is_reported_with_the_way_to_install_it() -> None:
     with pytest.raises(StackError, match=r"no-such-server is missing .*make setup"):
         binaries.script("no-such-server")
 
 
-def test_a_folder_serves_one_launcher_at_a_time(tmp_path: Path) -> None:
+def test_a_data_folder_admits_one_launcher_at_a_time(tmp_path: Path) -> None:
     with (
         claimed(tmp_path),
         pytest.raises(StackError, match=rf"process {os.getpid()}\) already uses"),
@@ -76,7 +76,7 @@ def test_a_folder_serves_one_launcher_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
+def test_a_data_folder_that_cannot_be_created_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(StackError, match=r"can't be used: Not a directory.*TASKFLOW_DATA_DIR"),
@@ -85,27 +85,29 @@ def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
         pass
 
 
-def test_a_data_folder_of_another_postgres_is_refused(tmp_path: Path) -> None:
+def test_a_data_folder_of_another_postgres_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "postgres").mkdir()
     (tmp_path / "postgres" / "PG_VERSION").write_text("16\n")
     with pytest.raises(StackError, match=r"was made by PostgreSQL 16, this is 18\. Move"):
         postgres.program(tmp_path, 15432)
 
 
-def test_a_data_folder_without_its_version_is_refused(tmp_path: Path) -> None:
+def test_a_data_folder_without_a_postgres_version_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "postgres").mkdir()
     with pytest.raises(StackError, match="PG_VERSION is missing"):
         postgres.program(tmp_path, 15432)
 
 
-def test_the_database_password_is_made_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
+def test_the_database_password_is_generated_once_and_readable_by_its_owner_only(
+    tmp_path: Path,
+) -> None:
     first = postgres.password(tmp_path)
     assert len(first) >= 32
     assert postgres.password(tmp_path) == first
     assert (tmp_path / "postgres.password").stat().st_mode & 0o777 == 0o600
 
 
-def test_programs_read_back_the_very_settings_of_the_launcher(
+def test_programs_read_the_same_settings_as_the_launcher(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TASKFLOW_LOG_LEVEL", "error")
@@ -119,12 +121,12 @@ def test_programs_read_back_the_very_settings_of_the_launcher(
     assert Settings() == settings
 
 
-def test_a_command_beside_the_stack_finds_its_database(tmp_path: Path) -> None:
+def test_a_command_run_beside_the_stack_finds_its_database(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path)
     assert completed(settings).postgres == Settings(data_dir=tmp_path).postgres
 
 
-def test_a_server_that_is_elsewhere_is_not_started_here(tmp_path: Path) -> None:
+def test_an_external_server_is_not_started_by_the_launcher(tmp_path: Path) -> None:
     given = Settings(data_dir=tmp_path, nats_url="nats://elsewhere:4222", smtp_host="mx")
     assert external(given) == {"nats", "mail"}
     assert completed(given).nats == "nats://elsewhere:4222"

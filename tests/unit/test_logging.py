@@ -1,4 +1,4 @@
-"""Promises of the logs: one JSON object a line, which call it belongs to, and nothing that is secret or personal."""
+"""Promises of the logs: one JSON object per line, the call it belongs to, and nothing secret or personal."""
 
 import json
 import subprocess
@@ -11,16 +11,17 @@ from typing import Any
 import psycopg
 import pytest
 
-from services.platform.redaction import _CREDENTIALS, describe
+from services.platform.config import Settings
+from services.platform.observe.redaction import _CREDENTIALS, Hide, describe
 
 ROOT = Path(__file__).resolve().parents[2]
-# What must not be found in any line.
+# Text that must not appear in any line.
 PLANTED = "planted-7f3a9c"
 
 _PREPARE = f"""
 import asyncio, logging as standard, sys, warnings
 import psycopg, structlog
-from services.platform import logging
+from services.platform.observe import logging
 from services.platform.config import Settings
 
 PLANTED = {PLANTED!r}
@@ -45,7 +46,7 @@ def violated():
 
 
 def _said(script: str, log_format: str = "json", code: int = 0) -> str:
-    """What a process with this script logs."""
+    """The log output of a process that runs this script."""
     ended = subprocess.run(
         [sys.executable, "-c", _PREPARE + textwrap.dedent(script), log_format],
         cwd=ROOT,
@@ -61,7 +62,7 @@ def _lines(script: str, code: int = 0) -> list[dict[str, Any]]:
     return [json.loads(line) for line in _said(script, code=code).splitlines()]
 
 
-def test_a_line_is_one_json_object_that_says_when_what_and_where() -> None:
+def test_a_log_line_is_one_json_object_with_time_event_and_origin() -> None:
     (line,) = _lines("log.info('dependency', name='postgres', state='ok\\nor not')")
     assert list(line)[:4] == ["timestamp", "level", "event", "process"]
     assert line["timestamp"].endswith("Z")
@@ -71,7 +72,7 @@ def test_a_line_is_one_json_object_that_says_when_what_and_where() -> None:
     assert line["state"] == "ok\nor not"
 
 
-def test_clients_that_go_away_before_their_answer_make_no_errors() -> None:
+def test_clients_that_disconnect_before_their_answer_log_no_errors() -> None:
     (line,) = _lines(
         """
         grpcs = standard.getLogger("grpc._cython.cygrpc")
@@ -82,7 +83,7 @@ def test_clients_that_go_away_before_their_answer_make_no_errors() -> None:
     assert line["event"].startswith("Unexpected")
 
 
-def test_libraries_lines_look_like_ours_from_warning_on() -> None:
+def test_library_log_lines_have_our_format_from_warning_up() -> None:
     lines = _lines(
         """
         for name in ("nats.aio.client", "temporalio.worker", "grpc"):
@@ -103,7 +104,7 @@ def test_libraries_lines_look_like_ours_from_warning_on() -> None:
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_an_exception_is_its_kind_and_place_without_its_text(log_format: str) -> None:
+def test_a_logged_exception_has_its_type_and_place_without_its_text(log_format: str) -> None:
     said = _said(
         """
         def handler():
@@ -130,7 +131,7 @@ def test_an_exception_is_its_kind_and_place_without_its_text(log_format: str) ->
     assert "duplicate key" not in said
 
 
-def test_a_task_that_nobody_waited_for_is_logged_without_its_text() -> None:
+def test_the_exception_of_an_unawaited_task_is_logged_without_its_text() -> None:
     lines = _lines(
         """
         async def main():
@@ -147,7 +148,7 @@ def test_a_task_that_nobody_waited_for_is_logged_without_its_text() -> None:
     assert lines[0]["exception"][0]["kind"] == "UniqueViolation 23505"
 
 
-def test_what_ends_the_process_is_a_line_too() -> None:
+def test_the_exception_that_ends_the_process_is_logged_too() -> None:
     (line,) = _lines("violated()", code=1)
     assert PLANTED not in json.dumps(line)
     assert (line["level"], line["event"]) == ("critical", "the process ends")
@@ -155,7 +156,7 @@ def test_what_ends_the_process_is_a_line_too() -> None:
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_secrets_that_get_into_a_line_are_taken_out(log_format: str) -> None:
+def test_secrets_in_a_log_line_are_redacted(log_format: str) -> None:
     said = _said(
         """
         token = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJ" + PLANTED + "In0.c2ln" + PLANTED
@@ -174,7 +175,7 @@ def test_secrets_that_get_into_a_line_are_taken_out(log_format: str) -> None:
     assert "nats.example" in said
 
 
-def test_messages_and_rows_are_not_spelt_out() -> None:
+def test_messages_and_rows_are_logged_by_type_only() -> None:
     (line,) = _lines(
         """
         from taskflow.task.v1.task_pb2 import Task
@@ -186,13 +187,13 @@ def test_messages_and_rows_are_not_spelt_out() -> None:
     assert (line["task"], line["row"], line["many"]) == ("<Task>", "<Row>", ["<Task>"])
 
 
-def test_a_call_has_one_line_with_its_id_which_is_also_the_reference_of_what_went_wrong() -> None:
+def test_each_call_logs_one_line_whose_id_is_the_reference_in_its_error() -> None:
     lines = _lines(
         """
         import grpc.aio
         from google.rpc import error_details_pb2, status_pb2
-        from services.platform.identity import Identity
-        from services.platform.interceptors import Gate
+        from services.platform.rpc.identity import Identity
+        from services.platform.rpc.gate import Gate
         from taskflow.auth.v1 import auth_service_pb2 as pb, auth_service_pb2_grpc as rpc
 
         class Auth(rpc.AuthServiceServicer):
@@ -246,11 +247,11 @@ def test_a_call_has_one_line_with_its_id_which_is_also_the_reference_of_what_wen
     assert error["exception"][0]["kind"] == "UniqueViolation 23505"
     (told,) = (line for line in lines if line["event"] == "told")
     assert told["reference"] == error["reference"] == error["request_id"] == calls[3]["request_id"]
-    # The client's own lines belong to no call.
+    # The client's own log lines belong to no call.
     assert "request_id" not in told
 
 
-def test_an_exception_in_a_line_names_what_helps() -> None:
+def test_a_logged_exception_has_its_sqlstate_os_error_or_source_line() -> None:
     assert describe(psycopg.errors.UniqueViolation(PLANTED)) == "UniqueViolation 23505"
     assert describe(KeyError(PLANTED)) == "KeyError"
     assert describe(ConnectionRefusedError(111, "refused")).startswith("ConnectionRefusedError: ")
@@ -259,8 +260,24 @@ def test_an_exception_in_a_line_names_what_helps() -> None:
     assert describe(caught.value).startswith("ValueError at tests/unit/test_logging.py:")
 
 
+def test_a_token_is_hidden_and_the_letters_before_it_stay() -> None:
+    token = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl"
+    hide = Hide(Settings(token_secret="a-secret-of-20-letters", service_secret="another-secret"))
+    for before in ("", "\\n", "token_", "a.b.c.", "eyJ."):
+        assert hide(None, "", f"{before}{token} end") == f"{before}[hidden] end"
+    assert hide(None, "", f"a-secret-of-20-letters{token}") == "[hidden][hidden]"
+    assert hide(None, "", "postgresql://u:pass@host") == "postgresql://[hidden]@host"
+
+
 def test_a_long_line_is_searched_for_credentials_in_less_than_100_ms() -> None:
-    for text in ("://" + ":" * 20_000, "://" + "a:" * 10_000, "eyJ" + "a" * 20_000):
+    for text in (
+        "://" + ":" * 20_000,
+        "://" + "a:" * 10_000,
+        "eyJ" + "a" * 20_000,
+        "eyJ" * 40_000,
+        "eyJaaaaaaaa." + "eyJ" * 40_000,
+        "a-" * 60_000,
+    ):
         begin = time.thread_time()
         assert _CREDENTIALS.sub("", text) == text
         assert time.thread_time() - begin < 0.1

@@ -1,4 +1,4 @@
-"""Batch mails: what they look like, what can't get into them, and how SMTP answers are read."""
+"""Batch mails: their content, what can't be injected into them, and how SMTP answers are handled."""
 
 from __future__ import annotations
 
@@ -12,16 +12,9 @@ from html.parser import HTMLParser
 import pytest
 
 from tests.fakes.mail_receiver import MailReceiver, mail_receiver
-from workflows.mail import (
-    Item,
-    Mailer,
-    PermanentMailError,
-    SmtpSettings,
-    TemporaryMailError,
-    compose,
-    message_id,
-    render,
-)
+from workflows.email.message import compose, message_id
+from workflows.email.rendering import Item, render
+from workflows.email.smtp import Mailer, PermanentMailError, SmtpSettings, TemporaryMailError
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
@@ -35,7 +28,7 @@ def item(
     link: str | None = "https://tasks.example/t/OPS-12?a=1&b=2",
     time: datetime = NOON,
 ) -> Item:
-    return Item("assigned", headline, text, key, title, project, "Acme", time, link)
+    return Item(headline, key, title, project, "Acme", time, text, link)
 
 
 def mail(
@@ -70,7 +63,7 @@ def body(message: EmailMessage, subtype: str) -> str:
 
 
 class Page(HTMLParser):
-    """Open tags with attributes, the words a reader sees, and whether all tags are closed."""
+    """Collects the open tags with attributes, the visible words, and unclosed tags."""
 
     VOID = frozenset({"meta", "br", "img"})
 
@@ -108,7 +101,7 @@ def test_one_mail_shows_every_notification_of_the_batch_in_both_bodies() -> None
         assert "The key is at the front desk." in words
 
 
-def test_notifications_stand_in_order_of_time_in_the_readers_zone() -> None:
+def test_notifications_in_a_mail_are_ordered_by_time_and_shown_in_the_readers_zone() -> None:
     later = item(headline="second", time=NOON.replace(hour=14))
     rendered = render([later, item(headline="first")], zone="Asia/Kolkata")
     assert rendered.text.index("first") < rendered.text.index("second")
@@ -125,11 +118,13 @@ def test_notifications_stand_in_order_of_time_in_the_readers_zone() -> None:
         ([item(), item(key="LAB-1", project="Lab")], "2 notifications: Acme"),
     ],
 )
-def test_the_subject_names_what_the_batch_has_in_common(items: list[Item], subject: str) -> None:
+def test_the_mail_subject_names_what_the_batch_has_in_common(
+    items: list[Item], subject: str
+) -> None:
     assert render(items).subject == subject
 
 
-def test_html_stands_without_style_sheets_scripts_or_anything_to_fetch() -> None:
+def test_html_mails_need_no_style_sheet_script_or_remote_content() -> None:
     page = Page(body(mail(item(), preferences_url="https://tasks.example/me"), "html"))
     assert page.open == []
     assert not any(tag in ("script", "img", "link", "iframe", "form") for tag, _ in page.tags)
@@ -142,7 +137,7 @@ def test_html_stands_without_style_sheets_scripts_or_anything_to_fetch() -> None
     }
 
 
-def test_people_cannot_write_html_into_a_mail() -> None:
+def test_html_in_task_texts_is_escaped_in_a_mail() -> None:
     evil = "<script>alert(1)</script><img src=x onerror=y> \"&'"
     page = Page(body(mail(item(headline=evil, text=evil, title=evil, project=evil)), "html"))
     assert not any(tag in ("script", "img") for tag, _ in page.tags)
@@ -183,7 +178,7 @@ def test_any_batch_id_makes_a_valid_message_id(batch: str) -> None:
     assert re.fullmatch(r"<[0-9a-f]{32}@d\.example>", message_id(batch, "d.example"))
 
 
-def test_headers_say_who_when_and_that_no_one_should_answer() -> None:
+def test_mail_headers_name_sender_date_and_no_reply() -> None:
     message = mail(recipient_name="Zoë Å", preferences_url="https://tasks.example/me")
     assert message["From"] == "TaskFlow <no-reply@tasks.example>"
     assert message["Auto-Submitted"] == "auto-generated"
@@ -195,7 +190,7 @@ def test_headers_say_who_when_and_that_no_one_should_answer() -> None:
     assert "notification preferences" in body(mail(), "plain")
 
 
-def test_nothing_can_add_a_header() -> None:
+def test_no_text_can_add_a_mail_header() -> None:
     evil = "x\r\nBcc: thief@evil.example\r\n\r\nbody"
     message = mail(item(headline=evil, key=evil), recipient_name=evil)
     parsed = message_from_bytes(message.as_bytes(), policy=policy.default)
@@ -210,13 +205,13 @@ def test_nothing_can_add_a_header() -> None:
 @pytest.mark.parametrize(
     "address", ["", "x", "@x.example", "a@", "a@b..c", "a@-b.example", "a@b@c"]
 )
-def test_what_is_no_address_is_a_permanent_error(address: str) -> None:
+def test_an_invalid_address_is_a_permanent_error(address: str) -> None:
     with pytest.raises(PermanentMailError) as caught:
         mail(recipient=address)
     assert address == "" or address not in str(caught.value)
 
 
-def test_unusual_text_can_be_sent() -> None:
+def test_any_unicode_text_can_be_mailed() -> None:
     odd = "null\0 bell\a surrogate\ud800 rtl\u202e " + "\U0001f468\u200d\U0001f33e" * 300
     message = mail(item(headline=odd, text=odd + "\n.\nafter the dot"))
     assert len(message["Subject"]) <= 120
@@ -224,7 +219,7 @@ def test_unusual_text_can_be_sent() -> None:
     assert "\n  .\n" in body(message, "plain")
 
 
-async def test_a_mail_arrives_as_it_was_made() -> None:
+async def test_a_mail_arrives_unchanged() -> None:
     async with mail_receiver() as receiver:
         sent = mail(item(text="Grüße\n.\nund mehr"), recipient_name="Zoë")
         await mailer(receiver).send(sent)
@@ -256,7 +251,7 @@ async def test_international_addresses_reach_the_right_domain() -> None:
         ("421 shutting down", TemporaryMailError),
     ],
 )
-async def test_refusals_are_permanent_or_temporary_by_their_code(
+async def test_smtp_refusals_are_permanent_or_temporary_by_their_code(
     code: str, error: type[Exception]
 ) -> None:
     async with mail_receiver() as receiver:
@@ -271,7 +266,7 @@ async def test_refusals_are_permanent_or_temporary_by_their_code(
     assert len(receiver.messages) == 1
 
 
-async def test_a_sender_that_the_server_refuses_is_mended_in_the_settings() -> None:
+async def test_a_refused_sender_is_reported_as_a_settings_error() -> None:
     async with mail_receiver() as receiver:
         receiver.mail_replies.append("553 sender isn't yours")
         with pytest.raises(TemporaryMailError, match="553"):
@@ -280,7 +275,7 @@ async def test_a_sender_that_the_server_refuses_is_mended_in_the_settings() -> N
     assert len(receiver.messages) == 1
 
 
-async def test_a_login_that_the_server_refuses_is_mended_in_the_settings() -> None:
+async def test_a_refused_smtp_login_is_reported_as_a_settings_error() -> None:
     async with mail_receiver() as receiver:
         settings = SmtpSettings(
             host="127.0.0.1", port=receiver.port, start_tls=False, username="us", password="wrong"
@@ -289,14 +284,14 @@ async def test_a_login_that_the_server_refuses_is_mended_in_the_settings() -> No
             await Mailer(settings).send(mail())
 
 
-async def test_no_mail_server_is_temporary() -> None:
+async def test_an_unreachable_mail_server_is_a_temporary_error() -> None:
     async with mail_receiver() as receiver:
         gone = mailer(receiver)
     with pytest.raises(TemporaryMailError):
         await gone.send(mail())
 
 
-async def test_a_duplicate_after_a_lost_answer_has_the_same_message_id() -> None:
+async def test_a_mail_resent_after_a_lost_answer_has_the_same_message_id() -> None:
     async with mail_receiver() as receiver:
         receiver.lose_answers = 1
         with pytest.raises(TemporaryMailError):
@@ -306,6 +301,6 @@ async def test_a_duplicate_after_a_lost_answer_has_the_same_message_id() -> None
     assert first == second
 
 
-def test_a_mail_without_notifications_is_not_made() -> None:
+def test_a_mail_without_notifications_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         render([])

@@ -1,4 +1,4 @@
-"""The model-backed enricher against an endpoint that fails, lies and obeys injections."""
+"""The model-backed enricher against an endpoint that fails, lies and follows injected instructions."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from typing import Any
 
 import httpx2
 import pytest
+from pydantic import SecretStr
 
+from services.platform.config import Settings
+from services.platform.http.outbound import MAX_RESPONSE, guarded_client
 from tests.fakes.enriching import KEY, PRIORITY, InThisProcess, enriching, with_reason
 from tests.fakes.model_server import Reply, model_server, priority, suggestion
-from workflows.enrichers import (
+from workflows.enrichment.enrichers import (
+    Enricher,
     EnrichRequest,
     InvalidModelOutput,
     Kind,
     ModelRefused,
     Proposal,
     RetryableModelError,
-    build_enricher,
 )
-from workflows.enrichers.circuit import FAILURES_TO_OPEN
-from workflows.enrichers.heuristic import HeuristicEnricher
-from workflows.enrichers.model import ModelEnricher, ModelSettings
-from workflows.enrichers.prompt import PROMPT_VERSION
-from workflows.enrichers.sanitise import clean_text, cut, cut_bytes
-from workflows.enrichers.transport import MAX_RESPONSE, guarded_client
-from workflows.text_process import TextProcess
+from workflows.enrichment.enrichers.circuit import FAILURES_TO_OPEN
+from workflows.enrichment.enrichers.heuristic import HeuristicEnricher
+from workflows.enrichment.enrichers.model import ModelEnricher, ModelSettings
+from workflows.enrichment.enrichers.prompt import PROMPT_VERSION
+from workflows.enrichment.registration import build_enricher
+from workflows.enrichment.text_process import TextProcess
+from workflows.sanitise import clean_text, cut, cut_bytes
 
 DESCRIPTION: frozenset[Kind] = frozenset({"description"})
 TASK = EnrichRequest("Fix the door", "It has to work today", kinds=PRIORITY)
@@ -49,7 +52,7 @@ async def test_a_suggestion_names_value_reason_confidence_model_and_prompt_versi
         ]
 
 
-async def test_the_request_is_structured_deterministic_budgeted_and_authorised() -> None:
+async def test_the_model_request_has_schema_temperature_token_limit_and_key() -> None:
     async with enriching(output_tokens=500) as (enricher, server):
         server.replies = [
             suggestion(
@@ -78,7 +81,7 @@ async def test_the_request_is_structured_deterministic_budgeted_and_authorised()
     }
 
 
-async def test_settings_of_another_endpoint_in_the_environment_are_not_sent(
+async def test_openai_variables_in_the_environment_are_ignored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
@@ -90,7 +93,7 @@ async def test_settings_of_another_endpoint_in_the_environment_are_not_sent(
     assert "other" not in json.dumps(server.requests[0].headers)
 
 
-async def test_an_endpoint_that_rejects_parameters_is_spoken_to_without_them() -> None:
+async def test_parameters_that_the_endpoint_rejects_are_left_out() -> None:
     async with enriching() as (enricher, server):
         server.rejects = {"response_format", "max_tokens", "temperature"}
         assert (await enricher.suggest(TASK))[0].value == "HIGH"
@@ -102,7 +105,7 @@ async def test_an_endpoint_that_rejects_parameters_is_spoken_to_without_them() -
         assert len(server.requests) == 5, "what was learned is kept"
 
 
-async def test_a_fenced_answer_is_read() -> None:
+async def test_an_answer_inside_a_code_fence_is_read() -> None:
     async with enriching() as (enricher, server):
         server.replies = [Reply(f"```json\n{priority('LOW').content}\n```")]
         assert (await enricher.suggest(TASK))[0].value == "LOW"
@@ -124,7 +127,7 @@ async def test_a_response_is_read_up_to_a_limit(reply: Reply, complaint: str) ->
         assert (await enricher.suggest(TASK))[0].value == "HIGH"
 
 
-async def test_an_answer_with_a_key_of_its_own_is_refused_without_quoting_it() -> None:
+async def test_an_answer_with_an_unknown_key_is_refused_without_quoting_it() -> None:
     reply = suggestion(
         priority={"value": "LOW", "reason": "r", "confidence": 1, "planted-personal-text": 1}
     )
@@ -177,7 +180,7 @@ async def test_retry_after_is_honoured_as_seconds_and_as_a_date(
 
 
 @pytest.mark.parametrize("value", ["nan", "soon", "", "Tue, 99 Foo 2026"])
-async def test_an_unreadable_retry_after_is_no_time(value: str) -> None:
+async def test_an_unreadable_retry_after_is_ignored(value: str) -> None:
     async with enriching() as (enricher, server):
         server.replies = [Reply(status=429, headers={"retry-after": value})]
         with pytest.raises(RetryableModelError) as caught:
@@ -186,7 +189,7 @@ async def test_an_unreadable_retry_after_is_no_time(value: str) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 402, 403, 404])
-async def test_other_refusals_are_final(status: int) -> None:
+async def test_other_http_refusals_are_not_retried(status: int) -> None:
     async with enriching() as (enricher, server):
         server.replies = [Reply(status=status)]
         with pytest.raises(ModelRefused, match=str(status)):
@@ -194,7 +197,7 @@ async def test_other_refusals_are_final(status: int) -> None:
         assert len(server.requests) == 1
 
 
-async def test_a_bad_request_is_final_once_it_is_as_plain_as_can_be() -> None:
+async def test_a_bad_request_is_not_retried_once_no_parameter_is_left_to_drop() -> None:
     async with enriching() as (enricher, server):
         server.answer = lambda request: Reply(status=400)
         with pytest.raises(ModelRefused):
@@ -203,14 +206,14 @@ async def test_a_bad_request_is_final_once_it_is_as_plain_as_can_be() -> None:
 
 
 @pytest.mark.parametrize("reply", [Reply(refusal="no"), Reply("", finish_reason="content_filter")])
-async def test_a_model_that_declines_is_final(reply: Reply) -> None:
+async def test_a_model_refusal_is_not_retried(reply: Reply) -> None:
     async with enriching() as (enricher, server):
         server.replies = [reply]
         with pytest.raises(ModelRefused):
             await enricher.suggest(TASK)
 
 
-async def test_slow_cut_off_and_absent_endpoints_are_retryable() -> None:
+async def test_slow_broken_and_unreachable_endpoints_are_retryable() -> None:
     async with enriching(timeout=0.2) as (enricher, server):
         server.replies = [Reply(delay=5)]
         started = time.perf_counter()
@@ -264,7 +267,7 @@ BAD_ANSWERS = [
 ]
 
 
-async def test_what_is_wrong_with_an_answer_comes_back_from_the_process_that_reads_it() -> None:
+async def test_errors_in_an_answer_are_returned_from_the_child_process() -> None:
     async with enriching(texts=TextProcess(1.0)) as (enricher, server):
         server.replies = [Reply("no JSON"), priority("MEDIUM")]
         assert (await enricher.suggest(TASK))[0].value == "MEDIUM"
@@ -303,7 +306,9 @@ async def test_an_invalid_answer_is_corrected_once_in_the_same_conversation(bad:
     ],
 )
 @pytest.mark.parametrize("kind", ["application/json", "text/html"])
-async def test_a_body_that_is_no_completion_is_an_invalid_answer(raw: bytes, kind: str) -> None:
+async def test_a_response_body_that_is_not_a_completion_is_an_invalid_answer(
+    raw: bytes, kind: str
+) -> None:
     async with enriching() as (enricher, server):
         server.answer = lambda request: Reply(raw=raw, headers={"content-type": kind})
         with pytest.raises(InvalidModelOutput):
@@ -324,7 +329,7 @@ async def test_answers_are_sanitised_and_capped() -> None:
         assert proposal.value == "y" * 20_000
 
 
-async def test_no_better_description_means_no_proposal() -> None:
+async def test_an_unchanged_description_gives_no_suggestion() -> None:
     request = EnrichRequest("Door", "Fix the door.\n", kinds=DESCRIPTION)
     async with enriching() as (enricher, server):
         server.replies = [suggestion(description=None), described("Fix the door.")]
@@ -333,7 +338,7 @@ async def test_no_better_description_means_no_proposal() -> None:
         assert len(server.requests) == 2
 
 
-async def test_a_description_is_never_replaced_by_nothing() -> None:
+async def test_a_description_is_never_replaced_by_an_empty_one() -> None:
     request = EnrichRequest("Door", "Fix the door.", kinds=DESCRIPTION)
     async with enriching() as (enricher, server):
         server.answer = lambda request: described(" \u202e\0 ")
@@ -341,12 +346,12 @@ async def test_a_description_is_never_replaced_by_nothing() -> None:
             await enricher.suggest(request)
 
 
-async def test_a_long_description_is_cut_at_a_character_and_not_rewritten() -> None:
+async def test_a_long_description_is_truncated_between_characters_and_not_rewritten() -> None:
     text = "👩‍🌾é" * 3_000
-    async with enriching(input_tokens=1_000) as (enricher, server):
+    async with enriching() as (enricher, server):
         await enricher.suggest(EnrichRequest("Farm", text))
         shown = server.requests[0].task["description"]
-        assert 2_900 <= len(shown.encode()) <= 3_000
+        assert 17_900 <= len(shown.encode()) <= 18_000
         assert shown.endswith(("👩‍🌾", "é"))
         required = server.requests[0].body["response_format"]["json_schema"]["schema"]["required"]
         assert required == ["priority"]
@@ -354,7 +359,7 @@ async def test_a_long_description_is_cut_at_a_character_and_not_rewritten() -> N
         assert len(server.requests) == 1, "nothing left to ask for"
 
 
-async def test_errors_carry_neither_task_text_nor_key_nor_answer() -> None:
+async def test_errors_contain_neither_task_text_nor_api_key_nor_answer() -> None:
     planted = "planted-personal-text"
     echo = {"message": f"bad: {planted} {KEY}"}
     task = EnrichRequest(planted, planted, kinds=PRIORITY)
@@ -372,7 +377,7 @@ async def test_errors_carry_neither_task_text_nor_key_nor_answer() -> None:
     assert KEY not in repr(ModelSettings("https://m.example/v1", "m", KEY))
 
 
-async def test_an_endpoint_that_keeps_failing_is_left_alone_for_a_while() -> None:
+async def test_an_endpoint_that_keeps_failing_is_not_called_for_a_while() -> None:
     async with model_server() as server:
         server.answer = lambda request: Reply(status=500)
         enricher = ModelEnricher(
@@ -386,7 +391,7 @@ async def test_an_endpoint_that_keeps_failing_is_left_alone_for_a_while() -> Non
         await enricher.close()
 
 
-async def test_a_judged_name_keeps_its_host_header_and_tries_each_of_its_addresses(
+async def test_a_checked_host_name_keeps_its_host_header_and_tries_each_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looked_up = asyncio.get_running_loop().getaddrinfo
@@ -394,10 +399,10 @@ async def test_a_judged_name_keeps_its_host_header_and_tries_each_of_its_address
     async def resolve(host: str, port: Any, **more: Any) -> Any:
         if host != "model.example":
             return await looked_up(host, port, **more)
-        # Nothing listens on the first; both count as public for this test only.
+        # Nothing listens on the first address. Both count as public for this test only.
         return [(2, 1, 6, "", (address, port)) for address in ("127.0.0.2", "127.0.0.1")]
 
-    monkeypatch.setattr("workflows.enrichers.transport.is_public", lambda address: True)
+    monkeypatch.setattr("services.platform.http.outbound.is_public", lambda address: True)
     async with model_server() as server, guarded_client(5) as client:
         monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
         url = f"http://model.example:{server.port}/v1/x"
@@ -407,7 +412,7 @@ async def test_a_judged_name_keeps_its_host_header_and_tries_each_of_its_address
         assert server.requests[0].body == {"a": 1}
 
 
-async def test_a_name_that_does_not_exist_is_retryable(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unresolvable_host_name_is_retryable(monkeypatch: pytest.MonkeyPatch) -> None:
     async def resolve(*_: object, **__: object) -> list[Any]:
         raise OSError("no such name")
 
@@ -419,16 +424,19 @@ async def test_a_name_that_does_not_exist_is_retryable(monkeypatch: pytest.Monke
 
 
 def test_configuration_picks_the_enricher() -> None:
-    assert isinstance(build_enricher(InThisProcess(1.0)), HeuristicEnricher)
-    assert isinstance(
-        build_enricher(InThisProcess(1.0), "https://m.example/v1", "m", "k"), ModelEnricher
-    )
+    def enricher(base_url: str, model: str) -> Enricher:
+        settings = Settings(ai_base_url=base_url, ai_model=model, ai_api_key=SecretStr("k"))
+        return build_enricher(settings, InThisProcess(1.0))
+
+    assert isinstance(build_enricher(Settings(), InThisProcess(1.0)), HeuristicEnricher)
+    assert isinstance(enricher("", ""), HeuristicEnricher)
+    assert isinstance(enricher("https://m.example/v1", "m"), ModelEnricher)
     for half in (("https://m.example/v1", ""), ("", "m"), ("ftp://m.example", "m"), ("m", "m")):
-        with pytest.raises(ValueError, match="model"):
-            build_enricher(InThisProcess(1.0), *half)
+        with pytest.raises(ValueError, match=r"AI_MODEL|the model's base URL"):
+            enricher(*half)
 
 
-def test_cutting_never_splits_a_character() -> None:
+def test_truncation_never_splits_a_character() -> None:
     for text in ("e\u0301" * 50, "👩‍🌾" * 20, "✈️" * 30, "ab" * 40):
         for limit in range(12, 60):
             for shown in (cut(text, limit), cut_bytes(text, limit)):
@@ -445,7 +453,7 @@ def test_clean_text_keeps_joiners_tabs_and_newlines() -> None:
     assert clean_text("👩‍🌾\tx\r\ny\u2028z") == "👩‍🌾\tx\ny\nz"
 
 
-async def test_a_closed_enricher_asks_nobody() -> None:
+async def test_a_closed_enricher_calls_no_endpoint() -> None:
     async with enriching() as (enricher, _server):
         await enricher.close()
         with pytest.raises((RetryableModelError, RuntimeError, httpx2.HTTPError)):

@@ -1,4 +1,4 @@
-"""NFC as `unicodedata` makes it, in time that grows with the text only."""
+"""Unicode NFC with the result of `unicodedata`, in linear time."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import unicodedata
 
 import pytest
 
-from services.platform.nfc import nfc
+from services.platform.rpc.nfc import nfc
 
 CHARACTERS = [chr(number) for number in range(sys.maxunicode + 1) if not 0xD800 <= number < 0xE000]
 MARKS = [char for char in CHARACTERS if unicodedata.combining(char)]
-# What a decomposition changes: with the marks, all that NFC is about.
+# Characters that decompose. Together with the marks, these are all that NFC changes.
 COMPOSED = [char for char in CHARACTERS if unicodedata.normalize("NFD", char) != char]
 
 
-def test_every_character_is_normalised_as_ever() -> None:
+def test_every_character_is_normalised_as_by_unicodedata() -> None:
     for char in CHARACTERS:
         assert nfc(char) == unicodedata.normalize("NFC", char)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_mixtures_of_letters_and_marks_are_normalised_as_ever(seed: int) -> None:
+def test_mixtures_of_letters_and_marks_are_normalised_as_by_unicodedata(seed: int) -> None:
     choose = random.Random(seed)
     for _ in range(500):
         text = "".join(
@@ -34,7 +34,7 @@ def test_mixtures_of_letters_and_marks_are_normalised_as_ever(seed: int) -> None
 
 
 @pytest.mark.parametrize("text", ["\u0301\u0323" * 10_000, "\u0f73" * 20_000, "".join(MARKS) * 20])
-def test_thousands_of_marks_in_a_row_take_no_time(text: str) -> None:
+def test_thousands_of_consecutive_marks_are_normalised_quickly(text: str) -> None:
     started = time.thread_time()
     nfc("a" + text)
     assert time.thread_time() - started < 0.1

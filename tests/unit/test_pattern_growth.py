@@ -1,7 +1,7 @@
-"""No text is slow to read: every pattern takes time in proportion to the length of what it reads.
+"""No text is slow to match: every regular expression takes time linear in the text's length.
 
-The patterns are collected from the modules, so a new one is tested without being named here. A pattern has to stand at
-the top of its module to be found; another check refuses the others.
+The patterns are collected from the modules, so a new one is tested without being named here. Only patterns at the top
+level of a module are found; another test refuses patterns elsewhere.
 """
 
 from __future__ import annotations
@@ -23,42 +23,43 @@ from pathlib import Path
 
 import pytest
 
-from services.platform.nfc import nfc
+from services.platform.rpc.nfc import nfc
 from tests.unit.hostile_texts import hostile_texts
-from workflows.enrichers import EnrichRequest, cues, heuristic, tidy
-from workflows.enrichers.answer import Unusable, read_answer
-from workflows.enrichers.prompt import build_prompt
-from workflows.enrichers.sanitise import clean_line, clean_text, cut, cut_bytes
-from workflows.mail import Item, compose, render
+from workflows.email.message import compose
+from workflows.email.rendering import Item, render
+from workflows.enrichment.enrichers import EnrichRequest, cues, heuristic, tidy
+from workflows.enrichment.enrichers.answer import InvalidAnswer, read_answer
+from workflows.enrichment.enrichers.prompt import build_prompt
+from workflows.sanitise import clean_line, clean_text, cut, cut_bytes
 
 PACKAGES = ("workflows", "taskflow_client")
 # Functions that build a pattern, which can't stand at the top of their module. Their patterns are added by `patterns`.
-BUILDERS = {"workflows.enrichers.heuristic": {"_beginning_with"}}
+BUILDERS = {"workflows.enrichment.enrichers.heuristic": {"_any_cue"}}
 
-# Characters; and how many times as long twice and four times as many may take. A quadratic pattern takes 4 and 16.
+# Characters, and the allowed growth of the time at twice and four times that. A quadratic pattern takes 4 and 16.
 LENGTH = 1_000
 MOST_FOR_TWICE = 3.0
 MOST_FOR_FOUR_TIMES = 8.0
-# Seconds of processor time below which growth isn't looked at. A quadratic pattern takes longer at four times LENGTH.
+# Growth isn't judged below this processor time (seconds). A quadratic pattern exceeds it at four times LENGTH.
 FLOOR = 0.001
-# Seconds after which a match is broken off.
+# A match is aborted after this time (seconds).
 ENDLESS = 0.5
 
-# Characters of a description, and of a model's answer.
+# The longest description, and the longest model answer (characters).
 LONGEST = 20_000
 LONGEST_ANSWER = 200_000
-# Seconds of processor time for all of one text. What the budget of the child process allows is ten times as much.
+# Processor time (seconds) for one whole text. The child process's budget is ten times as much.
 MOST_SECONDS = 0.1
 
 
 class Endless(Exception):
-    """Raised by the timer inside of a match."""
+    """Raised by the timer during a match."""
 
 
 def modules() -> Iterator[tuple[str, Path]]:
     for package in map(importlib.import_module, PACKAGES):
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            # Running the program is what its import does.
+            # Importing it would run the program.
             if not found.name.endswith("__main__"):
                 yield found.name, Path(str(importlib.import_module(found.name).__file__))
 
@@ -71,14 +72,14 @@ def patterns() -> dict[str, re.Pattern[str]]:
         for attribute, value in vars(importlib.import_module(name)).items()
         if isinstance(value, re.Pattern)
     }
-    # As `_beginning_with` combines them and `_cues` uses them: only where a word begins.
+    # As `_any_cue` combines them and `_cues` uses them: only where a word begins.
     for number, cue in enumerate(cues.CUES):
         found[f"cue {number}"] = re.compile(rf"(?<![\w-])(?:{cue.pattern})(?![\w-])")
     return found
 
 
 def seconds(pattern: re.Pattern[str], text: str) -> float:
-    """Processor time of reading the text with the pattern, from each start and as a whole."""
+    """Processor time of matching the text from each start, and as a whole."""
     signal.setitimer(signal.ITIMER_VIRTUAL, ENDLESS)
     try:
         started = time.thread_time()
@@ -92,7 +93,7 @@ def seconds(pattern: re.Pattern[str], text: str) -> float:
 
 
 def slow_texts(pattern: re.Pattern[str]) -> Iterator[str]:
-    """Texts for which the pattern's time grows faster than their length."""
+    """Texts on which the pattern's time grows faster than their length."""
     lengths = (LENGTH, 2 * LENGTH, 4 * LENGTH)
     for texts in zip(*(hostile_texts(pattern, length) for length in lengths), strict=True):
         first = seconds(pattern, texts[-1])
@@ -101,7 +102,7 @@ def slow_texts(pattern: re.Pattern[str]) -> Iterator[str]:
 
 
 def grows(pattern: re.Pattern[str], texts: tuple[str, ...]) -> bool:
-    """Whether a doubling takes too much longer, by the best of several tries: the machine may be busy."""
+    """Whether doubling the text takes too much longer. The best of several tries counts, as the machine may be busy."""
     best = [float("inf")] * len(texts)
     for _ in range(6):
         times = [seconds(pattern, text) for text in texts]
@@ -123,21 +124,21 @@ def _timer() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", patterns())
-def test_every_pattern_takes_time_in_proportion_to_the_text(name: str) -> None:
+def test_every_pattern_takes_time_linear_in_the_text(name: str) -> None:
     assert [text[:80] for text in slow_texts(patterns()[name])] == []
 
 
 @pytest.mark.parametrize(
     "pattern",
     [
-        # As they once stood in the product.
+        # Patterns that the product once had.
         r"^\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*$",
         r"\s+[-*•]\s+",
         r"^([^\n:;.]{1,60}:)\s+([^\n]*;[^\n]*)$",
         r"```|https?://\S*;",
         r"(?:\bnot|n't)\b[^.!?:]*$",
         r"[^@\s]+@[^@\s]+",
-        # The usual ones of textbooks.
+        # Textbook examples.
         r"(a+)+b",
         r"(?:a|ab|b)*c",
         r"(\w|\d)+$",
@@ -146,11 +147,11 @@ def test_every_pattern_takes_time_in_proportion_to_the_text(name: str) -> None:
         r"[ \t]+$",
     ],
 )
-def test_a_pattern_that_grows_faster_is_found(pattern: str) -> None:
+def test_a_pattern_with_faster_growth_is_detected(pattern: str) -> None:
     assert next(slow_texts(re.compile(pattern, re.S | re.M)), None) is not None
 
 
-def test_every_pattern_stands_where_it_is_found() -> None:
+def test_every_pattern_is_defined_where_this_test_collects_it() -> None:
     hidden = []
     for name, path in modules():
         tree = ast.parse(path.read_text())
@@ -174,7 +175,7 @@ def test_every_pattern_stands_where_it_is_found() -> None:
 
 
 def _uses_re(node: ast.AST) -> bool:
-    """Whether it makes a pattern, or takes a function of `re` that would."""
+    """Whether the node compiles a pattern, or refers to a function of `re` that does."""
     if isinstance(node, ast.ImportFrom):
         return node.module == "re"
     return (
@@ -186,7 +187,7 @@ def _uses_re(node: ast.AST) -> bool:
     )
 
 
-# Whole functions
+# Whole functions, not single patterns
 
 SHAPES: list[Callable[[int], str]] = [
     lambda n: "a" + " " * (n - 2) + "b",
@@ -219,7 +220,7 @@ def hostile() -> Iterator[str]:
 
 
 def mailed(text: str) -> None:
-    item = Item("assigned", text[:500], "", "P-1", text[:255], "P", text[:100], datetime.now(UTC))
+    item = Item(text[:500], "P-1", text[:255], "P", text[:100], datetime.now(UTC))
     rendered = render([item] * 20, recipient_name=text[:100])
     compose("b", rendered, sender="a@b.example", recipient="c@d.example").as_bytes()
 
@@ -228,7 +229,7 @@ def mailed(text: str) -> None:
     "read",
     [
         lambda text: heuristic.suggest(EnrichRequest(text[:255], text)),
-        lambda text: build_prompt(EnrichRequest(text[:255], text, text, (text,) * 5), 6_000),
+        lambda text: build_prompt(EnrichRequest(text[:255], text, text, (text,) * 5)),
         clean_text,
         clean_line,
         nfc,
@@ -238,7 +239,9 @@ def mailed(text: str) -> None:
     ],
     ids=["suggest", "build_prompt", "clean_text", "clean_line", "nfc", "cut", "cut_bytes", "mail"],
 )
-def test_the_longest_description_is_read_in_little_time(read: Callable[[str], object]) -> None:
+def test_the_longest_description_is_read_within_the_time_limit(
+    read: Callable[[str], object],
+) -> None:
     for text in hostile():
         assert least_seconds(lambda text=text: read(text)) < MOST_SECONDS, text[:80]  # type: ignore[misc]
 
@@ -259,18 +262,18 @@ def answers() -> Iterator[str]:
     yield '{"priority": [' + "[]," * (n // 3) + '[]], "description": null}'
 
 
-def test_the_longest_answer_of_a_model_is_read_in_little_time() -> None:
+def test_the_longest_model_answer_is_read_within_the_time_limit() -> None:
     for answer in answers():
 
         def read(answer: str = answer) -> None:
-            with suppress(Unusable):
+            with suppress(InvalidAnswer):
                 read_answer(answer, frozenset({"priority", "description"}), "as it is", "m")
 
         assert least_seconds(read) < 2 * MOST_SECONDS, answer[:80]
 
 
 def least_seconds(work: Callable[[], object]) -> float:
-    """Processor time by the best of a few tries."""
+    """Processor time: the best of a few tries."""
     best = float("inf")
     for _ in range(3):
         started = time.thread_time()

@@ -1,10 +1,10 @@
-"""Payloads: what counts as the same."""
+"""When two payloads count as equal."""
 
 from typing import Any
 
 import pytest
 
-from services.task import payload
+from services.task.jobs import payload
 
 _LARGE = 10**300
 
@@ -26,7 +26,7 @@ _LARGE = 10**300
         (None, None, True),
     ],
 )
-def test_payloads_are_the_same_when_a_client_sees_the_same(
+def test_payloads_are_equal_when_clients_read_the_same_values(
     one: Any, other: Any, same: bool
 ) -> None:
     assert payload.same(one, other) is same

@@ -1,4 +1,4 @@
-"""Promises of the ring: a stream that stands in it meets every later event of its workspace, or is told to look."""
+"""Promises of the ring: a reader gets every later event of its workspace, or is told to read the store."""
 
 import asyncio
 from uuid import uuid4
@@ -6,7 +6,7 @@ from uuid import uuid4
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.task.ring import Entry, Position, Reader, Ring, Room
+from services.task.board.ring import Entry, Position, Reader, Ring, Room
 
 _ROOMS = ("a", "b", "c")
 
@@ -16,7 +16,7 @@ def at(sequence: int) -> Position:
 
 
 def filled(rooms: list[str], size: int) -> Ring:
-    """One event after another, in these rooms."""
+    """A ring with one event after another, in these workspaces."""
     ring = Ring(size, 10**9)
     ring.restart(at(0))
     for number, room in enumerate(rooms, 1):
@@ -36,7 +36,7 @@ events = st.lists(st.sampled_from(_ROOMS), max_size=40)
 
 
 @given(events, st.integers(1, 20), st.integers(0, 40), st.sampled_from(_ROOMS))
-def test_every_position_in_the_ring_goes_on_with_all_later_events_of_its_room(
+def test_a_reader_at_any_position_gets_all_later_events_of_its_workspace(
     rooms: list[str], size: int, position: int, name: str
 ) -> None:
     ring = filled(rooms, size)
@@ -52,7 +52,7 @@ def test_every_position_in_the_ring_goes_on_with_all_later_events_of_its_room(
 
 
 @given(events, events, st.integers(1, 20), st.sampled_from(_ROOMS))
-def test_a_stream_that_is_left_behind_notices(
+def test_a_stream_that_falls_behind_the_ring_is_detected(
     before: list[str], after: list[str], size: int, name: str
 ) -> None:
     ring = filled(before, size)
@@ -71,7 +71,7 @@ def test_a_stream_that_is_left_behind_notices(
 
 
 @given(events, st.integers(1, 20))
-def test_rooms_without_events_and_streams_are_forgotten(rooms: list[str], size: int) -> None:
+def test_workspaces_without_events_and_streams_are_dropped(rooms: list[str], size: int) -> None:
     ring = filled(rooms, size)
     for name in _ROOMS:
         ring.leave(ring.enter(name))
@@ -80,7 +80,7 @@ def test_rooms_without_events_and_streams_are_forgotten(rooms: list[str], size: 
     assert not ring._rooms
 
 
-def test_bytes_are_bounded_too() -> None:
+def test_the_ring_is_bounded_in_bytes_too() -> None:
     ring = Ring(1000, 100_000)
     ring.restart(at(0))
     for number in range(1, 101):
@@ -88,7 +88,7 @@ def test_bytes_are_bounded_too() -> None:
     assert 95 <= ring.floor.sequence < 100
 
 
-def test_only_the_same_event_of_the_same_stream_is_known() -> None:
+def test_only_the_same_event_of_the_same_stream_is_a_duplicate() -> None:
     ring = filled(["a", "b"], 10)
     assert ring.holds(at(0))
     assert ring.holds(at(1))
@@ -98,7 +98,7 @@ def test_only_the_same_event_of_the_same_stream_is_known() -> None:
     assert not ring.holds(Position("other", 1, "1"))
 
 
-def test_a_restart_puts_a_reset_between_what_was_and_what_comes() -> None:
+def test_a_restart_puts_a_reset_between_old_and_new_events() -> None:
     ring = filled(["a"], 10)
     room = ring.enter("a")
     standing = room.tail
@@ -111,7 +111,7 @@ def test_a_restart_puts_a_reset_between_what_was_and_what_comes() -> None:
     assert ring.at(room, Position("new", 7, "")) is not None
 
 
-async def test_an_event_wakes_the_streams_of_its_room_only() -> None:
+async def test_an_event_wakes_only_the_streams_of_its_workspace() -> None:
     ring = filled([], 10)
     readers = {name: Reader(ring.enter(name), uuid4(), 60) for name in ("a", "b")}
     waiting = {name: asyncio.create_task(reader.wait()) for name, reader in readers.items()}
@@ -128,7 +128,7 @@ async def test_an_event_wakes_the_streams_of_its_room_only() -> None:
         reader.close()
 
 
-async def test_a_waiting_stream_is_remembered_once_however_often_it_beats() -> None:
+async def test_a_waiting_stream_is_registered_once_however_many_heartbeats_it_sends() -> None:
     room = Room("a", at(0))
     reader = Reader(room, uuid4(), 0.001)
     for _ in range(20):

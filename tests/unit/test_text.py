@@ -1,4 +1,4 @@
-"""Text is stored in Unicode NFC, in time that grows with its length and no faster."""
+"""Text is normalized to Unicode NFC in linear time."""
 
 import random
 import sys
@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 
-from services.platform.text import stored
+from services.platform.rpc.text import stored
 
 _LENGTH = 20_000
 _SLOW = {
@@ -25,7 +25,7 @@ def test_any_order_of_marks_is_normalized_in_less_than_100_ms(name: str) -> None
     assert time.thread_time() - begin < 0.1
 
 
-def test_long_runs_of_marks_become_the_same_text_as_by_unicodedata() -> None:
+def test_long_runs_of_marks_are_normalized_as_by_unicodedata() -> None:
     rng = random.Random(1)
     every = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
     odd = [c for c in every if unicodedata.combining(c) or unicodedata.decomposition(c)]

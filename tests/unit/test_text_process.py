@@ -1,4 +1,4 @@
-"""Texts are read in a process apart: one that takes for ever costs nobody but itself."""
+"""Texts are read in a child process: an endless one fails alone."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 
 from tests.bench.memory import resident
 from tests.fakes import readings
-from workflows.enrichers import EnrichRequest
-from workflows.enrichers.heuristic import suggest
-from workflows.text_process import TextProcess, UnreadableText
-from workflows.turns import Turns
+from workflows.enrichment.enrichers import EnrichRequest
+from workflows.enrichment.enrichers.heuristic import suggest
+from workflows.enrichment.fair_lock import FairLock
+from workflows.enrichment.text_process import TextProcess, UnreadableText
 
 BUDGET = 0.3
 
@@ -29,24 +29,28 @@ async def texts() -> AsyncIterator[TextProcess]:
     await process.close()
 
 
-async def test_a_function_is_called_in_one_other_process(texts: TextProcess) -> None:
+async def test_functions_are_called_in_a_single_child_process(texts: TextProcess) -> None:
     first = await texts.call("w", readings.child_of_this_process, "x")
     assert first not in (os.getpid(), 0)
     assert await texts.call("w", readings.child_of_this_process, "y") == first
     assert await texts.call("w", readings.length, "é" * 500_000) == 500_000
 
 
-async def test_what_the_function_raises_is_raised_here(texts: TextProcess) -> None:
+async def test_an_exception_in_the_child_process_is_raised_in_the_caller(
+    texts: TextProcess,
+) -> None:
     with pytest.raises(ValueError, match="no good"):
         await texts.call("w", readings.refuses, "no good")
     assert await texts.call("w", readings.length, "abc") == 3
 
 
-async def test_output_of_a_function_does_not_disturb_the_answers(texts: TextProcess) -> None:
+async def test_printed_output_of_a_function_does_not_corrupt_the_answers(
+    texts: TextProcess,
+) -> None:
     assert await texts.call("w", readings.prints, "hello") == "HELLO"
 
 
-async def test_a_text_that_takes_too_long_fails_alone_while_the_event_loop_goes_on(
+async def test_a_slow_text_fails_alone_and_does_not_block_the_event_loop(
     texts: TextProcess,
 ) -> None:
     await texts.call("w", readings.length, "")
@@ -70,14 +74,14 @@ async def test_a_text_that_takes_too_long_fails_alone_while_the_event_loop_goes_
     assert ticks > 5
 
 
-async def test_workspaces_take_turns_so_that_one_with_many_slow_texts_delays_another_by_one(
+async def test_a_workspace_with_many_slow_texts_delays_another_by_one_text_only(
     texts: TextProcess,
 ) -> None:
     await texts.call("w", readings.length, "")
     slow = [asyncio.create_task(texts.call("loud", readings.never_ends, "!")) for _ in range(6)]
     await asyncio.sleep(0)
     assert await texts.call("quiet", readings.length, "abc") == 3
-    # One at most was being read when this one came.
+    # At most one text was being read when this one arrived.
     assert sum(task.done() for task in slow) <= 1
     for task in slow:
         task.cancel()
@@ -85,28 +89,28 @@ async def test_workspaces_take_turns_so_that_one_with_many_slow_texts_delays_ano
     assert await texts.call("quiet", readings.length, "abcd") == 4
 
 
-async def test_a_child_that_is_killed_from_outside_costs_no_text(
+async def test_a_text_is_read_again_if_its_child_process_is_killed(
     texts: TextProcess, tmp_path: Path
 ) -> None:
     assert await texts.call("w", readings.ends_its_process_once, str(tmp_path / "marker")) == "read"
 
 
-async def test_a_text_that_ends_every_child_is_given_up(texts: TextProcess) -> None:
+async def test_a_text_that_crashes_every_child_process_is_given_up(texts: TextProcess) -> None:
     with pytest.raises(UnreadableText, match="can't be read"):
         await texts.call("w", readings.ends_its_process, "x")
     assert await texts.call("w", readings.length, "abc") == 3
 
 
-async def test_a_child_that_stands_still_is_given_up_by_the_clock(
+async def test_a_stopped_child_process_is_killed_after_a_timeout(
     texts: TextProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workflows.text_process._CLOCK", 3.0)
+    monkeypatch.setattr("workflows.enrichment.text_process._CLOCK_FACTOR", 3.0)
     with pytest.raises(UnreadableText, match="takes too long"):
         await texts.call("w", readings.stops_its_process, "x")
     assert await texts.call("w", readings.length, "abc") == 3
 
 
-async def test_a_cancelled_call_takes_no_answer_from_the_next(texts: TextProcess) -> None:
+async def test_a_cancelled_call_does_not_take_the_answer_of_the_next(texts: TextProcess) -> None:
     await texts.call("w", readings.length, "")
     call = asyncio.create_task(texts.call("w", readings.never_ends, "!"))
     await asyncio.sleep(0.05)
@@ -116,17 +120,17 @@ async def test_a_cancelled_call_takes_no_answer_from_the_next(texts: TextProcess
     assert await texts.call("w", readings.length, "abc") == 3
 
 
-async def test_a_closed_process_leaves_no_child(texts: TextProcess) -> None:
+async def test_closing_leaves_no_child_process(texts: TextProcess) -> None:
     pid = await texts.call("w", readings.child_of_this_process, "x")
     await texts.close()
     assert not _runs(pid)
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_no_child_outlives_a_parent_that_is_killed(busy: bool) -> None:
+def test_no_child_process_outlives_a_killed_parent(busy: bool) -> None:
     program = (
         "import asyncio\n"
-        "from workflows.text_process import TextProcess\n"
+        "from workflows.enrichment.text_process import TextProcess\n"
         "from tests.fakes import readings\n"
         "async def main():\n"
         f"    texts = TextProcess({BUDGET})\n"
@@ -147,26 +151,26 @@ def test_no_child_outlives_a_parent_that_is_killed(busy: bool) -> None:
 
 
 def _runs(pid: int) -> bool:
-    """Whether the process is there and isn't only waiting to be buried."""
+    """Whether the process runs and isn't a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-async def test_the_child_stays_light(texts: TextProcess) -> None:
+async def test_the_child_process_uses_little_memory(texts: TextProcess) -> None:
     await texts.call("w", suggest, EnrichRequest("Mend the pump as soon as possible"))
     pid = await texts.call("w", readings.child_of_this_process, "x")
-    # Bytes. It has 15 million; gRPC or Temporal alone would double that.
+    # Bytes. It uses 15 million; importing gRPC or Temporal alone would double that.
     assert resident(pid) < 25_000_000
 
 
-async def test_turns_go_from_key_to_key_and_in_order_within_one() -> None:
-    turns = Turns()
+async def test_the_fair_lock_alternates_between_keys_and_keeps_the_order_within_a_key() -> None:
+    lock = FairLock()
     order: list[str] = []
 
     async def take(key: str, name: str) -> None:
-        async with turns.turn(key):
+        async with lock.hold(key):
             order.append(name)
             await asyncio.sleep(0)
 
@@ -178,19 +182,19 @@ async def test_turns_go_from_key_to_key_and_in_order_within_one() -> None:
 
 
 async def test_a_turn_that_nobody_waits_for_any_more_goes_to_the_next() -> None:
-    turns = Turns()
+    lock = FairLock()
     had: list[str] = []
 
     async def take(key: str) -> None:
-        async with turns.turn(key):
+        async with lock.hold(key):
             had.append(key)
 
-    async with turns.turn("first"):
+    async with lock.hold("first"):
         gone, late, last = (asyncio.create_task(take(key)) for key in ("gone", "late", "last"))
         await asyncio.sleep(0)
         gone.cancel()
         await asyncio.sleep(0)
-    # This one is cancelled in the moment that its turn has come.
+    # This waiter is cancelled at the moment of its turn.
     late.cancel()
     await asyncio.wait_for(last, 1)
     assert had == ["last"]

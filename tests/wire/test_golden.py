@@ -1,7 +1,7 @@
-"""Golden bytes: what stands in outboxes, streams and stored answers today must be readable tomorrow.
+"""Golden bytes: the contents of outboxes, streams and stored answers must stay readable.
 
-A failure means that a field changed its number or type, or that an event lost a fact. After a change that is meant,
-`pytest tests/wire --regenerate` writes the files anew; look at the difference before committing it.
+A failure means that a field changed its number or type, or that an event lost a field. After an intended change,
+`pytest tests/wire --regenerate` rewrites the files. Read the diff before committing it.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from google.protobuf import text_format
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.platform import errors
+from services.platform.rpc import errors
 from taskflow.auth.v1 import workspace_pb2
 from taskflow.error.v1 import error_reason_pb2 as reasons
 from taskflow.event.v1 import event_pb2
@@ -167,12 +167,12 @@ def _messages() -> dict[str, Message]:
 
 
 @pytest.mark.parametrize("name", sorted(_messages()))
-def test_bytes_on_the_wire_stay_readable(name: str, request: pytest.FixtureRequest) -> None:
+def test_stored_and_sent_bytes_stay_readable(name: str, request: pytest.FixtureRequest) -> None:
     message = _messages()[name]
     file = GOLDEN / f"{name}.binpb"
     if request.config.getoption("--regenerate"):
         file.write_bytes(message.SerializeToString(deterministic=True))
-        # For people who read the difference.
+        # The text form is for people who read the diff.
         file.with_suffix(".txtpb").write_text(text_format.MessageToString(message))
     assert type(message).FromString(file.read_bytes()) == message
     assert message.SerializeToString(deterministic=True) == file.read_bytes()

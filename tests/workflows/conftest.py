@@ -1,6 +1,6 @@
-"""Workflows on Temporal's time-skipping server, with the worker's real activities and doubles of the services.
+"""Workflows on Temporal's time-skipping server, with real activities and doubles of the services.
 
-`pytest tests/workflows --record-histories` writes the histories anew that test_replay.py replays.
+`pytest tests/workflows --record-histories` records the histories that test_replay.py replays.
 """
 
 from __future__ import annotations
@@ -23,38 +23,37 @@ from temporalio.testing import WorkflowEnvironment
 from services.platform.config import Settings
 from tests.fakes.mail_receiver import MailReceiver, mail_receiver
 from tests.workflows.services_double import SECRET, Services, serving_doubles
-from workflows.activities import (
-    EmailActivities,
-    EnrichmentActivities,
-    JobActivities,
-    ReminderActivities,
-)
-from workflows.enrichers import EnrichRequest, Proposal, build_enricher
-from workflows.front_door import FrontDoor
-from workflows.handlers import Handler, Handlers
-from workflows.mail import Mailer, SmtpSettings
-from workflows.text_process import TextProcess
-from workflows.worker import Activities, build_workers
+from workflows.email.activities import EmailActivities
+from workflows.email.smtp import Mailer, SmtpSettings
+from workflows.enrichment.activities import EnrichmentActivities
+from workflows.enrichment.enrichers import EnrichRequest, Proposal
+from workflows.enrichment.enrichers.heuristic import HeuristicEnricher
+from workflows.enrichment.text_process import TextProcess
+from workflows.jobs.activities import JobActivities
+from workflows.jobs.handlers import Handler
+from workflows.reminders.activities import ReminderActivities
+from workflows.service_stubs import ServiceStubs
+from workflows.worker import build_workers
 
 HISTORIES = Path(__file__).parent / "histories"
-# Planted in titles, addresses, payloads and errors: none of it may turn up in a history.
+# Planted in titles, addresses, payloads and errors. No history may contain it.
 PRIVATE = "hortensia"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--record-histories", action="store_true", help="write tests/workflows/histories anew"
+        "--record-histories", action="store_true", help="record tests/workflows/histories again"
     )
 
 
 class FakeModel:
-    """An enricher that answers, or raises, what a test lined up; afterwards the offline rules answer."""
+    """An enricher that returns or raises a test's answers in turn; then the offline rules answer."""
 
     def __init__(self) -> None:
         self.answers: list[Exception | Callable[[], Awaitable[list[Proposal]]]] = []
         self.asked: list[EnrichRequest] = []
         self.texts = TextProcess(0.5)
-        self._rules = build_enricher(self.texts)
+        self._rules = HeuristicEnricher(self.texts)
 
     async def suggest(self, request: EnrichRequest) -> list[Proposal]:
         self.asked.append(request)
@@ -70,14 +69,14 @@ class FakeModel:
 
 
 class Examine:
-    """Checks that a run's history holds nothing private, and records it when asked to."""
+    """Checks that a run's history holds nothing private, and records it with --record-histories."""
 
     def __init__(self, record: bool) -> None:
         self._record = record
 
     async def __call__(self, handle: WorkflowHandle[Any, Any], name: str = "") -> dict[str, Any]:
         history = await handle.fetch_history()
-        # Not as JSON, where payloads are base64.
+        # In JSON, payloads would be base64.
         kept = b"".join(event.SerializeToString() for event in history.events)
         assert PRIVATE.encode() not in kept
         assert b"people.example" not in kept
@@ -88,7 +87,7 @@ class Examine:
 
 
 def _write(name: str, workflow_id: str, history: dict[str, Any]) -> None:
-    """An event a line, without what names this machine: worker identities, and paths in stack traces."""
+    """Writes one event a line, without worker identities and stack traces, which name this machine."""
     events = ",\n".join(json.dumps(event) for event in history["events"])
     text = f'{{"workflowId": {json.dumps(workflow_id)}, "events": [\n{events}\n]}}\n'
     text = re.sub(r'"identity": "[^"]*"', '"identity": "worker"', text)
@@ -133,37 +132,32 @@ async def worker(
     receiver: MailReceiver,
     all_handlers: dict[str, Handler],
 ) -> AsyncIterator[FakeModel]:
-    """The workers as the process runs them; yields the model that they ask."""
+    """The workers as the process runs them; yields the model that their activities call."""
     settings = Settings(
         task_address=all_services.address,
         notification_address=all_services.address,
         service_secret=SecretStr(SECRET),
     )
-    door = FrontDoor(settings)
+    stubs = ServiceStubs(settings)
     model = FakeModel()
-    handlers = Handlers({})
-    handlers._handlers = all_handlers  # tests register as they go
-    activities = Activities(
-        EnrichmentActivities(door.suggestions, model),
-        ReminderActivities(door.reminders),
-        JobActivities(door.jobs, handlers),
-        EmailActivities(
-            door.email,
-            Mailer(SmtpSettings("127.0.0.1", receiver.port, timeout=5)),
-            "TaskFlow <no-reply@tasks.example>",
-        ),
-    )
+    mailer = Mailer(SmtpSettings("127.0.0.1", receiver.port, timeout=5))
+    activities = [
+        EnrichmentActivities(stubs.suggestions, model).by_queue(),
+        ReminderActivities(stubs.reminders).by_queue(),
+        JobActivities(stubs.jobs, all_handlers).by_queue(),
+        EmailActivities(stubs.email, mailer, "TaskFlow <no-reply@tasks.example>").by_queue(),
+    ]
     async with AsyncExitStack() as stack:
         for each in build_workers(env.client, activities, 20):
             await stack.enter_async_context(each)
         yield model
     await model.close()
-    await door.close()
+    await stubs.close()
 
 
 @pytest.fixture
 def services(all_services: Services, worker: FakeModel) -> Services:
-    """The doubles, empty, with workers that ask them."""
+    """Empty doubles, with workers that call them."""
     all_services.reset()
     return all_services
 

@@ -1,4 +1,4 @@
-"""The services' internal RPCs, kept in memory: what workers see of them, with outages that a test orders."""
+"""In-memory doubles of the services' internal RPCs, with outages that a test sets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 from google.protobuf.struct_pb2 import Struct
 
-from services.platform.identity import SERVICE_HEADER
+from services.platform.rpc.identity import SERVICE_HEADER
 from taskflow.event.v1 import dead_letter_service_pb2 as dead_rpc
 from taskflow.event.v1 import dead_letter_service_pb2_grpc as dead_grpc
 from taskflow.notification.v1 import internal_service_pb2 as email_rpc
@@ -30,8 +30,6 @@ Clock = Callable[[], Awaitable[datetime]]
 
 @dataclass
 class Task:
-    """What the doubles know of a task."""
-
     title: str = ""
     description: str = ""
     text_revision: int = 1
@@ -40,7 +38,7 @@ class Task:
     finished: bool = False
     deleted: bool = False
     archived: bool = False
-    # How long suggestions have to wait, the first time they are asked for.
+    # How long the first request for suggestions has to wait.
     wait: timedelta | None = None
 
 
@@ -56,18 +54,18 @@ class Job:
 
 @dataclass
 class Services:
-    """All doubles with their state. `outages` are codes that an RPC answers first."""
+    """All doubles with their state."""
 
     clock: Clock
     port: int = 0
     tasks: dict[str, Task] = field(default_factory=dict)
     offsets: tuple[int, ...] = (86400, 3600, 0)
-    # (task, due, offset) → what became of it, and when.
+    # (task, due, offset) → outcome and time.
     ledger: dict[tuple[str, datetime, int], tuple[str, datetime]] = field(default_factory=dict)
     suggestions: list[task_rpc.StoreSuggestionsRequest] = field(default_factory=list)
     failures: list[task_rpc.FailEnrichmentRequest] = field(default_factory=list)
     jobs: dict[str, Job] = field(default_factory=dict)
-    # What is due for mail, and the batches it was put into.
+    # Notifications to mail, and the batches that they were put into.
     unread: list[email_rpc.EmailItem] = field(default_factory=list)
     batches: dict[str, list[email_rpc.EmailItem]] = field(default_factory=dict)
     finished_batches: dict[str, str] = field(default_factory=dict)
@@ -75,10 +73,11 @@ class Services:
     # How many more times MoveDueTimes has something left to do.
     moves_left: int = 0
     parked: list[dead_rpc.ParkEventRequest] = field(default_factory=list)
-    # Temporal's time at each call of an RPC.
+    # RPC → Temporal's time at each call.
     calls: defaultdict[str, list[datetime]] = field(default_factory=lambda: defaultdict(list))
+    # RPC → codes of its next answers, before it succeeds.
     outages: dict[str, list[grpc.StatusCode]] = field(default_factory=dict)
-    # Awaited in an RPC, before it does anything.
+    # RPC → function that the double awaits at its start.
     during: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
 
     @property
@@ -94,7 +93,7 @@ class Services:
         self.calls[name].append(await self.clock())
         sent = dict(context.invocation_metadata() or ())
         if sent.get(SERVICE_HEADER) != SECRET:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not for you")
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "only services may call this")
         if name in self.during:
             await self.during[name]()
         if self.outages.get(name):
@@ -185,19 +184,18 @@ class ReminderDouble(task_grpc.ReminderInternalServiceServicer):
         self, request: task_rpc.PlanReminderRequest, context: Context
     ) -> task_rpc.PlanReminderResponse:
         await self._services.enter("PlanReminder", context)
-        following = await self._next(request.task_id)
-        return task_rpc.PlanReminderResponse(next=following)
+        return task_rpc.PlanReminderResponse(next=await self._next(request.task_id))
 
     async def EmitReminder(
         self, request: task_rpc.EmitReminderRequest, context: Context
     ) -> task_rpc.EmitReminderResponse:
         await self._services.enter("EmitReminder", context)
-        task_id, asked = request.task_id, request.reminder
-        outcome = await self._outcome(task_id, asked)
+        task_id, reminder = request.task_id, request.reminder
+        outcome = await self._outcome(task_id, reminder)
         if outcome in (task_rpc.REMINDER_OUTCOME_EARLY, task_rpc.REMINDER_OUTCOME_ARCHIVED):
             return task_rpc.EmitReminderResponse(outcome=outcome)
         if outcome == task_rpc.REMINDER_OUTCOME_SENT:
-            key = (task_id, asked.due_time.ToDatetime(UTC), asked.offset_seconds)
+            key = (task_id, reminder.due_time.ToDatetime(UTC), reminder.offset_seconds)
             self._services.ledger.setdefault(key, ("SENT", await self._services.clock()))
         return task_rpc.EmitReminderResponse(outcome=outcome, next=await self._next(task_id))
 
@@ -209,18 +207,18 @@ class ReminderDouble(task_grpc.ReminderInternalServiceServicer):
         return task_rpc.MoveDueTimesResponse(moved=1, more=self._services.moves_left > 0)
 
     async def _outcome(
-        self, task_id: str, asked: task_rpc.Reminder
+        self, task_id: str, reminder: task_rpc.Reminder
     ) -> task_rpc.ReminderOutcome.ValueType:
         task = self._services.tasks.get(task_id)
         if task is None or task.deleted:
             return task_rpc.REMINDER_OUTCOME_DELETED
         if task.finished:
             return task_rpc.REMINDER_OUTCOME_FINISHED
-        if task.due != asked.due_time.ToDatetime(UTC):
+        if task.due != reminder.due_time.ToDatetime(UTC):
             return task_rpc.REMINDER_OUTCOME_MOVED
         if task.archived:
             return task_rpc.REMINDER_OUTCOME_ARCHIVED
-        if await self._services.clock() < asked.remind_time.ToDatetime(UTC):
+        if await self._services.clock() < reminder.remind_time.ToDatetime(UTC):
             return task_rpc.REMINDER_OUTCOME_EARLY
         return task_rpc.REMINDER_OUTCOME_SENT
 
@@ -284,7 +282,7 @@ class DeadLetterDouble(dead_grpc.DeadLetterInternalServiceServicer):
 
 @asynccontextmanager
 async def serving_doubles(clock: Clock) -> AsyncIterator[Services]:
-    """All of them on one port of the loopback, until the block ends."""
+    """Serves all of them on one loopback port."""
     services = Services(clock)
     server = grpc.aio.server()
     task_grpc.add_SuggestionInternalServiceServicer_to_server(SuggestionDouble(services), server)

@@ -1,4 +1,4 @@
-"""EmailBatch: one mail for a while's news, the same mail in every try."""
+"""EmailBatch: one mail per window, and the same mail in every try."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ from taskflow.notification.v1 import notification_pb2
 from tests.fakes.mail_receiver import MailReceiver
 from tests.workflows.conftest import PRIVATE, Examine
 from tests.workflows.services_double import Services
-from workflows import contracts
-from workflows.email import EmailBatch
+from workflows import history_limit
+from workflows.contract import HISTORY_LIMIT, TASK_QUEUE
+from workflows.email import contract
+from workflows.email.contract import UserMail, email_id
+from workflows.email.workflow import EmailBatch
 
 Handle = WorkflowHandle[EmailBatch, None]
 
 WINDOW = timedelta(minutes=5)
-# So many signals make a run too long.
-MANY = contracts.HISTORY_LIMIT + 50
+# This many signals make a run too long.
+MANY = HISTORY_LIMIT + 50
 
 
 @pytest.fixture
@@ -40,35 +43,35 @@ async def notify(
     key: str = "OPS-12",
     window: timedelta = WINDOW,
 ) -> Handle:
-    """A new unread notification, and what the dispatcher does for it."""
-    told = notification_pb2.Notification(
+    """Adds an unread notification, and starts or signals the workflow as the dispatcher does."""
+    notification = notification_pb2.Notification(
         id=str(uuid4()),
         kind=notification_pb2.NOTIFICATION_KIND_ASSIGNED,
         task_key=key,
         task_title=f"Fix the door of {PRIVATE}",
         headline=f"Bo assigned {key} to you",
     )
-    told.create_time.FromDatetime(datetime(2026, 11, 22, 12, tzinfo=UTC))
-    services.unread.append(email_rpc.EmailItem(notification=told, workspace_name="Acme"))
+    notification.create_time.FromDatetime(datetime(2026, 11, 22, 12, tzinfo=UTC))
+    services.unread.append(email_rpc.EmailItem(notification=notification, workspace_name="Acme"))
     return await env.client.start_workflow(
         EmailBatch.run,
-        contracts.UserMail(user_id, window.total_seconds()),
-        id=contracts.email_id(user_id),
-        task_queue=contracts.TASK_QUEUE,
+        UserMail(user_id, window.total_seconds()),
+        id=email_id(user_id),
+        task_queue=TASK_QUEUE,
         start_signal="notified",
-        start_signal_args=[told.id],
+        start_signal_args=[notification.id],
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
     )
 
 
 async def storm(env: WorkflowEnvironment, services: Services, user_id: str, count: int) -> None:
-    """Notifications as fast as Temporal takes their signals."""
+    """Notifications as fast as Temporal accepts their signals."""
     for _ in range(0, count, 50):
         await asyncio.gather(*(notify(env, services, user_id) for _ in range(50)))
 
 
 async def first_run(env: WorkflowEnvironment, handle: Handle) -> WorkflowHandle[EmailBatch, None]:
-    """The run that `handle` started, which has continued as a new one."""
+    """The run that `handle` started. It has continued as new."""
     first = env.client.get_workflow_handle_for(
         EmailBatch.run, handle.id, run_id=handle.result_run_id
     )
@@ -78,7 +81,7 @@ async def first_run(env: WorkflowEnvironment, handle: Handle) -> WorkflowHandle[
     return first
 
 
-async def test_what_comes_within_the_window_goes_out_as_one_mail(
+async def test_notifications_within_the_window_go_out_in_one_mail(
     env: WorkflowEnvironment,
     services: Services,
     mails: MailReceiver,
@@ -103,7 +106,7 @@ async def test_what_comes_within_the_window_goes_out_as_one_mail(
     await examine(handle, "email_batch")
 
 
-async def test_what_was_read_within_the_window_is_not_mailed(
+async def test_notifications_read_within_the_window_are_not_mailed(
     env: WorkflowEnvironment,
     services: Services,
     mails: MailReceiver,
@@ -118,7 +121,7 @@ async def test_what_was_read_within_the_window_is_not_mailed(
     await examine(handle, "email_nothing_left")
 
 
-async def test_after_a_lost_answer_the_same_mail_comes_with_the_same_message_id(
+async def test_after_a_lost_answer_the_mail_is_sent_again_with_the_same_message_id(
     env: WorkflowEnvironment,
     services: Services,
     mails: MailReceiver,
@@ -135,7 +138,7 @@ async def test_after_a_lost_answer_the_same_mail_comes_with_the_same_message_id(
     await examine(handle, "email_repeated")
 
 
-async def test_no_second_mail_goes_out_while_the_sending_can_not_be_recorded(
+async def test_no_second_mail_goes_out_while_the_first_can_not_be_recorded(
     env: WorkflowEnvironment,
     services: Services,
     mails: MailReceiver,
@@ -150,7 +153,7 @@ async def test_no_second_mail_goes_out_while_the_sending_can_not_be_recorded(
     await examine(handle)
 
 
-async def test_a_mail_server_that_is_busy_gets_it_later(
+async def test_a_busy_mail_server_gets_the_mail_later(
     env: WorkflowEnvironment,
     services: Services,
     mails: MailReceiver,
@@ -180,7 +183,7 @@ async def test_a_mail_that_is_refused_for_good_is_recorded_with_the_reason(
     await examine(handle, "email_refused")
 
 
-async def test_a_mail_server_that_stays_away_for_a_day_ends_the_batch(
+async def test_a_mail_server_that_is_down_for_a_day_fails_the_batch(
     env: WorkflowEnvironment,
     services: Services,
     mails: MailReceiver,
@@ -192,11 +195,11 @@ async def test_a_mail_server_that_stays_away_for_a_day_ends_the_batch(
     await handle.result()
     assert list(services.finished_batches.values()) == ["the mail server answered 451"]
     prepared = services.calls["PrepareEmailBatch"]
-    assert timedelta(hours=23) < prepared[-1] - prepared[0] <= contracts.EMAIL_GIVE_UP
+    assert timedelta(hours=23) < prepared[-1] - prepared[0] <= contract.EMAIL_TOTAL_TIMEOUT
     await examine(handle)
 
 
-async def test_news_that_comes_while_a_mail_is_sent_is_in_the_next_one(
+async def test_a_notification_that_comes_while_a_mail_is_sent_is_in_the_next_mail(
     env: WorkflowEnvironment,
     services: Services,
     mails: MailReceiver,
@@ -238,7 +241,7 @@ async def test_unknown_zones_are_shown_in_utc(
     assert "12:00 UTC" in body.get_content()
 
 
-async def test_a_user_who_always_has_news_gets_it_through_new_runs(
+async def test_a_user_with_a_steady_flow_of_notifications_gets_all_of_them_over_several_runs(
     env: WorkflowEnvironment,
     services: Services,
     mails: MailReceiver,
@@ -246,8 +249,8 @@ async def test_a_user_who_always_has_news_gets_it_through_new_runs(
     user_id: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whoever has ended a batch is told of the next thing, until the run was continued as another."""
-    monkeypatch.setattr(contracts, "HISTORY_LIMIT", 100)
+    """A notification comes whenever a batch ends, until the run has continued as new."""
+    monkeypatch.setattr(history_limit, "HISTORY_LIMIT", 100)
     wanted = 12
 
     async def more() -> None:
@@ -263,14 +266,14 @@ async def test_a_user_who_always_has_news_gets_it_through_new_runs(
     await examine(first)
 
 
-async def test_a_refused_mail_is_tried_on_in_new_runs_with_the_same_message_id(
+async def test_a_refused_mail_is_retried_by_new_runs_with_the_same_message_id(
     env: WorkflowEnvironment,
     services: Services,
     mails: MailReceiver,
     examine: Examine,
     user_id: str,
 ) -> None:
-    """A run that waits for its next try continues as a new one long before Temporal's limit of 10,000 signals."""
+    """A run that waits for its next try continues as new long before Temporal's limit of 10,000 signals."""
     mails.data_replies = ["451 not now"] * 6
     handle = await notify(env, services, user_id, window=timedelta(0))
     with env.auto_time_skipping_disabled():
@@ -285,14 +288,14 @@ async def test_a_refused_mail_is_tried_on_in_new_runs_with_the_same_message_id(
         f"<{batch}@tasks.example>" for batch in services.batches
     ]
     assert services.finished_batches == dict.fromkeys(services.batches, "")
-    # The backoff goes on where the run before had left it.
+    # The new run continues the backoff of the run before it.
     tries = services.calls["PrepareEmailBatch"][:7]
     pauses = [(later - earlier).total_seconds() for earlier, later in pairwise(tries)]
     assert pauses == pytest.approx([5, 10, 20, 40, 80, 160], abs=3)
     await examine(first, "email_continued_while_refused")
 
 
-async def test_a_window_that_lasts_over_several_runs_ends_when_it_should(
+async def test_a_window_that_spans_several_runs_ends_on_time(
     env: WorkflowEnvironment,
     services: Services,
     mails: MailReceiver,
@@ -313,7 +316,7 @@ async def test_a_window_that_lasts_over_several_runs_ends_when_it_should(
     await examine(first, "email_continued_in_the_window")
 
 
-async def test_a_long_run_looks_again_before_it_ends_though_no_signal_came(
+async def test_a_long_run_looks_again_before_it_ends_even_without_a_signal(
     env: WorkflowEnvironment,
     services: Services,
     mails: MailReceiver,
@@ -322,14 +325,14 @@ async def test_a_long_run_looks_again_before_it_ends_though_no_signal_came(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """At the limit Temporal refuses signals, so a notification can come without one."""
-    monkeypatch.setattr(contracts, "HISTORY_LIMIT", 10_000)
+    monkeypatch.setattr(history_limit, "HISTORY_LIMIT", 10_000)
     handle = await notify(env, services, user_id)
     await storm(env, services, user_id, 100)
     last = services.unread.pop()
 
     async def without_a_signal() -> None:
         del services.during["FinishEmailBatch"]
-        monkeypatch.setattr(contracts, "HISTORY_LIMIT", 50)
+        monkeypatch.setattr(history_limit, "HISTORY_LIMIT", 50)
         services.unread.append(last)
 
     services.during["FinishEmailBatch"] = without_a_signal
@@ -339,14 +342,14 @@ async def test_a_long_run_looks_again_before_it_ends_though_no_signal_came(
     assert len(mails.messages) == 2
 
 
-async def test_a_worker_lost_while_it_sends_costs_a_try(
+async def test_a_worker_that_dies_while_sending_costs_one_try(
     env: WorkflowEnvironment,
     services: Services,
     mails: MailReceiver,
     user_id: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(contracts, "EMAIL_TIMEOUT", timedelta(seconds=2))
+    monkeypatch.setattr(contract, "EMAIL_TIMEOUT", timedelta(seconds=2))
     lost = asyncio.Event()
 
     async def hang() -> None:

@@ -1,4 +1,4 @@
-"""EnrichTask: what becomes of suggestions when texts change, models fail and services go away."""
+"""EnrichTask: suggestions while texts change, models fail and services are down."""
 
 from __future__ import annotations
 
@@ -15,25 +15,30 @@ from taskflow.task.v1 import suggestion_pb2, task_pb2
 from tests.fakes import readings
 from tests.workflows.conftest import PRIVATE, Examine, FakeModel
 from tests.workflows.services_double import Services, Task
-from workflows import contracts
-from workflows.contracts import Enrichment
-from workflows.enrichers import (
+from workflows.contract import TASK_QUEUE
+from workflows.enrichment.contract import (
+    ENRICH_TRIES,
+    EnrichmentOutcome,
+    TaskText,
+    enrich_id,
+)
+from workflows.enrichment.enrichers import (
     InvalidModelOutput,
     ModelRefused,
     Proposal,
     RetryableModelError,
 )
-from workflows.enrichment import EnrichTask
+from workflows.enrichment.workflow import EnrichTask
 
-Handle = WorkflowHandle[EnrichTask, Enrichment]
+Handle = WorkflowHandle[EnrichTask, EnrichmentOutcome]
 
 
 async def start(env: WorkflowEnvironment, task_id: str, text_revision: int = 1) -> Handle:
     return await env.client.start_workflow(
         EnrichTask.run,
-        contracts.TaskText(task_id, text_revision),
-        id=contracts.enrich_id(task_id, text_revision),
-        task_queue=contracts.TASK_QUEUE,
+        TaskText(task_id, text_revision),
+        id=enrich_id(task_id, text_revision),
+        task_queue=TASK_QUEUE,
     )
 
 
@@ -42,7 +47,7 @@ async def test_a_suggestion_is_stored_with_its_reason_for_the_text_it_was_made_f
 ) -> None:
     services.tasks[task_id] = Task(f"Call {PRIVATE} as soon as possible", text_revision=3)
     handle = await start(env, task_id, 3)
-    assert await handle.result() is Enrichment.STORED
+    assert await handle.result() is EnrichmentOutcome.STORED
     (stored,) = services.suggestions
     assert stored.base_text_revision == 3
     (draft,) = stored.suggestions
@@ -63,7 +68,7 @@ async def test_an_improved_description_is_stored_as_such(
 
     services.tasks[task_id] = Task("Words")
     model.answers = [improved]
-    assert await (await start(env, task_id)).result() is Enrichment.STORED
+    assert await (await start(env, task_id)).result() is EnrichmentOutcome.STORED
     (draft,) = services.suggestions[0].suggestions
     assert draft.kind == suggestion_pb2.SUGGESTION_KIND_DESCRIPTION
     assert draft.description == "Better words."
@@ -75,12 +80,12 @@ async def test_a_newer_text_supersedes_a_run_before_the_model_is_asked(
 ) -> None:
     services.tasks[task_id] = Task("Sweep", text_revision=2)
     handle = await start(env, task_id, 1)
-    assert await handle.result() is Enrichment.SUPERSEDED
+    assert await handle.result() is EnrichmentOutcome.SUPERSEDED
     assert model.asked == []
     await examine(handle, "enrich_superseded")
 
 
-async def test_a_text_that_changes_while_the_model_thinks_gets_no_old_suggestion(
+async def test_a_text_that_changes_while_the_model_answers_gets_no_suggestion_for_the_old_text(
     env: WorkflowEnvironment, services: Services, model: FakeModel, task_id: str
 ) -> None:
     async def slow() -> list[Proposal]:
@@ -89,17 +94,17 @@ async def test_a_text_that_changes_while_the_model_thinks_gets_no_old_suggestion
 
     services.tasks[task_id] = Task("Sweep someday")
     model.answers = [slow]
-    assert await (await start(env, task_id)).result() is Enrichment.SUPERSEDED
+    assert await (await start(env, task_id)).result() is EnrichmentOutcome.SUPERSEDED
     assert services.suggestions == []
 
 
 @pytest.mark.parametrize("gone", [False, True])
-async def test_nobody_is_asked_for_a_task_that_wants_no_suggestions(
+async def test_the_model_is_not_asked_when_a_task_wants_no_suggestions(
     env: WorkflowEnvironment, services: Services, model: FakeModel, task_id: str, gone: bool
 ) -> None:
     if not gone:
         services.tasks[task_id] = Task("Sweep", wanted=False)
-    assert await (await start(env, task_id)).result() is Enrichment.UNWANTED
+    assert await (await start(env, task_id)).result() is EnrichmentOutcome.UNWANTED
     assert model.asked == []
     assert services.failures == []
 
@@ -110,30 +115,30 @@ async def test_a_retry_waits_as_long_as_the_model_asked_for(
     services.tasks[task_id] = Task("Sweep")
     model.answers = [RetryableModelError("the model endpoint answered 429", retry_after=600)]
     handle = await start(env, task_id)
-    assert await handle.result() is Enrichment.STORED
+    assert await handle.result() is EnrichmentOutcome.STORED
     first, second = services.calls["GetEnrichmentInput"]
     assert timedelta(seconds=600) <= second - first < timedelta(seconds=602)
     await examine(handle, "enrich_retried")
 
 
-async def test_a_text_beyond_the_workspaces_limit_waits_for_its_turn_and_is_suggested_for_then(
+async def test_a_text_beyond_the_workspaces_limit_waits_and_then_gets_its_suggestions(
     env: WorkflowEnvironment, services: Services, model: FakeModel, examine: Examine, task_id: str
 ) -> None:
     services.tasks[task_id] = Task(f"Sweep for {PRIVATE}", wait=timedelta(hours=11))
     handle = await start(env, task_id)
-    assert await handle.result() is Enrichment.STORED
+    assert await handle.result() is EnrichmentOutcome.STORED
     first, second = services.calls["GetEnrichmentInput"]
     assert timedelta(hours=11) <= second - first < timedelta(hours=11, seconds=2)
     assert len(model.asked) == 1
     await examine(handle, "enrich_delayed")
 
 
-async def test_a_text_whose_turn_comes_too_late_is_listed_as_failed(
+async def test_a_text_that_would_wait_too_long_is_listed_as_failed(
     env: WorkflowEnvironment, services: Services, model: FakeModel, examine: Examine, task_id: str
 ) -> None:
     services.tasks[task_id] = Task("Sweep", wait=timedelta(hours=12, seconds=1))
     handle = await start(env, task_id)
-    assert await handle.result() is Enrichment.FAILED
+    assert await handle.result() is EnrichmentOutcome.FAILED
     assert model.asked == []
     (failure,) = services.failures
     assert failure.error == "the workspace's AI calls of this hour are used up"
@@ -145,12 +150,11 @@ async def test_a_model_that_keeps_failing_ends_as_a_failed_job_after_its_tries(
 ) -> None:
     services.tasks[task_id] = Task(f"Sweep for {PRIVATE}")
     model.answers = [
-        RetryableModelError("the model endpoint answered 503")
-        for _ in range(contracts.ENRICH_TRIES)
+        RetryableModelError("the model endpoint answered 503") for _ in range(ENRICH_TRIES)
     ]
     handle = await start(env, task_id)
-    assert await handle.result() is Enrichment.FAILED
-    assert len(model.asked) == contracts.ENRICH_TRIES
+    assert await handle.result() is EnrichmentOutcome.FAILED
+    assert len(model.asked) == ENRICH_TRIES
     (failure,) = services.failures
     assert failure.task_id == task_id
     assert failure.base_text_revision == 1
@@ -172,14 +176,14 @@ async def test_an_unusable_answer_fails_at_once_and_leaves_the_task_alone(
     services.tasks[task_id] = Task("Sweep")
     model.answers = [error]
     handle = await start(env, task_id)
-    assert await handle.result() is Enrichment.FAILED
+    assert await handle.result() is EnrichmentOutcome.FAILED
     assert len(model.asked) == 1
     assert services.suggestions == []
     assert [failure.error for failure in services.failures] == [str(error)]
     await examine(handle)
 
 
-async def test_texts_that_take_for_ever_are_failed_jobs_and_other_tasks_get_their_suggestions(
+async def test_texts_that_exceed_the_cpu_budget_are_failed_jobs_and_other_tasks_get_their_suggestions(
     env: WorkflowEnvironment, services: Services, model: FakeModel, examine: Examine
 ) -> None:
     ended: list[str] = []
@@ -207,10 +211,10 @@ async def test_texts_that_take_for_ever_are_failed_jobs_and_other_tasks_get_thei
         await asyncio.sleep(0.01)
     model.answers = [quiet] * len(others)
     for handle in [await start(env, task_id) for task_id in others]:
-        assert await handle.result() is Enrichment.STORED
+        assert await handle.result() is EnrichmentOutcome.STORED
     assert max(waited_for) <= 1, "poisonous texts that a text of another workspace waited for"
     for handle in failing:
-        assert await handle.result() is Enrichment.FAILED
+        assert await handle.result() is EnrichmentOutcome.FAILED
         await examine(handle)
     assert {failure.task_id for failure in services.failures} == set(poisoned)
     assert {failure.error for failure in services.failures} == {"the text takes too long to read"}
@@ -225,26 +229,26 @@ async def test_an_outage_of_the_task_service_costs_time_and_no_suggestion(
     services.outages["GetEnrichmentInput"] = [grpc.StatusCode.UNAVAILABLE] * 15
     services.outages["StoreSuggestions"] = [grpc.StatusCode.INTERNAL]
     handle = await start(env, task_id)
-    assert await handle.result() is Enrichment.STORED
+    assert await handle.result() is EnrichmentOutcome.STORED
     await examine(handle)
 
 
-async def test_a_suggestion_that_is_refused_is_listed_as_failed_and_not_tried_for_ever(
+async def test_a_suggestion_that_the_service_refuses_is_listed_as_failed_at_once(
     env: WorkflowEnvironment, services: Services, model: FakeModel, examine: Examine, task_id: str
 ) -> None:
     services.tasks[task_id] = Task("Sweep")
     services.outages["StoreSuggestions"] = [grpc.StatusCode.INVALID_ARGUMENT]
     handle = await start(env, task_id)
-    assert await handle.result() is Enrichment.FAILED
+    assert await handle.result() is EnrichmentOutcome.FAILED
     assert services.failures[0].error == "a service answered INVALID_ARGUMENT"
     await examine(handle)
 
 
-async def test_what_fails_unexpectedly_is_kept_without_its_words(
+async def test_an_unexpected_failure_is_recorded_without_its_text(
     env: WorkflowEnvironment, services: Services, model: FakeModel, examine: Examine, task_id: str
 ) -> None:
     services.tasks[task_id] = Task("Sweep")
     model.answers = [KeyError(f"{PRIVATE} is missing")]
     handle = await start(env, task_id)
-    assert await handle.result() is Enrichment.STORED
+    assert await handle.result() is EnrichmentOutcome.STORED
     await examine(handle)

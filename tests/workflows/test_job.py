@@ -1,4 +1,4 @@
-"""ProcessJob: done, retried, dead; and nothing of a payload in a history."""
+"""ProcessJob: success, retries and dead letters, with nothing of a payload in a history."""
 
 from __future__ import annotations
 
@@ -19,9 +19,16 @@ from temporalio.testing import WorkflowEnvironment
 from taskflow.task.v1 import job_pb2
 from tests.workflows.conftest import PRIVATE, Examine
 from tests.workflows.services_double import Job, Services
-from workflows import contracts
-from workflows.contracts import JobOutcome
-from workflows.handlers import (
+from workflows.contract import TASK_QUEUE
+from workflows.jobs import activities
+from workflows.jobs.contract import (
+    JOB_BACKOFF,
+    JOB_TRIES,
+    JobAttempt,
+    JobOutcome,
+    job_workflow_id,
+)
+from workflows.jobs.handlers import (
     GROUP,
     Handler,
     JobContext,
@@ -31,8 +38,9 @@ from workflows.handlers import (
     Result,
     load_handlers,
     message,
+    run_handler,
 )
-from workflows.job import ProcessJob
+from workflows.jobs.workflow import ProcessJob
 
 Handle = WorkflowHandle[ProcessJob, JobOutcome]
 
@@ -52,9 +60,9 @@ def job_id() -> str:
 async def start(env: WorkflowEnvironment, job_id: str, attempt: int = 1) -> Handle:
     return await env.client.start_workflow(
         ProcessJob.run,
-        contracts.JobAttempt(job_id, attempt),
-        id=contracts.job_id(job_id, attempt),
-        task_queue=contracts.TASK_QUEUE,
+        JobAttempt(job_id, attempt),
+        id=job_workflow_id(job_id, attempt),
+        task_queue=TASK_QUEUE,
     )
 
 
@@ -114,7 +122,7 @@ async def test_a_payload_that_cannot_be_processed_is_a_dead_letter_at_once(
     await examine(handle, "job_refused" if not payload else "")
 
 
-async def test_a_handler_that_fails_is_tried_again_with_growing_pauses(
+async def test_a_failing_handler_is_retried_with_growing_pauses(
     env: WorkflowEnvironment,
     services: Services,
     handlers: dict[str, Handler],
@@ -127,7 +135,7 @@ async def test_a_handler_that_fails_is_tried_again_with_growing_pauses(
     assert await handle.result() is JobOutcome.DONE
     claims = services.calls["ClaimJob"]
     pauses = [(later - earlier).total_seconds() for earlier, later in pairwise(claims)]
-    assert pauses == pytest.approx(contracts.JOB_BACKOFF[:2], abs=0.5)
+    assert pauses == pytest.approx(JOB_BACKOFF[:2], abs=0.5)
     result = services.jobs[job_id].result
     assert result is not None
     assert result["done"] == f"{job_id}/2"
@@ -141,7 +149,7 @@ async def test_a_handler_that_fails_is_tried_again_with_growing_pauses(
         (RuntimeError(f"secret of {PRIVATE}"), "the handler failed with RuntimeError"),
     ],
 )
-async def test_after_its_tries_a_job_is_a_dead_letter_that_tells_no_secret(
+async def test_after_its_last_try_a_job_is_a_dead_letter_without_secrets(
     env: WorkflowEnvironment,
     services: Services,
     handlers: dict[str, Handler],
@@ -155,11 +163,11 @@ async def test_after_its_tries_a_job_is_a_dead_letter_that_tells_no_secret(
     handle = await start(env, job_id)
     assert await handle.result() is JobOutcome.FAILED
     assert services.jobs[job_id].error == shown
-    assert len(services.calls["ClaimJob"]) == contracts.JOB_TRIES
+    assert len(services.calls["ClaimJob"]) == JOB_TRIES
     await examine(handle, "job_dead_letter" if isinstance(error, JobError) else "")
 
 
-async def test_a_permanent_failure_is_not_tried_again_and_its_words_stay_out_of_the_history(
+async def test_a_permanent_failure_is_not_retried_and_its_text_stays_out_of_the_history(
     env: WorkflowEnvironment,
     services: Services,
     handlers: dict[str, Handler],
@@ -186,7 +194,7 @@ async def test_a_handler_that_hangs_is_stopped(
         await asyncio.Event().wait()
         return None
 
-    monkeypatch.setattr(contracts, "JOB_HANDLER_SECONDS", 0.05)
+    monkeypatch.setattr(activities, "JOB_HANDLER_SECONDS", 0.05)
     handlers["hang"] = hang
     services.jobs[job_id] = Job({"type": "hang"})
     assert await (await start(env, job_id)).result() is JobOutcome.FAILED
@@ -224,7 +232,7 @@ async def test_a_result_that_is_too_large_fails_the_job(
     assert services.jobs[job_id].error == "the handler's result is larger than 64 KiB"
 
 
-async def test_a_timeout_of_the_handlers_own_is_not_its_limit(
+async def test_a_timeout_error_of_the_handler_is_not_reported_as_its_time_limit(
     env: WorkflowEnvironment, services: Services, handlers: dict[str, Handler], job_id: str
 ) -> None:
     async def wait(payload: Payload, job: JobContext) -> Result:
@@ -258,14 +266,14 @@ async def test_a_job_that_has_ended_is_not_processed_again(
     assert services.calls["FinishJob"] == []
 
 
-async def test_a_retry_is_another_run_that_the_first_can_not_swallow(
+async def test_a_retry_is_a_run_of_its_own_that_the_first_can_not_swallow(
     env: WorkflowEnvironment, services: Services, handlers: dict[str, Handler], job_id: str
 ) -> None:
     services.jobs[job_id] = Job({"message": 1})
     retried: list[Handle] = []
 
     async def retry() -> None:
-        # A person is quick: the first run has not ended yet.
+        # The user retries before the first run has ended.
         if services.jobs[job_id].state == job_pb2.JOB_STATE_PROCESSING and not retried:
             services.jobs[job_id] = Job({"message": "now a string"}, attempt=2)
             retried.append(await start(env, job_id, 2))
@@ -276,7 +284,7 @@ async def test_a_retry_is_another_run_that_the_first_can_not_swallow(
     assert await retried[0].result() is JobOutcome.DONE
 
 
-async def test_an_outage_of_the_task_service_costs_time_and_no_try(
+async def test_an_outage_of_the_task_service_delays_a_job_and_costs_no_try(
     env: WorkflowEnvironment,
     services: Services,
     handlers: dict[str, Handler],
@@ -294,7 +302,7 @@ async def test_an_outage_of_the_task_service_costs_time_and_no_try(
 async def test_a_handler_can_recognise_a_repetition(
     env: WorkflowEnvironment, services: Services, handlers: dict[str, Handler], job_id: str
 ) -> None:
-    """The result is lost on its way to the service, so the handler runs once more, with the same key."""
+    """The result doesn't reach the service, so the handler runs again, with the same key."""
     keys: list[str] = []
 
     async def remember(payload: Payload, job: JobContext) -> Result:
@@ -310,13 +318,13 @@ async def test_a_handler_can_recognise_a_repetition(
 
 async def test_handlers_of_installed_packages_are_found_and_broken_ones_left_out() -> None:
     found = [
-        EntryPoint("echo", "workflows.handlers:message", GROUP),
+        EntryPoint("echo", "workflows.jobs.handlers:message", GROUP),
         EntryPoint("broken", "no.such.module:handler", GROUP),
     ]
     handlers = load_handlers(found)
     job = JobContext("job", "task", "workspace", 1)
     for name in ("echo", "message"):
-        result = await handlers.run({"type": name, "message": "hello"}, job)
+        result = await run_handler(handlers, {"type": name, "message": "hello"}, job)
         assert json_format.MessageToDict(result) == {"message": "hello", "length": 5}
     with pytest.raises(PermanentJobError):
-        await handlers.run({"type": "broken"}, job)
+        await run_handler(handlers, {"type": "broken"}, job)

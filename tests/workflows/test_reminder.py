@@ -13,25 +13,27 @@ from temporalio.testing import WorkflowEnvironment
 
 from tests.workflows.conftest import Examine
 from tests.workflows.services_double import Services, Task
-from workflows import contracts
-from workflows.reminder import DeadlineReminder
+from workflows import history_limit
+from workflows.contract import HISTORY_LIMIT, TASK_QUEUE
+from workflows.reminders.contract import REMINDER_ARCHIVED_PAUSE, TaskDeadline, reminder_id
+from workflows.reminders.workflow import DeadlineReminder
 
 Handle = WorkflowHandle[DeadlineReminder, None]
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
 SECOND = timedelta(seconds=1)
-# So many signals make a run too long.
-MANY = contracts.HISTORY_LIMIT + 50
+# This many signals make a run too long.
+MANY = HISTORY_LIMIT + 50
 
 
 async def change(env: WorkflowEnvironment, task_id: str, revision: int) -> Handle:
-    """What the dispatcher does for each change."""
+    """Starts or signals the workflow, as the dispatcher does for each change."""
     return await env.client.start_workflow(
         DeadlineReminder.run,
-        contracts.TaskDeadline(task_id),
-        id=contracts.reminder_id(task_id),
-        task_queue=contracts.TASK_QUEUE,
+        TaskDeadline(task_id),
+        id=reminder_id(task_id),
+        task_queue=TASK_QUEUE,
         start_signal="changed",
         start_signal_args=[revision],
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
@@ -44,7 +46,7 @@ async def later(env: WorkflowEnvironment, wait: timedelta) -> datetime:
 
 
 def sent(services: Services, task_id: str) -> list[tuple[datetime, int]]:
-    """Deadline and offset of what was sent, in order of the sending."""
+    """Deadline and offset of the sent reminders, in the order they were sent."""
     rows = [
         (at, due, offset)
         for (task, due, offset), (state, at) in services.ledger.items()
@@ -82,7 +84,7 @@ async def test_a_moved_deadline_reminds_at_the_new_instants_only(
     await examine(handle, "reminder_moved")
 
 
-async def test_a_deadline_moved_without_a_signal_yet_reminds_of_the_new_one(
+async def test_a_deadline_that_moves_before_its_signal_comes_reminds_at_the_new_time(
     env: WorkflowEnvironment, services: Services, task_id: str
 ) -> None:
     first = await later(env, 2 * HOUR)
@@ -108,7 +110,7 @@ async def test_a_finished_task_ends_its_timer_at_once(
     assert services.ledger == {}
 
 
-async def test_a_task_deleted_in_the_last_moment_does_not_remind(
+async def test_a_task_deleted_just_before_its_reminder_does_not_remind(
     env: WorkflowEnvironment, services: Services, examine: Examine, task_id: str
 ) -> None:
     async def delete() -> None:
@@ -123,7 +125,7 @@ async def test_a_task_deleted_in_the_last_moment_does_not_remind(
     await examine(handle, "reminder_deleted")
 
 
-async def test_an_undeleted_task_is_planned_anew(
+async def test_an_undeleted_task_reminds_again(
     env: WorkflowEnvironment, services: Services, task_id: str
 ) -> None:
     due = await later(env, 2 * HOUR)
@@ -139,7 +141,7 @@ async def test_an_undeleted_task_is_planned_anew(
 async def test_a_signal_that_comes_while_the_run_completes_is_not_lost(
     env: WorkflowEnvironment, services: Services, examine: Examine, task_id: str
 ) -> None:
-    """The plan says that nothing is left; before the run can end, the task has changed."""
+    """The plan has no reminder left, and the task changes before the run can complete."""
     due = await later(env, 2 * HOUR)
     calls = 0
 
@@ -221,7 +223,7 @@ async def test_a_reminder_that_is_too_early_for_the_database_is_tried_again(
     await examine(handle, "reminder_early")
 
 
-async def test_an_outage_at_the_instant_delays_a_reminder_and_doubles_none(
+async def test_an_outage_at_the_reminder_time_delays_it_and_doubles_none(
     env: WorkflowEnvironment, services: Services, examine: Examine, task_id: str
 ) -> None:
     due = await later(env, 2 * HOUR)
@@ -247,11 +249,11 @@ async def test_reminders_of_an_archived_project_are_held_back_until_it_is_unarch
     unarchived = await env.get_current_time()
     await handle.result()
     ((_, at),) = services.ledger.values()
-    assert at - unarchived <= contracts.REMINDER_ARCHIVED_PAUSE + SECOND
+    assert at - unarchived <= REMINDER_ARCHIVED_PAUSE + SECOND
     await examine(handle, "reminder_archived")
 
 
-async def test_a_task_that_is_gone_ends_its_timer(
+async def test_a_task_that_does_not_exist_ends_its_timer(
     env: WorkflowEnvironment, services: Services, task_id: str
 ) -> None:
     services.outages["PlanReminder"] = [grpc.StatusCode.NOT_FOUND]
@@ -274,7 +276,7 @@ async def test_many_edits_continue_as_a_new_run_and_the_reminder_still_comes(
         while len(services.calls["PlanReminder"]) == plans:
             await env.sleep(0.001)
     history = await examine(first, "reminder_continued")
-    assert len(history["events"]) < 2 * contracts.HISTORY_LIMIT
+    assert len(history["events"]) < 2 * HISTORY_LIMIT
     due = await later(env, 2 * HOUR)
     services.tasks[task_id].due = due
     handle = await change(env, task_id, revision + 1)
@@ -283,13 +285,13 @@ async def test_many_edits_continue_as_a_new_run_and_the_reminder_still_comes(
 
 
 async def storm(env: WorkflowEnvironment, task_id: str, count: int, revision: int = 1) -> None:
-    """The same change reported again and again, as fast as Temporal takes its signals."""
+    """Signals the same change as fast as Temporal accepts it."""
     for _ in range(0, count, 50):
         await asyncio.gather(*(change(env, task_id, revision) for _ in range(50)))
 
 
 async def first_run(env: WorkflowEnvironment, handle: Handle) -> Handle:
-    """The run that `handle` started, which has continued as a new one."""
+    """The run that `handle` started. It has continued as new."""
     first = env.client.get_workflow_handle_for(
         DeadlineReminder.run, handle.id, run_id=handle.result_run_id
     )
@@ -302,7 +304,7 @@ async def first_run(env: WorkflowEnvironment, handle: Handle) -> Handle:
 async def test_a_sleeping_reminder_goes_on_in_new_runs_and_comes_on_time(
     env: WorkflowEnvironment, services: Services, examine: Examine, task_id: str
 ) -> None:
-    """Signals that report nothing new don't wake it, but Temporal counts them."""
+    """A signal with a revision that the workflow already knows doesn't wake it, but lengthens its history."""
     services.offsets = (0,)
     due = await later(env, HOUR)
     services.tasks[task_id] = Task(due=due)
@@ -316,14 +318,14 @@ async def test_a_sleeping_reminder_goes_on_in_new_runs_and_comes_on_time(
     await examine(first, "reminder_continued_asleep")
 
 
-async def test_a_long_run_plans_again_before_it_ends_though_no_signal_came(
+async def test_a_long_run_plans_again_before_it_ends_even_without_a_signal(
     env: WorkflowEnvironment,
     services: Services,
     task_id: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """At the limit Temporal refuses signals, so a deadline can be set without one."""
-    monkeypatch.setattr(contracts, "HISTORY_LIMIT", 10_000)
+    monkeypatch.setattr(history_limit, "HISTORY_LIMIT", 10_000)
     services.offsets = (0,)
     services.tasks[task_id] = Task(due=None)
     due = await later(env, HOUR)
@@ -331,7 +333,7 @@ async def test_a_long_run_plans_again_before_it_ends_though_no_signal_came(
     async def signals() -> None:
         services.during["PlanReminder"] = without_a_signal
         await storm(env, task_id, 100)
-        monkeypatch.setattr(contracts, "HISTORY_LIMIT", 50)
+        monkeypatch.setattr(history_limit, "HISTORY_LIMIT", 50)
 
     async def without_a_signal() -> None:
         services.tasks[task_id].due = due

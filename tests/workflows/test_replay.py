@@ -1,7 +1,7 @@
-"""Recorded histories: runs that were begun by an earlier version go on under this one.
+"""Replays recorded histories: runs that an earlier version started continue under this one.
 
-When one fails, the change of the definition would break running workflows: keep the old way beside the new one with
-`workflow.patched`, and only then record anew (`--record-histories`).
+A failure means that a change would break running workflows. Keep the old path next to the new one with
+`workflow.patched`, and only then record again (`--record-histories`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 from temporalio.workflow import NondeterminismError
 
-from workflows.contracts import JobAttempt
-from workflows.worker import DEFINITIONS
+from services.platform.config import Settings
+from workflows.contract import TASK_QUEUE, WORK_QUEUE
+from workflows.jobs.contract import JobAttempt
+from workflows.registry import FEATURES
+from workflows.service_stubs import ServiceStubs
 
+DEFINITIONS = [feature.definition for feature in FEATURES]
 HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
 
 
@@ -30,6 +34,26 @@ def history(path: Path) -> WorkflowHistory:
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
 async def test_every_recorded_run_replays(path: Path) -> None:
     await Replayer(workflows=DEFINITIONS).replay_workflow(history(path))
+
+
+async def test_every_recorded_activity_is_registered_on_its_queue() -> None:
+    stubs = ServiceStubs(Settings())
+    registered = set()
+    for feature in FEATURES:
+        activities = feature.build_activities(Settings(), stubs)
+        for queue, methods in ((TASK_QUEUE, activities.quick), (WORK_QUEUE, activities.slow)):
+            registered |= {
+                (queue, getattr(each, "__temporal_activity_definition").name) for each in methods
+            }
+        if activities.close is not None:
+            await activities.close()
+    await stubs.close()
+    scheduled = set()
+    for path in HISTORIES:
+        for event in json.loads(path.read_text())["events"]:
+            if activity := event.get("activityTaskScheduledEventAttributes"):
+                scheduled.add((activity["taskQueue"]["name"], activity["activityType"]["name"]))
+    assert scheduled <= registered
 
 
 def test_every_definition_has_recorded_runs() -> None:
@@ -49,7 +73,7 @@ def test_no_recorded_run_names_a_machine(path: Path) -> None:
 
 @workflow.defn(name="ProcessJob")
 class ChangedJob:
-    """As a careless edit would leave it: a pause before anything is done."""
+    """A careless edit: a pause before the first activity."""
 
     @workflow.run
     async def run(self, job: JobAttempt) -> None:

@@ -1,6 +1,6 @@
 """Python client for TaskFlow: typed calls, resumable streams, and the `taskflow` command.
 
-Importing it is cheap; grpc and protobuf are imported when the first name is used.
+Importing this package is fast: it imports grpc and protobuf when a name is first used.
 """
 
 from importlib import import_module
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         Unimplemented,
     )
     from taskflow_client.paging import pages
-    from taskflow_client.session import FileSessions, MemorySessions, Session
+    from taskflow_client.session_store import FileSessions, MemorySessions, Session
 
 __all__ = [
     "Aborted",
@@ -51,12 +51,13 @@ __all__ = [
     "pages",
 ]
 
+# Module of each public name; all other names are in `errors`.
 _HOMES = {
     "TaskFlow": "client",
     "pages": "paging",
-    "FileSessions": "session",
-    "MemorySessions": "session",
-    "Session": "session",
+    "FileSessions": "session_store",
+    "MemorySessions": "session_store",
+    "Session": "session_store",
 }
 
 

@@ -28,15 +28,15 @@ from taskflow.task.v1 import (
 )
 from taskflow.task.v1.task_pb2 import TaskFilter
 from taskflow.task.v1.task_service_pb2 import WatchTasksResponse
-from taskflow_client.credentials import RENEWAL_LIMIT, Credentials, SessionStore
 from taskflow_client.errors import Unauthenticated
 from taskflow_client.interceptors import interceptors
-from taskflow_client.session import MemorySessions, Session, session_of
+from taskflow_client.session_store import MemorySessions, Session, session_of
 from taskflow_client.streams import OnCursor, OnReconnect, watch_notifications, watch_tasks
+from taskflow_client.token_renewal import RENEWAL_LIMIT, Credentials, SessionStore
 
 _OPTIONS: list[tuple[str, int]] = [
-    # Milliseconds. Servers allow a ping every 20 s; only while a call is open, as an idle
-    # connection can be reopened.
+    # Milliseconds. Servers allow a ping every 20 s. Only while a call is open: an idle connection
+    # can be reopened.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 0),
@@ -44,35 +44,33 @@ _OPTIONS: list[tuple[str, int]] = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 5_000),
     ("grpc.min_reconnect_backoff_ms", 5_000),  # the time limit of one attempt to connect
-    (
-        "grpc.max_receive_message_length",
-        -1,
-    ),  # a page of 1000 long tasks is larger than the default of 4 MiB
+    # No limit: a page of 3 MiB and its last item can come close to the default of 4 MiB.
+    ("grpc.max_receive_message_length", -1),
 ]
 
 
 class TaskFlow:
-    """A connection to a TaskFlow server. Make it inside a running event loop, and use it there.
+    """A connection to a TaskFlow server. Create it inside a running event loop, and use it there.
 
         async with TaskFlow("localhost:8080") as client:
             await client.login("ada@example.com", password)
             await client.tasks.GetTask(GetTaskRequest(id="OPS-12", workspace_id=...))
 
-    The attributes are the generated stubs. Around each of their calls the client sends the access
-    token and renews it, limits the time (30 s, or the call's `timeout`), fills in an empty
-    request_id, repeats what is safe to repeat, and raises a TaskFlowError.
+    The attributes are the generated stubs. For each call the client sends the access token and
+    renews it, limits the time (30 s, or the call's `timeout`), and sets a missing request_id. It
+    retries calls that are safe to repeat, and raises TaskFlowError for failed ones.
 
     Args:
-        server: host:port, or a URL. "https://…" means TLS, "http://…" none; without a scheme it's
-            TLS except for this machine. The port defaults to that of the scheme, without one to
-            8080.
-        session_store: where the login is kept; by default in memory. FileSessions() shares it with
-            the CLI.
-        tls: overrules what the address says.
-        root_certificates: PEM, instead of the well-known authorities.
+        server: host:port, or a URL. "https://…" means TLS, "http://…" means no TLS. Without a
+            scheme, TLS is used except for this machine. The default port is the scheme's, or 8080
+            without a scheme.
+        session_store: where to keep the session; by default in memory. FileSessions() shares it
+            with the CLI.
+        tls: whether to use TLS, whatever the address says.
+        root_certificates: trusted certificates as PEM, instead of gRPC's default ones.
         timeout: seconds that a unary call may take, retries included.
-        retry_for: seconds after a call's beginning in which it's tried again.
-        heartbeat_timeout: seconds without a message after which a stream is reopened. Servers send
+        retry_for: no retry starts later than this many seconds after the call started.
+        heartbeat_timeout: reopens a stream after this many seconds without a message. Servers send
             one every 15 s.
     """
 
@@ -93,7 +91,7 @@ class TaskFlow:
             session_store or MemorySessions(), self.server, self._refresh
         )
         around = interceptors(self._credentials, timeout, retry_for)
-        # A proxy can't reach this machine's own addresses.
+        # An HTTP proxy can't reach this machine's loopback addresses.
         options = [*_OPTIONS, ("grpc.enable_http_proxy", 0)] if local else _OPTIONS
         if secure:
             tls_credentials = grpc.ssl_channel_credentials(root_certificates)
@@ -126,21 +124,21 @@ class TaskFlow:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connection; calls and streams under way are cancelled."""
+        """Closes the connection and cancels open calls and streams."""
         await self._credentials.close()
         await self._channel.close()
 
     @property
     def session(self) -> Session | None:
-        """Who is logged in, as far as the client knows; None for nobody."""
+        """The current session, as far as the client knows; None when logged out."""
         return self._credentials.session
 
     async def register(
         self, email: str, password: str, display_name: str, time_zone: str = "UTC"
     ) -> user_pb2.User:
-        """Creates an account; it doesn't log in.
+        """Creates an account, without logging in.
 
-        Raises AlreadyExists, or InvalidArgument with the fields at fault.
+        Raises AlreadyExists for a taken e-mail, or InvalidArgument with the invalid fields.
         """
         response = await self.auth.Register(
             auth_service_pb2.RegisterRequest(
@@ -150,10 +148,10 @@ class TaskFlow:
         return response.user
 
     async def login(self, email: str, password: str, device: str = "") -> user_pb2.User:
-        """Starts a session, keeps its tokens, and returns who it belongs to.
+        """Starts a session, stores its tokens, and returns the user.
 
-        `device` names it in the user's list of sessions; by default this machine's name. Raises
-        Unauthenticated for a wrong e-mail or password, ResourceExhausted after too many of them.
+        `device` names the session in the user's list of sessions; by default this machine's name.
+        Raises Unauthenticated for a wrong e-mail or password, ResourceExhausted after too many.
         """
         request = auth_service_pb2.LoginRequest(
             email=email, password=password, device=(device or socket.gethostname())[:100]
@@ -164,10 +162,10 @@ class TaskFlow:
         return user
 
     async def logout(self) -> None:
-        """Ends the session on the server and forgets its tokens; does nothing without one."""
+        """Ends the session on the server and deletes its tokens. Does nothing when logged out."""
         if self.session is None:
             return
-        with suppress(Unauthenticated):  # it had ended before
+        with suppress(Unauthenticated):  # the session has ended already
             await self.auth.Logout(auth_service_pb2.LogoutRequest())
         await self._credentials.set(None)
 
@@ -180,17 +178,16 @@ class TaskFlow:
     ) -> AsyncGenerator[WatchNotificationsResponse, None]:
         """Yields the changes of the caller's notifications, and heartbeats, without end.
 
-        Starts after `cursor`, or now. After a lost connection, 45 s of silence, a slow-down or an
-        expired token it goes on from the last message that it yielded; changes come in order, each
-        sequence once. A `reset` message means that the server can't continue from the cursor: list
-        again, the stream goes on from there.
+        Starts after `cursor`, or now. Reconnects after a lost connection, 45 s without a message,
+        an overload or an expired token, and resumes after the last yielded message. Changes arrive
+        in order, each sequence number once. A `reset` message means that the cursor is too old:
+        list the notifications again; the stream continues by itself.
 
-        `on_cursor`, a function or coroutine function, gets a message's cursor when the next message
-        is asked for: what it stores has been processed. Start from it after a crash and nothing is
-        missing; the last message may come again. `on_reconnect` gets the failure before each
-        attempt to resume.
+        `on_cursor`, a function or coroutine function, gets a message's cursor once the consumer
+        asks for the next message. Store it, and start from it after a crash: no change is missing,
+        and the last message may come again. `on_reconnect` gets the failure before each reconnect.
 
-        Raises Unauthenticated when the session has ended, and whatever else can't pass by itself.
+        Raises Unauthenticated when the session has ended, and other errors that a retry can't help.
         """
         return watch_notifications(
             self.notifications, cursor or "", on_cursor, on_reconnect, self._heartbeat_timeout
@@ -208,16 +205,17 @@ class TaskFlow:
     ) -> AsyncGenerator[WatchTasksResponse, None]:
         """Yields the changes of a workspace's tasks, jobs and suggestions, without end.
 
-        Resumes like watch_notifications; a change can come twice, never be missing. With `snapshot`
-        the current tasks come first, then `snapshot_complete`, then changes. `reset` means: forget
-        what you have. With `snapshot` the tasks then follow anew; it also comes when a connection
-        was lost within a snapshot. Without, list them again.
+        Resumes like watch_notifications. No change is missing; a change can come twice. With
+        `snapshot` the current tasks come first, then `snapshot_complete`, then changes.
 
-        `on_cursor` isn't called before a snapshot is complete: its messages' cursors lie behind all
-        of it.
+        A `reset` message means that the tasks received so far are outdated. With `snapshot`, a new
+        snapshot follows by itself; this also happens when the connection is lost within a snapshot.
+        Without `snapshot`, list the tasks again.
 
-        Raises Unauthenticated when the session has ended, PermissionDenied when the membership has,
-        NotFound for an unknown workspace, ValueError for a snapshot and a cursor together.
+        `on_cursor` isn't called for messages of a snapshot: it can't be resumed halfway.
+
+        Raises Unauthenticated when the session has ended, PermissionDenied when the membership has
+        ended, NotFound for an unknown workspace, ValueError for a snapshot together with a cursor.
         """
         return watch_tasks(
             self.tasks,
@@ -237,16 +235,16 @@ class TaskFlow:
 
 
 def _parse(server: str) -> tuple[str, bool, bool]:
-    """Returns the target as host:port, whether it's this machine, and whether TLS is meant."""
+    """Returns the target as host:port, whether it is this machine, and whether to use TLS."""
     if server.startswith("unix:"):
         return server, True, False
     try:
         url = urlsplit(server if "://" in server else f"//{server}")
         port = url.port
     except ValueError:
-        raise ValueError(f"not an address of a server: {server!r}") from None
+        raise ValueError(f"not a server address: {server!r}") from None
     if url.scheme not in ("", "http", "https") or not url.hostname or url.path.strip("/"):
-        raise ValueError(f"not an address of a server: {server!r}")
+        raise ValueError(f"not a server address: {server!r}")
     local = _is_local(url.hostname)
     secure = url.scheme == "https" or (not url.scheme and not local)
     port = port or {"http": 80, "https": 443}.get(url.scheme, 8080)

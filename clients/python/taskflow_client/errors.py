@@ -1,4 +1,4 @@
-"""What calls raise: one exception per gRPC code, with the public reason of the failure."""
+"""The exceptions of calls: one class per gRPC status code, with the reason of the failure."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -11,7 +11,7 @@ _DETAILS_KEY = "grpc-status-details-bin"
 
 
 class FieldViolation(NamedTuple):
-    """A field of the request that breaks a rule."""
+    """A field of the request that breaks a validation rule."""
 
     field: str
     description: str
@@ -22,15 +22,14 @@ class TaskFlowError(Exception):
 
     Attributes:
         reason: a name of `taskflow.error.v1.ErrorReason` without its prefix, such as
-            "ETAG_MISMATCH"; empty when the failure didn't come from TaskFlow itself, such as a lost
-            connection.
+            "ETAG_MISMATCH"; empty when the failure isn't TaskFlow's, such as a lost connection.
         code: the gRPC status code.
         message: one sentence for people.
-        metadata: facts about the failure, see the comments in error_reason.proto.
-        field_violations: the fields that broke a rule.
-        resource: kind and name of what wasn't found, such as ("task", "OPS-12"); empty strings
-            otherwise.
-        retry_after: seconds after which trying again can help, or None.
+        metadata: details of the failure, as error_reason.proto describes them.
+        field_violations: the fields that broke a validation rule.
+        resource: kind and name of the resource that wasn't found, such as ("task", "OPS-12");
+            empty strings otherwise.
+        retry_after: seconds to wait before a retry, or None if the server didn't say.
     """
 
     def __init__(
@@ -54,23 +53,23 @@ class TaskFlowError(Exception):
 
 
 class Canceled(TaskFlowError):
-    """CANCELLED: the call was given up."""
+    """CANCELLED: the caller cancelled the call."""
 
 
 class InvalidArgument(TaskFlowError):
-    """INVALID_ARGUMENT: the request breaks a rule; field_violations say which."""
+    """INVALID_ARGUMENT: the request breaks a validation rule; field_violations names the fields."""
 
 
 class DeadlineExceeded(TaskFlowError):
-    """DEADLINE_EXCEEDED: no answer in time. A write may have happened."""
+    """DEADLINE_EXCEEDED: no response in time. The server may have executed a write."""
 
 
 class NotFound(TaskFlowError):
-    """NOT_FOUND: it doesn't exist, or the caller may not know of it."""
+    """NOT_FOUND: the resource doesn't exist, or the caller may not see it."""
 
 
 class AlreadyExists(TaskFlowError):
-    """ALREADY_EXISTS."""
+    """ALREADY_EXISTS: the resource, or the state asked for, exists already."""
 
 
 class PermissionDenied(TaskFlowError):
@@ -78,15 +77,15 @@ class PermissionDenied(TaskFlowError):
 
 
 class ResourceExhausted(TaskFlowError):
-    """RESOURCE_EXHAUSTED: too much or too often; retry_after says when to try again."""
+    """RESOURCE_EXHAUSTED: a size or rate limit was reached; retry_after says when to retry."""
 
 
 class FailedPrecondition(TaskFlowError):
-    """FAILED_PRECONDITION: the state of things doesn't allow this."""
+    """FAILED_PRECONDITION: the resource's current state doesn't allow this."""
 
 
 class Aborted(TaskFlowError):
-    """ABORTED: it changed since its etag was read."""
+    """ABORTED: the resource changed since its etag was read."""
 
 
 class Unimplemented(TaskFlowError):
@@ -94,11 +93,11 @@ class Unimplemented(TaskFlowError):
 
 
 class Internal(TaskFlowError):
-    """INTERNAL: a fault of the server; metadata["reference"] stands in its log."""
+    """INTERNAL: an unexpected server error; its log has an entry with metadata["reference"]."""
 
 
 class Unavailable(TaskFlowError):
-    """UNAVAILABLE: the server, or a store it needs, can't be reached. A write may have happened."""
+    """UNAVAILABLE: the server or its database can't be reached. A write may have happened."""
 
 
 class Unauthenticated(TaskFlowError):
@@ -123,7 +122,7 @@ _BY_CODE: dict[grpc.StatusCode, type[TaskFlowError]] = {
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> TaskFlowError:
-    """Returns the typed exception; a code without a class of its own gives TaskFlowError."""
+    """Returns the exception for the status code; TaskFlowError for a code without its own class."""
     reason, metadata = "", dict[str, str]()
     violations: list[FieldViolation] = []
     resource = ("", "")
@@ -160,5 +159,5 @@ def _status(trailers: Iterable[tuple[str, str | bytes]] | None) -> status_pb2.St
             try:
                 return status_pb2.Status.FromString(value)
             except DecodeError:
-                break  # a proxy's or a foreign server's: code and message are still good
+                break  # not from TaskFlow: use only code and message
     return status_pb2.Status()

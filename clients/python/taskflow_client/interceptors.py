@@ -1,4 +1,4 @@
-"""What happens around every call: see `interceptors` for the order and its reasons."""
+"""Interceptors of every call; `interceptors` gives their order and why."""
 
 import asyncio
 import random
@@ -10,7 +10,6 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from taskflow_client.credentials import Credentials
 from taskflow_client.errors import (
     ResourceExhausted,
     TaskFlowError,
@@ -19,13 +18,14 @@ from taskflow_client.errors import (
     from_rpc_error,
 )
 from taskflow_client.methods import is_open, is_repeatable
+from taskflow_client.token_renewal import Credentials
 
-# Seconds before the first retry and between later ones, at most; they double, and are drawn from 50
-# to 100 % of that.
+# Seconds before the first retry, and the most between two retries. The backoff doubles each time;
+# jitter takes 50 to 100 % of it.
 FIRST_BACKOFF = 0.1
 LAST_BACKOFF = 5.0
 
-# Reasons for which a renewed token can help.
+# Reasons after which a renewed access token can succeed.
 RENEWABLE = {"TOKEN_INVALID", "SESSION_REVOKED"}
 
 _Details = grpc.aio.ClientCallDetails
@@ -37,33 +37,35 @@ def interceptors(
 ) -> list[grpc.aio.ClientInterceptor]:
     """Returns the interceptors in order, the outermost first."""
     return [
-        RequestIds(),  # outside the retries, which have to repeat the same id
-        Retries(timeout, retry_for),  # outside the token, which can be renewed between two attempts
+        RequestIds(),  # outside Retries, so that all attempts have the same id
+        Retries(
+            timeout, retry_for
+        ),  # outside UnaryToken, which can renew the token between attempts
         UnaryToken(credentials),
-        UnaryErrors(),  # innermost, so that all the others see typed exceptions
+        UnaryErrors(),  # innermost, so that the outer ones see typed exceptions
         StreamToken(credentials),
         StreamErrors(),
     ]
 
 
 class RequestIds(grpc.aio.UnaryUnaryClientInterceptor):
-    """Gives an id to each request that has a place for one, so that repeating it is safe."""
+    """Sets a missing request_id, so that the request is safe to repeat."""
 
     async def intercept_unary_unary(
         self, continuation: _Continue, client_call_details: _Details, request: Any
     ) -> Any:
         if "request_id" in request.DESCRIPTOR.fields_by_name and not request.request_id:
             original, request = request, type(request)()
-            request.CopyFrom(original)  # the caller may send its message again, as another request
+            request.CopyFrom(original)  # the caller may reuse its message for another request
             request.request_id = str(uuid.uuid4())
         return await continuation(client_call_details, request)
 
 
 class Retries(grpc.aio.UnaryUnaryClientInterceptor):
-    """Limits the time of a call, and within it repeats what can be repeated.
+    """Limits the time of a call, and retries it within that time.
 
-    UNAVAILABLE is retried when repeating is safe, or when the server says that it didn't begin.
-    RESOURCE_EXHAUSTED is retried when the server says after what time. No attempt begins later than
+    Retries UNAVAILABLE when a repeat is safe or the server didn't start the call, and
+    RESOURCE_EXHAUSTED when the server says how long to wait. No attempt starts later than
     `retry_for` seconds after the first.
     """
 
@@ -95,7 +97,7 @@ class Retries(grpc.aio.UnaryUnaryClientInterceptor):
 
 
 class UnaryToken(grpc.aio.UnaryUnaryClientInterceptor):
-    """Sends the access token, and once more a renewed one if the server refuses it."""
+    """Sends the access token. If the server rejects it, renews it and repeats the call once."""
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
@@ -117,7 +119,7 @@ class UnaryToken(grpc.aio.UnaryUnaryClientInterceptor):
 
 
 class UnaryErrors(grpc.aio.UnaryUnaryClientInterceptor):
-    """Turns grpc's error into a typed exception."""
+    """Raises a typed exception instead of grpc's AioRpcError."""
 
     async def intercept_unary_unary(
         self, continuation: _Continue, client_call_details: _Details, request: Any
@@ -131,7 +133,7 @@ class UnaryErrors(grpc.aio.UnaryUnaryClientInterceptor):
 
 
 class StreamToken(grpc.aio.UnaryStreamClientInterceptor):
-    """Sends the access token. A refused one is renewed when the next call is made."""
+    """Sends the access token. If the server rejects it, the next call renews it."""
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
@@ -154,7 +156,7 @@ class StreamToken(grpc.aio.UnaryStreamClientInterceptor):
 
 
 class StreamErrors(grpc.aio.UnaryStreamClientInterceptor):
-    """Turns grpc's error into a typed exception."""
+    """Raises a typed exception instead of grpc's AioRpcError."""
 
     async def intercept_unary_stream(
         self, continuation: _Continue, client_call_details: _Details, request: Any
@@ -170,15 +172,15 @@ class StreamErrors(grpc.aio.UnaryStreamClientInterceptor):
 
 
 def backoff(attempt: int, first: float = FIRST_BACKOFF) -> float:
-    """Returns seconds to wait after a failed attempt (from 0), with jitter to spread clients."""
+    """Returns the seconds to wait after a failed attempt (counted from 0), with jitter."""
     ceiling: float = min(LAST_BACKOFF, first * 2 ** min(attempt, 16))
     return ceiling * random.uniform(0.5, 1.0)
 
 
 def _can_retry(error: TaskFlowError, method: str, request: Message) -> bool:
     if isinstance(error, ResourceExhausted):
-        # Refused before anything happened. A throttled login is for the person to hear about, not
-        # to wait for.
+        # The server rejected the call before executing it. A throttled login isn't retried: the
+        # user should see the error.
         return error.retry_after is not None and error.reason != "LOGIN_THROTTLED"
     if isinstance(error, Unavailable):
         return error.reason == "DRAINING" or is_repeatable(method, request)
@@ -186,7 +188,7 @@ def _can_retry(error: TaskFlowError, method: str, request: Message) -> bool:
 
 
 def _method(details: _Details) -> str:
-    method: str | bytes = details.method  # typed as str, sent as bytes
+    method: str | bytes = details.method  # typed as str, but bytes at run time
     return method.decode() if isinstance(method, bytes) else method
 
 

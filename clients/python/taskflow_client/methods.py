@@ -1,4 +1,4 @@
-"""What the protos declare about methods: which need no token, and which calls may be sent twice."""
+"""Method options from the protos: which methods need no token, and which calls are safe to repeat."""
 
 from functools import cache
 from typing import Any
@@ -11,7 +11,7 @@ from taskflow.options.v1 import options_pb2
 
 @cache
 def rules(path: str) -> options_pb2.MethodRules:
-    """Returns the options of a method ("/<package>.<service>/<method>"); empty ones for a method not of TaskFlow."""
+    """Returns the options of a method ("/<package>.<service>/<method>"); empty ones for other services' methods."""
     service, _, name = path.removeprefix("/").partition("/")
     try:
         method = descriptor_pool.Default().FindMethodByName(f"{service}.{name}")
@@ -21,14 +21,14 @@ def rules(path: str) -> options_pb2.MethodRules:
 
 
 def is_open(path: str) -> bool:
-    """Tells whether the method takes calls without an access token."""
+    """Returns whether the method can be called without an access token."""
     return rules(path).access == options_pb2.ACCESS_OPEN
 
 
 def is_repeatable(path: str, request: Message) -> bool:
-    """Tells whether a call may be sent again although the first one may have been carried out.
+    """Returns whether a call may be repeated although the server may have executed it.
 
-    A call with an etag may not: after a first success the second would be told that the etag is stale.
+    A call with an etag may not: after a first success, the etag is stale and the repeat would fail.
     """
     declared = rules(path)
     if declared.repeat == options_pb2.REPEAT_SAFE_WITH_FIELD:

@@ -1,4 +1,4 @@
-"""Lists that come in pages."""
+"""Iterates over the pages of List methods."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
@@ -10,7 +10,7 @@ Response = TypeVar("Response")
 
 
 async def pages(method: Callable[[Request], Any], request: Request) -> AsyncIterator[Any]:
-    """Yields the responses of a List method page after page, from the request's page_token on."""
+    """Yields the responses of a List method, page by page, from the request's page_token on."""
     page: Any = type(request)()
     page.CopyFrom(request)
     while True:

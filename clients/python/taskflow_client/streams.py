@@ -1,4 +1,4 @@
-"""Streams that go on by themselves: they notice silence, reconnect, and resume."""
+"""Streams that notice silence, reconnect by themselves, and resume after the last message."""
 
 import asyncio
 import inspect
@@ -29,19 +29,18 @@ from taskflow_client.interceptors import RENEWABLE, backoff
 
 # Called with the cursor of a message once the consumer has processed it.
 OnCursor = Callable[[str], Awaitable[None] | None]
-# Called with the failure that interrupted a stream, before it's resumed.
+# Called with the failure that interrupted a stream, before the client resumes it.
 OnReconnect = Callable[[TaskFlowError], None]
 
 Response = TypeVar("Response")
 
-# Seconds. Interceptors wait less before a unary call's first retry: there a person may be waiting.
+# Seconds. A unary call's first retry comes sooner, because a user may be waiting for it.
 _FIRST_BACKOFF = 0.2
-# A stream is reopened after the wait times this at the latest.
+# The wait before a reconnect is multiplied by a random factor between 1 and this.
 _LATEST = 1.5
-# How often in a row a stream may fail by a fault of the server before that's taken for lasting.
+# After this many INTERNAL failures in a row, the client gives up.
 _FAULTS_IN_A_ROW = 5
-# Without a public reason these come from the transport: a proxy or a process that died under the
-# stream.
+# Codes that, without a TaskFlow reason, mean a broken connection: a proxy or a server process died.
 _BROKEN_TRANSPORT = {
     grpc.StatusCode.INTERNAL,
     grpc.StatusCode.UNKNOWN,
@@ -99,8 +98,8 @@ async def watch_tasks(
             WatchTasksRequest(
                 workspace_id=workspace_id,
                 filter=filter,
-                # The cursors within a snapshot lie behind all of it: resumed from there, its rest
-                # would be missing.
+                # An interrupted snapshot starts over: a cursor within it points after the whole
+                # snapshot, so that resuming from there would skip the rest.
                 cursor="" if in_snapshot else position,
                 snapshot=in_snapshot,
             )
@@ -111,8 +110,7 @@ async def watch_tasks(
             async for response in responses:
                 kind = response.WhichOneof("kind")
                 if restarted:
-                    # What was shown of the snapshot may be gone by now: let the consumer start
-                    # over.
+                    # The first part of the snapshot may be outdated: tell the consumer to start over.
                     restarted = shown = False
                     yield WatchTasksResponse(reset=WatchTasksResponse.Reset())
                 if kind == "snapshot_complete":
@@ -130,7 +128,7 @@ async def watch_tasks(
 async def _resuming(
     open_call: Callable[[], Any], on_reconnect: OnReconnect | None, patience: float
 ) -> AsyncGenerator[Any, None]:
-    """Yields the messages of one call after another, until one fails for good."""
+    """Yields the messages of successive calls until one fails with an error that doesn't pass."""
     failures = 0
     renewed = False
     while True:
@@ -139,7 +137,7 @@ async def _resuming(
             messages = aiter(call)
             while True:
                 try:
-                    # Not wait_for, which loses a cancellation when a message comes at that moment.
+                    # asyncio.wait_for would lose a cancellation that arrives together with a message.
                     async with asyncio.timeout(patience):
                         message = await anext(messages)
                 except TaskFlowError as error:
@@ -155,20 +153,20 @@ async def _resuming(
         if isinstance(failure, Unauthenticated):
             if renewed or failure.reason not in RENEWABLE:
                 raise failure
-            renewed = True  # that is, when the next call is made
+            renewed = True  # the next call renews the token
         elif not _is_passing(failure, failures):
             raise failure
         if on_reconnect is not None:
             on_reconnect(failure)
         wait = max(failure.retry_after or 0.0, backoff(failures, _FIRST_BACKOFF))
-        # The thousands that a server ends when it shuts down shouldn't all come back in one moment.
+        # Spreads the reconnects of all streams that a server ended when it shut down.
         await asyncio.sleep(wait * random.uniform(1.0, _LATEST))
         failures += 1
 
 
 def _interrupted(end: BaseException, patience: float) -> TaskFlowError:
     silent = isinstance(end, TimeoutError)
-    message = f"nothing came for {patience:g} s" if silent else "the stream ended"
+    message = f"no message for {patience:g} s" if silent else "the stream ended"
     return Unavailable("", grpc.StatusCode.UNAVAILABLE, message)
 
 

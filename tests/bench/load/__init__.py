@@ -1,1 +1,1 @@
-"""The load generator: processes of their own, which check every answer. The same ones for the product and its floor."""
+"""The load generator: separate processes that check every answer, the same for the product and the floor."""

@@ -1,7 +1,7 @@
 """`python -m tests.bench.load`: one load process.
 
-Standard input: a line of JSON, what to do; then `go`, and for some `stop`. Standard output: `ready` once everything is
-prepared, and at the end a line of JSON, what was found.
+Standard input: a line of JSON with the task; then `go`, and for some tasks `stop`. Standard output: `ready` once
+everything is prepared, and at the end a line of JSON with the result.
 """
 
 import asyncio
@@ -37,5 +37,5 @@ if __name__ == "__main__":
     try:
         asyncio.run(main())
     except EOFError:
-        # Whoever started us has gone.
+        # The parent process is gone.
         sys.exit(1)

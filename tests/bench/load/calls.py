@@ -1,4 +1,4 @@
-"""Unary calls, so many in flight, for so many seconds: how many were answered rightly, and how long each took."""
+"""Unary calls at a given concurrency and duration: the number of right answers, and the time of each call."""
 
 import asyncio
 import base64
@@ -17,7 +17,7 @@ from taskflow.task.v1.task_service_pb2 import (
 )
 from taskflow.task.v1.task_service_pb2_grpc import TaskServiceStub
 
-# Makes the n-th call, and says whether its answer is right.
+# Makes the n-th call; returns whether its answer is right.
 Call = Callable[[int], Awaitable[bool]]
 
 _DESCRIPTION = "The bearing runs warm. Look at the seal and the coupling, and note what was found."
@@ -74,9 +74,9 @@ _CALLS = {"create": _create, "get": _get, "list": _list}
 
 
 async def run(spec: Any, control: Any) -> dict[str, Any]:
-    """`call`, `address`, `tokens`, `in_flight`, `warm_up` and `seconds`, and what the call needs.
+    """Parameters: `call`, `address`, `tokens`, `in_flight`, `warm_up` and `seconds`, and those of the call.
 
-    Found: calls per second, failed ones, and the milliseconds of each one measured.
+    Result: calls per second, failed calls, and the milliseconds of each measured call.
     """
     async with grpc.aio.insecure_channel(spec["address"]) as channel:
         await channel.channel_ready()

@@ -1,11 +1,11 @@
-"""Connections of a load process: many streams share each."""
+"""Connections of a load process; many streams share each."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc.aio
 
-# Otherwise channels to one address share one connection. Agrees with what the services allow.
+# Otherwise channels to one address share one connection. The keepalive agrees with the services' limits.
 _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.keepalive_time_ms", 30_000),

@@ -1,4 +1,4 @@
-"""What the runner says to a load process, line by line."""
+"""The commands from the runner to a load process, one per line."""
 
 import asyncio
 import os
@@ -19,17 +19,17 @@ class Control:
         return cls(reader)
 
     async def line(self) -> str:
-        """The next line. Raises EOFError when nobody is there any more."""
+        """The next line. Raises EOFError when the runner is gone."""
         line = await self._reader.readline()
         if not line:
             raise EOFError
         return line.decode().strip()
 
     async def start(self) -> None:
-        """Says that all is prepared, and returns when it's time."""
+        """Report `ready` and wait for `go`."""
         print("ready", flush=True)
         await self.line()
 
     async def stopped(self) -> None:
-        """Returns when the runner has seen enough."""
+        """Wait for `stop`."""
         await self.line()

@@ -1,4 +1,4 @@
-"""JetStream without anything of ours around it, on a stream like the product's."""
+"""JetStream without our code, on a stream configured like the product's."""
 
 import asyncio
 import base64
@@ -39,7 +39,7 @@ async def _stream(url: str) -> AsyncIterator[JetStreamContext]:
 
 
 async def messages(spec: Any, control: Any) -> dict[str, Any]:
-    """Publishes `rate` messages of `bytes` a second for `seconds`, and pulls them. Found: milliseconds of each."""
+    """Publish `rate` messages of `bytes` per second for `seconds`, and pull them. Result: milliseconds of each."""
     payload_size = spec["bytes"] - 8
     took: list[float] = []
     total = int(spec["rate"] * spec["seconds"])
@@ -73,9 +73,9 @@ async def messages(spec: Any, control: Any) -> dict[str, Any]:
 
 
 async def publish(spec: Any, control: Any) -> dict[str, Any]:
-    """`publish_async` of `payload` (base64), `count` times or for `seconds`, with as many under way as nats-py lets.
+    """Call `publish_async` with `payload` (base64), `count` times or for `seconds`, at nats-py's full concurrency.
 
-    Found: the rate of those that were acknowledged.
+    Result: acknowledged messages per second.
     """
     payload = base64.b64decode(spec["payload"])
     identities = [str(uuid4()) for _ in range(spec["count"])]

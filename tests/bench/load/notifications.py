@@ -1,6 +1,6 @@
-"""Tasks created at a steady rate, and the streams of those whom they are assigned to.
+"""Tasks created at a steady rate, and the notification streams of their assignees.
 
-Both read CLOCK_MONOTONIC, which is the same one in all processes of a machine.
+Both use CLOCK_MONOTONIC, which all processes of a machine share.
 """
 
 import asyncio
@@ -20,10 +20,10 @@ from tests.bench.load.channels import channels
 
 
 async def inbox(spec: Any, control: Any) -> dict[str, Any]:
-    """A stream for each of `tokens`, over `connections`, until they had `messages` together, or for `patience`.
+    """A stream per token of `tokens`, over `connections`, until all together had `messages`, or for `patience`.
 
-    Found: when (seconds) each task's notification came, how many streams ended or had a hole, and the bytes of one
-    message.
+    Result: arrival time (seconds) of each task's notification, the number of streams that ended or had a gap, and the
+    bytes of one message.
     """
     received: dict[str, float] = {}
     found = {"ended": 0, "holes": 0, "repeated": 0, "bytes": 0}
@@ -71,9 +71,9 @@ async def inbox(spec: Any, control: Any) -> dict[str, Any]:
 
 
 async def author(spec: Any, control: Any) -> dict[str, Any]:
-    """Creates `rate` tasks a second for `seconds`, whoever waits, each for the next of `assignees`.
+    """Create `rate` tasks per second for `seconds`, even while calls wait, each for the next of `assignees`.
 
-    Found: when each call began and was answered (seconds), by the task's id, and how many failed.
+    Result: start and answer time of each call (seconds), by task id, and the number of failures.
     """
     created: dict[str, tuple[float, float]] = {}
     failed = 0

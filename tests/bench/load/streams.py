@@ -1,4 +1,4 @@
-"""Streams in large numbers: how quickly one change reaches all, and whether heartbeats come on time."""
+"""Large numbers of streams: how quickly a change reaches all, and whether heartbeats are on time."""
 
 import asyncio
 import base64
@@ -15,15 +15,15 @@ from taskflow.task.v1.task_service_pb2 import WatchTasksRequest
 from taskflow.task.v1.task_service_pb2_grpc import TaskServiceStub
 from tests.bench.load.channels import channels
 
-# Streams that are being opened at once.
+# Streams opened concurrently.
 _OPENING = 100
 
 
 async def watch(spec: Any, control: Any) -> dict[str, Any]:
     """`streams` WatchTasks streams of `workspace_id` over `connections`, until each had `changes`, or for `patience`.
 
-    Found: for the n-th change, how many streams had it and when the last of them did (seconds); how many streams ended;
-    one message as it was on the wire.
+    Result: for the n-th change, how many streams had it and when the last one did (seconds); how many streams ended;
+    one message in wire format.
     """
     counts: list[int] = []
     last: list[float] = []
@@ -85,10 +85,10 @@ async def watch(spec: Any, control: Any) -> dict[str, Any]:
 
 
 async def hold(spec: Any, control: Any) -> dict[str, Any]:
-    """A stream of `service` for each of `tokens` over `connections`, until stopped.
+    """A stream of `service` per token of `tokens` over `connections`, until stopped.
 
-    Found: how many ended, and between heartbeats of the same stream that came after the start, the seconds: how many
-    pauses there were and the longest of each stream.
+    Result: the number of streams that ended, the number of pauses between heartbeats after the start, and the longest
+    pause of each stream (seconds).
     """
     ended = 0
     pauses: list[float] = []

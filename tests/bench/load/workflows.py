@@ -1,4 +1,4 @@
-"""Workflows that do nothing, each with one activity, on a worker with the settings of the product's."""
+"""Workflows with one empty activity each, on a worker with the product's settings."""
 
 import asyncio
 import time
@@ -10,14 +10,14 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 _QUEUE = "bench"
-# What services' worker and dispatcher have (workflows/worker.py, workflows/dispatcher.py).
+# The limits of the product's worker and dispatcher (workflows/worker.py, workflows/dispatcher.py).
 _WORKFLOW_TASKS = 16
 _CACHED = 200
 _STARTS = 16
 
 
 class Nothing:
-    """Counts what was done, and says when it's all."""
+    """Counts activities and signals when all are done."""
 
     def __init__(self, count: int) -> None:
         self.left = count
@@ -41,7 +41,7 @@ class OneActivity:
 
 
 async def run(spec: Any, control: Any) -> dict[str, Any]:
-    """Starts `count` workflows at once on `temporal`. Found: the seconds until the last activity was done."""
+    """Start `count` workflows at once on `temporal`. Result: the seconds until the last activity was done."""
     client = await Client.connect(spec["temporal"])
     work = Nothing(spec["count"])
     slots = asyncio.Semaphore(_STARTS)
@@ -72,6 +72,6 @@ async def run(spec: Any, control: Any) -> dict[str, Any]:
             await asyncio.gather(*map(start, range(spec["count"])))
             await work.done.wait()
         seconds = time.monotonic() - begin
-        # The last workflows are still to be completed.
+        # The last workflows are still completing.
         await asyncio.sleep(0.5)
     return {"seconds": seconds, "failed": 0}

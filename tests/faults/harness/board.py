@@ -1,4 +1,4 @@
-"""A client of WatchTasks, which knows a workspace's tasks by what its stream says alone."""
+"""A WatchTasks client that learns of a workspace's tasks only from its stream."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,23 +11,23 @@ from taskflow.task.v1.task_pb2 import Task
 from taskflow.task.v1.task_service_pb2 import WatchTasksRequest
 from tests.faults.harness.world import World
 
-# Before a stream is opened again (seconds).
+# Pause before reopening a stream (seconds).
 _PAUSE = 0.2
 
 
 @dataclass
 class Board:
-    """Task ids and revisions as the stream shows them, and what happened to it."""
+    """Task ids with revisions as the stream showed them, and what happened to the stream."""
 
     tasks: dict[str, int] = field(default_factory=dict)
     resets: int = 0
     # How often the stream ended with an error.
     interruptions: int = 0
-    # Changes before which one of the same task is missing.
+    # Changes whose predecessor of the same task is missing.
     holes: int = 0
 
     def change(self, task: Task) -> None:
-        """Takes in a change, which may come again."""
+        """Apply a change, which may be a repeat."""
         known = self.tasks.get(task.id, 0)
         self.holes += task.revision > known + 1
         self.tasks[task.id] = max(known, task.revision)
@@ -35,7 +35,7 @@ class Board:
 
 @asynccontextmanager
 async def a_board(world: World) -> AsyncIterator[Board]:
-    """Kept up to date while the block runs; of the first workspace, for its owner."""
+    """A board of the first workspace for its owner, updated while the block runs."""
     board = Board()
     following = asyncio.create_task(_follow(world, board))
     try:
@@ -46,7 +46,7 @@ async def a_board(world: World) -> AsyncIterator[Board]:
 
 
 async def revisions(world: World) -> dict[str, int]:
-    """What a board should show."""
+    """The task revisions that a board should show."""
     rows = await world.fetch(
         "SELECT id::text, revision FROM task.tasks"
         " WHERE workspace_id = %(workspace)s AND deleted_at IS NULL",
@@ -56,7 +56,7 @@ async def revisions(world: World) -> dict[str, int]:
 
 
 async def _follow(world: World, board: Board) -> None:
-    """As a client does: from the cursor of the last message, and from a snapshot after a reset."""
+    """Follow the stream as a client does: from the last cursor, or from a snapshot after a reset."""
     cursor = ""
     while True:
         call = world.stubs.tasks.WatchTasks(
@@ -79,7 +79,7 @@ async def _follow(world: World, board: Board) -> None:
                         complete = True
                     case "change":
                         board.change(message.change.task)
-                # The cursors within a snapshot lie behind all of it.
+                # Cursors within a snapshot point past the whole snapshot.
                 if complete:
                     cursor = message.cursor
         except grpc.aio.AioRpcError:

@@ -1,4 +1,4 @@
-"""Writers that go on changing tasks of their own, and log what they were told."""
+"""Writers that keep changing their own tasks and log the answers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,26 +20,26 @@ from tests.faults.harness.world import World
 
 _WRITERS = 4
 _TASKS_EACH = 6
-# Seconds; so long a writer waits for an answer.
+# Seconds that a writer waits for an answer.
 _PATIENCE = 15.0
-# Of making a task to begin with, a second apart.
+# Attempts to create each initial task, a second apart.
 _TRIES = 10
 
 
 class Changes:
-    """The owner changes tasks that are assigned to the second of the people; `acknowledged` counts.
+    """The owner changes tasks that are assigned to the second person; `acknowledged` counts the changes.
 
-    One change in `telling_every` is of the status, of which the assignee is told; the others are of the priority, of
-    which nobody is. `pause` (seconds) is between a writer's calls and can be changed meanwhile.
+    One change in `notifying_every` is a status change, which notifies the assignee; the others change the priority and
+    notify nobody. `pause` is the time between a writer's calls (seconds) and may be changed during the run.
     """
 
     def __init__(
-        self, run: Run, world: World, log: OperationLog, *, telling_every: int, pause: float
+        self, run: Run, world: World, log: OperationLog, *, notifying_every: int, pause: float
     ) -> None:
         self._run = run
         self._world = world
         self._log = log
-        self._telling_every = telling_every
+        self._notifying_every = notifying_every
         self._tasks: list[Task] = []
         self.acknowledged = 0
         self.pause = pause
@@ -51,7 +51,7 @@ class Changes:
 
     @asynccontextmanager
     async def going_on(self) -> AsyncIterator[None]:
-        """Makes the tasks; the writers work while the block runs."""
+        """Create the tasks; the writers work while the block runs."""
         for _ in range(_WRITERS * _TASKS_EACH + 1):
             self._tasks.append(await self._create())
         writing = [
@@ -66,12 +66,12 @@ class Changes:
             await asyncio.gather(*writing, return_exceptions=True)
 
     async def reach(self, acknowledged: int) -> None:
-        """Waits until so many changes have been acknowledged."""
+        """Wait until this many changes have been acknowledged."""
         while self.acknowledged < acknowledged:
             await asyncio.sleep(0.01)
 
     async def change(self, task: Task, *, telling: bool) -> None:
-        """Changes a task, and takes in what it is then."""
+        """Change a task and keep the returned state."""
         entry = self._log.begin("status" if telling else "priority", task=task.id)
         try:
             answer = await (self._status(task) if telling else self._priority(task))
@@ -83,7 +83,7 @@ class Changes:
         self.acknowledged += 1
 
     async def _create(self) -> Task:
-        """Tried again, as long as the stack isn't itself after the scenario before."""
+        """Create a task, with retries while the stack recovers from the previous scenario."""
         request = CreateTaskRequest(
             project_id=self._world.project,
             task=Task(title="Weigh the anchor", assignee_id=self._world.people[1].id),
@@ -110,7 +110,7 @@ class Changes:
         while True:
             count += 1
             task = self._run.random.choice(tasks)
-            await self.change(task, telling=count % self._telling_every == 0)
+            await self.change(task, telling=count % self._notifying_every == 0)
             await asyncio.sleep(self.pause)
 
     def _status(self, task: Task) -> Any:

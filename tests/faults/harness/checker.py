@@ -1,7 +1,7 @@
-"""Compares what clients were told with what is there.
+"""Compares the answers that clients got with the stored state.
 
-Several people change the same task at once, so its end isn't one value but a set: that of every operation that no
-acknowledged one certainly came after. An operation of unknown outcome may take effect until its server gives it up.
+Several people change the same task at once, so its final state is one of a set: the result of any operation that no
+acknowledged one certainly followed. An operation of unknown outcome may take effect until its server times it out.
 """
 
 from collections import defaultdict
@@ -14,13 +14,13 @@ from tests.faults.harness.oplog import Operation
 from tests.faults.harness.scenario import Tally
 from tests.faults.harness.world import fetch
 
-# Seconds after which a call that nobody waits for any more has certainly ended: `max_call_seconds`, and some.
+# Seconds after which an abandoned call has certainly ended: `max_call_seconds` plus a margin.
 _STRAGGLES = 35.0
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A task as the database has it."""
+    """A task as stored in the database."""
 
     title: str
     deleted: bool
@@ -29,19 +29,19 @@ class Kept:
 
 @dataclass
 class Difference:
-    """What was promised and isn't so; sentences, for people who look for the cause."""
+    """Broken promises, as sentences for the reader of the report."""
 
     lost: list[str] = field(default_factory=list)
     resurrected: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
-    # Refused, and there all the same.
+    # Refused writes that took effect.
     slipped_in: list[str] = field(default_factory=list)
 
 
 def compare(
     operations: Iterable[Operation], tasks: Mapping[str, Kept], read: set[str]
 ) -> Difference:
-    """`tasks` by id, all of the workspace; `read` are the notifications that are marked as read."""
+    """Compare the log with `tasks` (all of the workspace, by id) and `read`, the notifications marked as read."""
     difference = Difference()
     done = list(operations)
     by_task = _by_task(done)
@@ -60,7 +60,7 @@ def compare(
 async def check(
     settings: Settings, workspace_id: str, operations: Iterable[Operation], tally: Tally
 ) -> None:
-    """Compare with the database and tell the tally; what was resurrected counts as lost."""
+    """Compare with the database and add the findings to the tally; resurrected objects count as lost."""
     rows = await fetch(
         settings,
         "SELECT id, title, deleted_at IS NOT NULL, revision FROM task.tasks"
@@ -84,7 +84,7 @@ async def check(
 
 
 def _by_task(operations: list[Operation]) -> dict[str, list[Operation]]:
-    """Operations by the task that they were about; of a create that is known once it was acknowledged."""
+    """Operations by task. The task of a create is known only if it was acknowledged."""
     found: dict[str, list[Operation]] = defaultdict(list)
     for operation in operations:
         if task_id := operation.facts.get("task"):
@@ -138,21 +138,21 @@ def _compare_task(
 
 
 def _last(operations: list[Operation]) -> list[Operation]:
-    """Those that can have been the last to take effect."""
+    """The operations that may have been the last to take effect."""
     begun = [one.begun for one in operations if one.outcome == "ok"]
     newest = max(begun, default=float("-inf"))
     return [one for one in operations if one.outcome != "failed" and newest <= _latest(one)]
 
 
 def _latest(operation: Operation) -> float:
-    """The last instant at which it can have taken effect."""
+    """The latest instant at which the operation may have taken effect."""
     if operation.ended is None:
         return float("inf")
     return operation.ended + (_STRAGGLES if operation.outcome == "unknown" else 0.0)
 
 
 def longest_gap(operations: Iterable[Operation]) -> float:
-    """The longest time, in seconds, in which nothing was acknowledged."""
+    """The longest time (seconds) without an acknowledgement."""
     ends = sorted(one.ended for one in operations if one.outcome == "ok" and one.ended is not None)
     gaps = [later - earlier for earlier, later in pairwise(ends)]
     return max(gaps, default=0.0)

@@ -1,4 +1,4 @@
-"""Events past the services: what the outbox and the stream hold, and what consumers have made of it."""
+"""Events, read directly: contents of outbox and stream, and the effects at the consumers."""
 
 import asyncio
 import time
@@ -16,24 +16,24 @@ from google.protobuf.message import DecodeError
 from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from services.platform.bus import STREAM
 from services.platform.config import Settings
+from services.platform.events.subjects import STREAM
 from taskflow.event.v1.event_pb2 import Event
 from tests.faults.harness.world import fetch
 
 CONSUMERS = ("notification", "dispatcher")
 
-# Messages that are read from the stream at a time, and how long each time may take (seconds).
+# Messages read from the stream per batch, and the time limit of a batch (seconds).
 _BATCH = 500
 _PATIENCE = 10.0
 
-# Of an event and the user who is told of it.
+# An event id and a notified user.
 Telling = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An event in the outbox, `place` being the row's id, or in the stream, where it's the sequence."""
+    """An event in the outbox or the stream. `place` is the row id or the stream sequence."""
 
     place: int
     id: str
@@ -54,7 +54,7 @@ async def nats_client(settings: Settings) -> AsyncIterator[Client]:
 
 
 async def outbox(settings: Settings, workspace_id: str) -> list[Stored]:
-    """A workspace's events in the order in which they were written."""
+    """A workspace's events in the order they were written."""
     rows = await fetch(
         settings,
         "SELECT id, event_id, payload FROM platform.outbox WHERE subject LIKE %(subjects)s ORDER BY id",
@@ -64,7 +64,7 @@ async def outbox(settings: Settings, workspace_id: str) -> list[Stored]:
 
 
 async def stream(settings: Settings, workspace_id: str) -> list[Stored]:
-    """A workspace's events in the order in which JetStream has them; all of them, a repeated one as well."""
+    """All of a workspace's events in JetStream's order, including repeated ones."""
     found: list[Stored] = []
     config = ConsumerConfig(
         ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.ALL, mem_storage=True
@@ -83,7 +83,7 @@ async def stream(settings: Settings, workspace_id: str) -> list[Stored]:
 
 
 def inverted(events: Iterable[Stored]) -> int:
-    """Events that come after one of the same aggregate with a higher revision."""
+    """Events that follow an event of the same aggregate with a higher revision."""
     highest: dict[str, int] = {}
     count = 0
     for stored in events:
@@ -95,7 +95,7 @@ def inverted(events: Iterable[Stored]) -> int:
 
 
 def tellings(events: Iterable[Stored]) -> set[Telling]:
-    """Who is to be told of which event, provided that everybody named is a member."""
+    """The notifications that the events call for, provided that every named user is a member."""
     return {
         (stored.id, user_id)
         for stored, event in _readable(events)
@@ -104,8 +104,8 @@ def tellings(events: Iterable[Stored]) -> set[Telling]:
     }
 
 
-async def told(settings: Settings, workspace_id: str) -> Counter[Telling]:
-    """Who has been told of which event, and how often."""
+async def notification_counts(settings: Settings, workspace_id: str) -> Counter[Telling]:
+    """How often each user was notified of each event."""
     rows = await fetch(
         settings,
         "SELECT event_id, user_id FROM notification.notifications WHERE workspace_id = %(workspace)s",
@@ -116,28 +116,28 @@ async def told(settings: Settings, workspace_id: str) -> Counter[Telling]:
 
 @dataclass(frozen=True)
 class Effects:
-    """Notifications compared with the events that call for them."""
+    """Differences between notifications and the events that call for them."""
 
     missing: int
-    # Told twice, or of something that nobody is told of.
+    # Duplicate notifications, and notifications of events that call for none.
     surplus: int
     total: int
 
 
 async def effects(settings: Settings, workspace_id: str, without: Collection[str] = ()) -> Effects:
-    """`without` are ids of events that can't have an effect."""
+    """Compare notifications with events. `without` are ids of events that can't have an effect."""
     written = await outbox(settings, workspace_id)
     wanted = tellings(stored for stored in written if stored.id not in without)
-    had = await told(settings, workspace_id)
+    had = await notification_counts(settings, workspace_id)
     surplus = sum(count - (telling in wanted) for telling, count in had.items())
     return Effects(len(wanted - had.keys()), surplus, sum(had.values()))
 
 
 async def settled(settings: Settings, seconds: float) -> float | None:
-    """Wait until every event is published and no consumer has anything left; how long that took, None when longer."""
+    """Wait until all events are published and consumed. Returns the seconds, or None on timeout."""
     started = time.monotonic()
     while time.monotonic() - started < seconds:
-        # Twice in a row: an effect can be an event in its turn.
+        # Twice in a row, because consuming an event may emit another one.
         if not await backlog(settings):
             await asyncio.sleep(0.1)
             if not await backlog(settings):
@@ -147,7 +147,7 @@ async def settled(settings: Settings, seconds: float) -> float | None:
 
 
 async def backlog(settings: Settings) -> int:
-    """Events that wait to be published or processed; 1 while that can't be known."""
+    """Number of events waiting to be published or processed; 1 while unknown."""
     try:
         ((waiting,),) = await fetch(
             settings, "SELECT count(*) FROM platform.outbox WHERE published_at IS NULL"

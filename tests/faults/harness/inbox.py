@@ -1,4 +1,4 @@
-"""A client that knows notifications by what its streams say alone, and goes on from its cursor when one ends."""
+"""A client that learns of notifications only from its streams, and resumes from its cursor."""
 
 import asyncio
 import random
@@ -16,10 +16,10 @@ from taskflow.notification.v1.notification_service_pb2 import (
     WatchNotificationsResponse,
 )
 from tests.faults.harness.scenario import Tally
-from tests.faults.harness.world import Person, Stubs
+from tests.faults.harness.world import SeededPerson, Stubs
 from tests.integration.notification_world import Device
 
-# Ends that a client resumes from: the server's own, and what a lost connection looks like.
+# Codes after which a client resumes: the server's own, and those of a lost connection.
 _RESUMABLE = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -30,14 +30,16 @@ _RESUMABLE = frozenset(
         grpc.StatusCode.DEADLINE_EXCEEDED,
     }
 )
-# Before a stream is opened again (seconds): between these.
+# Pause before reopening a stream (seconds): between these.
 _PAUSE = (0.05, 0.3)
 
 
 class Inbox:
-    """One user's device. `follow` runs until it's cancelled; holes and disorder go into the tally."""
+    """One user's device. `follow` runs until cancelled; gaps and disorder are added to the tally."""
 
-    def __init__(self, person: Person, stubs: Stubs, chance: random.Random, tally: Tally) -> None:
+    def __init__(
+        self, person: SeededPerson, stubs: Stubs, chance: random.Random, tally: Tally
+    ) -> None:
         self.person = person
         self._stubs = stubs
         self._random = chance
@@ -46,17 +48,17 @@ class Inbox:
         self._call: Any = None
         self._leaving = False
         self.opened = asyncio.Event()
-        # When the stream that is open now was asked for, and how streams ended.
+        # When the current stream was requested, and how streams ended.
         self.asked_at = 0.0
         self.ends: Counter[str] = Counter()
-        # When a notification came, by its task and kind, and when one was told to be read, by "read" and its id.
+        # When each notification arrived, by task and kind; when each read mark arrived, by "read" and id.
         self.arrived: dict[tuple[str, str], float] = {}
-        # When the stream on which it came had been asked for.
+        # When the stream that delivered it had been requested.
         self.asked: dict[tuple[str, str], float] = {}
 
     @property
     def unread(self) -> list[str]:
-        """Ids, of what it knows."""
+        """Ids of the unread notifications that it knows."""
         known = self._device.notifications.values()
         return [one.id for one in known if not one.HasField("read_time")]
 
@@ -68,7 +70,7 @@ class Inbox:
         return self._device.shown()
 
     async def listed(self) -> list[Notification]:
-        """What ListNotifications shows."""
+        """The notifications that ListNotifications returns."""
         found: list[Notification] = []
         request = ListNotificationsRequest(page_size=1000)
         while True:
@@ -81,7 +83,7 @@ class Inbox:
                 return found
 
     def disconnect(self) -> None:
-        """Goes away without a word; it comes back by itself."""
+        """Drop the stream without notice; `follow` reopens it."""
         if self._call is not None:
             self._leaving = True
             self._call.cancel()
@@ -119,7 +121,7 @@ class Inbox:
         self.ends["OK"] += 1
 
     def _apply(self, message: WatchNotificationsResponse, last: int) -> int:
-        """`last` is the sequence of the change before on this stream; returns this one's."""
+        """Apply a message. `last` is the sequence of the previous change on this stream; returns the new one."""
         device = self._device
         kind = message.WhichOneof("kind")
         if kind == "reset":
@@ -133,7 +135,7 @@ class Inbox:
                 device.sequence = change.sequence - 1
             self._note(change)
             last = change.sequence
-        # Of a notification that was lost nothing can be marked as read.
+        # A lost notification can't be marked as read.
         with suppress(KeyError):
             device.apply(message)
         return last

@@ -1,4 +1,4 @@
-"""Faults that go on while a block runs. Each one counts into the tally, and the block leaves everything healthy."""
+"""Faults injected while a block runs. Each is counted in the tally; after the block everything is healthy."""
 
 import asyncio
 import contextlib
@@ -14,9 +14,9 @@ from deploy.local.process import family
 from deploy.local.stack import Stack
 from tests.faults.harness.scenario import NotPossible, Run, Tally
 
-# An interval is drawn from this part of itself to as much above it, so that faults fall anywhere.
+# An interval varies randomly between this part of it and as much above it.
 _SHORTEST = 0.6
-# Not what is promised, but when to give up on a machine that is busy with something else as well.
+# Not a promise: the timeout on a machine that is also busy with something else.
 _READY_SECONDS = 180.0
 
 
@@ -24,9 +24,9 @@ _READY_SECONDS = 180.0
 async def killing(
     run: Run, names: Sequence[str], every: float, tally: Tally, *, down: float = 0.0
 ) -> AsyncIterator[None]:
-    """SIGKILL one of `names` after the other, about each `every` seconds; it's started again after `down` seconds.
+    """SIGKILL one of `names` in turn, about every `every` seconds; it restarts after `down` seconds.
 
-    Of Postgres all processes are killed. At the end all of them serve.
+    All processes of Postgres are killed. At the end all programs serve.
     """
 
     async def kill(name: str) -> None:
@@ -44,7 +44,7 @@ async def killing(
 async def pausing(
     run: Run, names: Sequence[str], every: float, tally: Tally, *, seconds: float
 ) -> AsyncIterator[None]:
-    """SIGSTOP one of `names` after the other, about each `every` seconds, for `seconds`."""
+    """SIGSTOP one of `names` in turn, about every `every` seconds, for `seconds`."""
 
     async def pause(name: str) -> None:
         with contextlib.suppress(ProcessLookupError), paused(run.stack, name):
@@ -58,7 +58,7 @@ async def pausing(
 
 @contextmanager
 def paused(stack: Stack, name: str) -> Iterator[None]:
-    """A program, and all that it started, stands still while the block runs. ProcessLookupError when it's down."""
+    """Stop a program and its children while the block runs. ProcessLookupError if it is down."""
     pid = stack.pid(name)
     os.kill(pid, signal.SIGSTOP)
     members = family(pid)
@@ -76,7 +76,7 @@ def signal_all(pids: Sequence[int], number: signal.Signals) -> None:
 
 
 async def roll(run: Run, name: str, tally: Tally) -> None:
-    """End a program in order (SIGTERM), as a deploy does, and start its successor; return when that serves."""
+    """Stop a program with SIGTERM, as a deploy does, and start its successor; return when it serves."""
     tally.faults += 1
     run.say(f"rolling {name}")
     await run.stack.hold(name, signal.SIGTERM)
@@ -85,7 +85,7 @@ async def roll(run: Run, name: str, tally: Tally) -> None:
 
 
 async def restore(stack: Stack, seconds: float = _READY_SECONDS) -> list[str]:
-    """Release what is held, wake up what is paused, and wait; the names of those that don't serve in time."""
+    """Release held programs, continue paused ones, and wait. Returns the names of those not serving in time."""
     for name in stack.held():
         stack.release(name)
     for process in stack.processes:
@@ -103,8 +103,7 @@ async def restore(stack: Stack, seconds: float = _READY_SECONDS) -> list[str]:
 
 @contextmanager
 def limited_disk(folder: Path, size: int) -> Iterator[None]:
-    """`folder` is on a disk (tmpfs) of `size` bytes while the block runs. Raises NotPossible where mounting isn't
-    permitted."""
+    """Put `folder` on a disk (tmpfs) of `size` bytes while the block runs. NotPossible if mounting isn't permitted."""
     folder.mkdir(parents=True, exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "tmpfs", str(folder)]
     try:
@@ -117,17 +116,17 @@ def limited_disk(folder: Path, size: int) -> Iterator[None]:
     try:
         yield
     finally:
-        # Lazily: who still has a file open there may keep it.
+        # Lazily, because a process may still have a file open there.
         subprocess.run(["umount", "--lazy", str(folder)], check=True, capture_output=True)
 
 
 @contextmanager
 def filled_disk(folder: Path) -> Iterator[None]:
-    """The disk that `folder` is on has no room left while the block runs; for one made by `limited_disk`."""
+    """Fill up the disk of `folder`, made by `limited_disk`, while the block runs."""
     filler = folder / "filler"
     try:
         with filler.open("wb", buffering=0) as file:
-            # Smaller and smaller pieces: the last free page counts.
+            # In smaller and smaller pieces, down to the last free page.
             for size in (1 << 20, 1 << 12):
                 with contextlib.suppress(OSError):
                     while file.write(bytes(size)):

@@ -1,16 +1,16 @@
-"""Calls at a steady rate, whether or not the ones before have been answered."""
+"""Calls at a steady rate, whether or not earlier calls have been answered."""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-# Calls that wait for their answers at once, at most (so that a stalled server doesn't fill this process's memory).
+# Limit of unanswered calls, so that a stalled server doesn't fill this process's memory.
 _MOST = 5000
 
 
 class Load:
-    """What was begun so far."""
+    """The calls started so far."""
 
     def __init__(self) -> None:
         self.begun = 0
@@ -27,10 +27,10 @@ class Load:
 async def at_rate(
     rate: float, call: Callable[[int], Awaitable[None]], *, patience: float = 60.0
 ) -> AsyncIterator[Load]:
-    """Begin `call(number)` `rate` times a second while the block runs; then wait for those under way.
+    """Start `call(number)` `rate` times a second while the block runs; then wait for the running calls.
 
-    `call` deals with the errors it expects; another one ends the block. TimeoutError when the last calls take longer
-    than `patience` seconds.
+    `call` handles expected errors; any other error ends the block. TimeoutError if the last calls take longer than
+    `patience` seconds.
     """
     load = Load()
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""What a client did and what it was told, on disk before the checker sees it."""
+"""A log of operations and their answers, on disk before the checker sees it."""
 
 import json
 import os
@@ -14,11 +14,11 @@ import grpc
 
 Outcome = Literal["ok", "failed", "unknown"]
 
-# Lines wait this long (seconds) for others, so that one fsync covers them all.
+# Lines wait this long (seconds) so that one fsync covers several.
 _GATHER_SECONDS = 0.05
 
 _Code = grpc.StatusCode
-# The server decided against it: nothing was changed. Any other failure may have come after the commit.
+# Codes by which the server refused without a change. Any other failure may follow a commit.
 REFUSALS = frozenset(
     {
         *(_Code.INVALID_ARGUMENT, _Code.NOT_FOUND, _Code.ALREADY_EXISTS, _Code.OUT_OF_RANGE),
@@ -30,7 +30,7 @@ REFUSALS = frozenset(
 
 @dataclass
 class Operation:
-    """As the log has it. Times are those of the monotonic clock, seconds; an operation without an end is unknown."""
+    """A logged operation. Times are monotonic seconds; without an end the outcome is unknown."""
 
     number: int
     op: str
@@ -43,26 +43,26 @@ class Operation:
 
 @dataclass
 class Entry:
-    """An operation under way; tell it once how it ended."""
+    """A running operation. Call exactly one method to record its outcome."""
 
     log: "OperationLog"
     number: int
     told: bool = field(default=False)
 
     def ok(self, **facts: Any) -> None:
-        """It was acknowledged."""
+        """Record that it was acknowledged."""
         self._end("ok", "", facts)
 
     def failed(self, code: str) -> None:
-        """It was refused: it can't have had an effect."""
+        """Record that it was refused, so it can't have had an effect."""
         self._end("failed", code, {})
 
     def unknown(self, code: str) -> None:
-        """It may have had its effect, or may still have it."""
+        """Record that its effect is unknown and may still happen."""
         self._end("unknown", code, {})
 
     def raised(self, error: grpc.aio.AioRpcError) -> None:
-        """It failed; whether it was refused or is unknown is read off the code."""
+        """Record a failed call: refused or unknown, depending on the code."""
         code = error.code()
         (self.failed if code in REFUSALS else self.unknown)(code.name)
 
@@ -74,7 +74,7 @@ class Entry:
 
 
 class OperationLog:
-    """A file of operations, fsynced behind the back of those who write; reading it waits for the disk.
+    """A file of operations, fsynced by a background thread. Reading waits for the disk.
 
     with OperationLog(run.folder / "operations") as log:
         entry = log.begin("create", project=project_id)
@@ -88,7 +88,7 @@ class OperationLog:
         self._file: TextIO = path.open("w")
         self._last = 0
         self._lines: list[str] = []
-        # Lines handed over, and lines on disk.
+        # Lines written, and lines on disk.
         self._written = self._synced = 0
         self._changed = threading.Condition()
         self._closed = False
@@ -107,7 +107,7 @@ class OperationLog:
         self.close()
 
     def begin(self, op: str, **facts: Any) -> Entry:
-        """An operation is about to be sent; `facts` are JSON values."""
+        """Log an operation before it is sent; `facts` are JSON values."""
         self._last += 1
         self.write({"n": self._last, "op": op, "facts": facts})
         return Entry(self, self._last)
@@ -120,7 +120,7 @@ class OperationLog:
             self._changed.notify_all()
 
     def sync(self) -> None:
-        """Return when all that was written so far is on disk."""
+        """Return when everything written so far is on disk."""
         with self._changed:
             wanted = self._written
             self._changed.wait_for(lambda: self._synced >= wanted)
@@ -132,7 +132,7 @@ class OperationLog:
         self._thread.join()
 
     def __iter__(self) -> Iterator[Operation]:
-        """Operations in the order in which they were begun, with what is known of their end."""
+        """Operations in the order they began, with their known outcomes."""
         self.sync()
         found: dict[int, Operation] = {}
         with self._path.open() as file:

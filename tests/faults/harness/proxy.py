@@ -1,4 +1,4 @@
-"""A TCP proxy between a client and a server that does to the bytes what a bad network does."""
+"""A TCP proxy between client and server that simulates a bad network."""
 
 import asyncio
 import socket
@@ -11,12 +11,12 @@ from typing import Literal, Self
 Direction = Literal["both", "requests", "responses"]
 
 _CHUNK_BYTES = 64 * 1024
-# Small, here and in the kernel, so that a server soon feels a client that doesn't read.
+# Small buffers here and in the kernel, so that a server soon notices a client that doesn't read.
 _BUFFER_BYTES = 64 * 1024
 _FRAME_HEADER_BYTES = 9
 _DATA, _HEADERS, _CONTINUATION = 0x0, 0x1, 0x9
 _END_STREAM = 0x1
-# Type, flags and stream number of the SETTINGS with which an HTTP/2 server begins.
+# Type, flags and stream number of the SETTINGS frame that an HTTP/2 server sends first.
 _FIRST_FRAME = b"\x04\x00\x00\x00\x00\x00"
 # SO_LINGER on, 0 s: close sends RST.
 _RESET = struct.pack("ii", 1, 0)
@@ -37,13 +37,13 @@ class _Connection:
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
     task: asyncio.Task[None]
-    # Response bytes passed since it was opened.
+    # Response bytes forwarded since the connection opened.
     passed: int = 0
-    # Whether the server speaks HTTP/2, as its first bytes tell.
+    # Whether the server speaks HTTP/2, by its first bytes.
     http2: bool | None = None
-    # Its client and server no longer agree about the state of the connection, since responses were taken out of it.
+    # Responses were dropped, so client and server no longer agree about the connection's state.
     spoilt: bool = False
-    # Numbers of the HTTP/2 streams whose response has had a message.
+    # HTTP/2 streams whose response had a message.
     answered: set[int] = field(default_factory=set)
 
     def reset(self) -> None:
@@ -57,13 +57,13 @@ class _Connection:
 
 
 class Proxy:
-    """Forwards connections to `target_port`; how, can be changed while they are open.
+    """Forwards connections to `target_port` in a mode that can be changed while they are open.
 
         async with Proxy("127.0.0.1", settings.gateway_port) as proxy:
             channel = grpc.aio.insecure_channel(proxy.address)
             proxy.drop_responses()
 
-    Each mode replaces the one before. `dropped` counts the responses that carried a message and were taken out.
+    Each mode replaces the previous one. `dropped` counts dropped responses that carried a message.
     """
 
     def __init__(self, target_host: str, target_port: int) -> None:
@@ -103,44 +103,44 @@ class Proxy:
 
     @property
     def connections(self) -> int:
-        """Open at present."""
+        """Number of open connections."""
         return len(self._connections)
 
     def pass_(self) -> None:
-        """Forward everything at once. Connections that lost responses are reset: they're of no use any more."""
+        """Forward everything at once. Connections that lost responses are reset, as they are unusable."""
         self._become(_Mode())
 
     def delay(self, seconds: float) -> None:
-        """Hold every chunk up for so long, in each direction."""
+        """Delay every chunk by this long, in each direction."""
         self._become(_Mode(delay=seconds))
 
     def rate(self, bytes_per_second: float) -> None:
-        """Forward so much on each connection, in each direction."""
+        """Limit the bytes per second of each connection, in each direction."""
         self._become(_Mode(rate=bytes_per_second))
 
     def stop_reading(self, direction: Direction = "both") -> None:
-        """Take nothing from the sockets any more, so that their senders feel it; "responses" stalls a reader."""
+        """Stop reading from the sockets, which blocks their senders. "responses" simulates a stalled reader."""
         ways = ("requests", "responses") if direction == "both" else (direction,)
         self._become(_Mode(stopped=frozenset(ways)))
 
     def cut_after(self, count: int) -> None:
-        """Reset each connection when `count` bytes of response have passed, from its beginning."""
+        """Reset each connection after its first `count` response bytes."""
         self._become(_Mode(cut_after=count))
 
     def drop_responses(self) -> None:
-        """Forward requests; take responses out, so that a call is carried out and never answered.
+        """Forward requests and drop responses, so that calls are executed and never answered.
 
-        With HTTP/2 its pings, settings and window updates pass: the connection looks alive.
+        HTTP/2 pings, settings and window updates pass, so the connection looks alive.
         """
         self._become(_Mode(dropping=True))
 
     def refuse(self) -> None:
-        """Reset open connections and each new one."""
+        """Reset all open and all new connections."""
         self._become(_Mode(refusing=True))
         self.reset()
 
     def reset(self) -> None:
-        """Reset all open connections (RST), once; the mode stays."""
+        """Reset all open connections (RST) once, without changing the mode."""
         for connection in list(self._connections):
             connection.reset()
 
@@ -161,7 +161,7 @@ class Proxy:
             if not self._mode.refusing:
                 await self._serve(reader, client, task)
         except (OSError, asyncio.CancelledError):
-            # Either side went away, or it was reset: that's what a proxy is for.
+            # A side disconnected or was reset, which is expected here.
             pass
         finally:
             client.transport.abort()
@@ -211,7 +211,7 @@ class Proxy:
     async def _responses(
         self, connection: _Connection, reader: asyncio.StreamReader, client: asyncio.StreamWriter
     ) -> None:
-        """HTTP/2 frame by frame: the mode can change between any two of them."""
+        """Forward HTTP/2 frame by frame; the mode may change between any two frames."""
         pending = b""
         while chunk := await self._read(reader, "responses"):
             if connection.http2 is None:
@@ -247,7 +247,7 @@ class Proxy:
         while way in self._mode.stopped:
             await self._changed.wait()
         chunk = await reader.read(_CHUNK_BYTES)
-        # It may have arrived before the change.
+        # The bytes may have arrived before the mode changed.
         while way in self._mode.stopped:
             await self._changed.wait()
         return chunk
@@ -268,7 +268,7 @@ def _shrink(of: socket.socket) -> None:
 
 
 def _frames(received: bytes) -> tuple[list[bytes], bytes]:
-    """The complete HTTP/2 frames in it, and the beginning of one that isn't complete."""
+    """The complete HTTP/2 frames in the bytes, and the incomplete rest."""
     frames = []
     at = 0
     while len(received) - at >= _FRAME_HEADER_BYTES:

@@ -1,4 +1,4 @@
-"""The scenarios there are: one for each module of tests/faults/scenarios."""
+"""The list of scenarios: one per module of tests/faults/scenarios."""
 
 import importlib
 import pkgutil
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tests.faults import scenarios
 from tests.faults.harness.scenario import Profile, Run, Tally
 
-# A scenario that takes longer (seconds) is ended, and its row is broken: it stands still, or the machine is busy.
+# A scenario that takes longer (seconds) is aborted and counts as broken: it hangs, or the machine is too busy.
 _LIMIT_SECONDS: Mapping[Profile, float] = {"short": 300.0, "long": 3600.0}
 
 
@@ -25,7 +25,7 @@ def names() -> list[str]:
 
 
 def load(chosen: list[str]) -> list[Scenario]:
-    """Those named, in their order: of the constant ORDER, or of their names."""
+    """The named scenarios, ordered by their constant ORDER, or else by name."""
     found = []
     for name in chosen:
         module = importlib.import_module(f"{scenarios.__name__}.{name}")

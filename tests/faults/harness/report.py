@@ -1,4 +1,4 @@
-"""What is printed and stored: one table, the broken sentences, the figures."""
+"""The printed and stored report: one table, the broken promises, the figures."""
 
 import json
 from typing import Any
@@ -7,14 +7,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tests.faults.harness.runner import Row
+from tests.faults.harness.runner import ScenarioResult
 from tests.faults.harness.scenario import Profile, Verdict
 
 _COUNTS = ("operations", "faults", "lost", "doubled", "inverted", "leaked")
 _COLOUR: dict[Verdict, str] = {"held": "green", "BROKEN": "red", "not possible here": "yellow"}
 
 
-# Of the table where nobody knows how wide the screen is.
+# Width of the table if the terminal's width is unknown.
 _WIDTH = 170
 
 
@@ -24,8 +24,8 @@ def screen() -> Console:
     return console if console.is_terminal else Console(width=_WIDTH)
 
 
-def line(row: Row) -> str:
-    """One line for a scenario that has ended."""
+def line(row: ScenarioResult) -> str:
+    """One line about a finished scenario."""
     tally = row.tally
     verdict = f"[{_COLOUR[tally.verdict]}]{tally.verdict}[/]"
     return (
@@ -34,8 +34,10 @@ def line(row: Row) -> str:
     )
 
 
-def show(rows: list[Row], profile: Profile, seed: int, seconds: float, console: Console) -> None:
-    """The table, and below it what didn't hold and what was measured."""
+def show(
+    rows: list[ScenarioResult], profile: Profile, seed: int, seconds: float, console: Console
+) -> None:
+    """Print the table, and below it the broken promises and the measurements."""
     table = Table(title=f"Promises: profile {profile}, seed {seed}, {seconds:.0f} s")
     for heading in ("promise", *_COUNTS, "slowest recovery (s)", "verdict"):
         table.add_column(heading, justify="left" if heading in ("promise", "verdict") else "right")
@@ -61,7 +63,7 @@ def show(rows: list[Row], profile: Profile, seed: int, seconds: float, console: 
                 console.print(f"  {sentence}")
 
 
-def as_json(rows: list[Row], profile: Profile, seed: int, seconds: float) -> str:
+def as_json(rows: list[ScenarioResult], profile: Profile, seed: int, seconds: float) -> str:
     return json.dumps(
         {
             "profile": profile,
@@ -73,7 +75,7 @@ def as_json(rows: list[Row], profile: Profile, seed: int, seconds: float) -> str
     )
 
 
-def _facts(row: Row) -> dict[str, Any]:
+def _facts(row: ScenarioResult) -> dict[str, Any]:
     tally = row.tally
     return {
         "promise": row.scenario.promise,

@@ -1,4 +1,4 @@
-"""Brings up one whole stack and tries every promise on it, one after the other."""
+"""Starts one whole stack and runs every scenario on it, one after the other."""
 
 import asyncio
 import random
@@ -19,28 +19,28 @@ from tests.faults.harness.registry import Scenario
 from tests.faults.harness.scenario import NotPossible, Profile, Run, Tally
 from tests.faults.harness.world import fetch
 
-# As `make up` but for folder and ports, and for what follows.
+# The settings of `make up`, except folder, ports and these.
 _SETTINGS: dict[str, object] = {
     "replicas": 2,
-    # What `make up` has, when nobody says otherwise (seconds).
+    # The default of `make up` (seconds).
     "email_window": 5,
-    # Logins of all scenarios come from one address.
+    # All scenarios log in from one address.
     "login_attempts_per_address": 1_000_000,
-    # The people of the corpus of bad input log in once.
+    # The users of the bad-input corpus log in only once.
     "access_token_lifetime": 3600,
 }
-# What a run of five minutes can't wait for (seconds).
+# Shorter times (seconds) for a run of five minutes.
 _SHORT: dict[str, object] = {
-    # A stream without news says that it lives; also how often one that isn't read is looked at.
+    # Also the interval at which unread streams are checked.
     "heartbeat_interval": 3,
-    # With the heartbeat above, one that isn't read is cut after at most 9 s instead of 30.
+    # With the heartbeat above, a stalled stream is cut after at most 9 s instead of 30.
     "reader_timeout": 6,
-    # Ten tries of a bad event then take 4 s instead of 2 minutes.
+    # Ten tries of a poison event then take 4 s instead of 2 minutes.
     "event_retry_pause": 0.5,
     "email_window": 2,
 }
 _RESTORE_SECONDS = 180.0
-# How often this process looks whether it runs, and how late that may be (seconds).
+# How often this process checks its own scheduling, and the tolerated lateness (seconds).
 _PULSE_SECONDS = 0.1
 _LATE_SECONDS = 0.5
 
@@ -48,8 +48,8 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Row:
-    """A scenario and what came of it, in `seconds`."""
+class ScenarioResult:
+    """A scenario with its tally, and how long it took."""
 
     scenario: Scenario
     tally: Tally
@@ -57,7 +57,7 @@ class Row:
 
 
 def settings_of(profile: Profile, folder: Path) -> Settings:
-    # The tests' own settings are brisker than what people run; here they have to be the product's.
+    # The tests' own settings are faster than production; scenarios need the product's defaults.
     ours = {
         name: field.default
         for name, field in Settings.model_fields.items()
@@ -73,22 +73,22 @@ async def run_all(
     seed: int,
     folder: Path,
     begun: Callable[[Scenario], Say],
-    ended: Callable[[Row], None],
+    ended: Callable[[ScenarioResult], None],
 ) -> None:
-    """`begun` is told which scenario begins and returns what it reports its progress to; `ended` what came of it."""
+    """Calls `begun` before each scenario, which returns its progress callback, and `ended` with each result."""
     async with running_stack(settings_of(profile, folder)) as stack:
         for scenario in scenarios:
             say = begun(scenario)
             started = time.monotonic()
             tally = await _try(scenario, stack, profile, seed, folder, say)
-            ended(Row(scenario, tally, time.monotonic() - started))
+            ended(ScenarioResult(scenario, tally, time.monotonic() - started))
 
 
 async def _try(
     scenario: Scenario, stack: Stack, profile: Profile, seed: int, folder: Path, say: Say
 ) -> Tally:
-    """In the short profile, what was only too slow has a second try: its seconds are too few for a percentile that
-    nothing else on the machine can spoil."""
+    """Run a scenario. In the short profile one that was only too slow runs again: it has too few samples for a
+    percentile that other load on the machine can't distort."""
     slow: list[str] = []
     for name in (scenario.name, f"{scenario.name} again"):
         scratch = folder / "scenarios" / name
@@ -106,7 +106,7 @@ async def _try(
 
 @asynccontextmanager
 async def _watched(tally: Tally) -> AsyncIterator[None]:
-    """Tell when this process, and with it most likely all of them, got no processor: times are the machine's then."""
+    """Report when this process got no CPU: then slow times are likely the machine's fault."""
     waits: list[float] = []
 
     async def watch() -> None:
@@ -147,7 +147,7 @@ async def _run_one(scenario: Scenario, run: Run) -> Tally:
 
 
 def _in_short(error: BaseException) -> str:
-    """One line, of the first cause in a group."""
+    """The first cause of an exception group, in one line."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, grpc.aio.AioRpcError):
@@ -159,11 +159,11 @@ def _in_short(error: BaseException) -> str:
 async def _restore(stack: Stack, tally: Tally) -> None:
     held = stack.held()
     missing = await restore(stack, _RESTORE_SECONDS)
-    tally.expect(not held, f"it left {', '.join(held)} held down")
-    tally.expect(not missing, f"after it {', '.join(missing)} didn't serve any more")
+    tally.expect(not held, f"it left {', '.join(held)} held")
+    tally.expect(not missing, f"after it {', '.join(missing)} no longer served")
     if missing:
         return
-    # Each row answers for its own.
+    # Each scenario is judged separately.
     left = await fetch(
         stack.settings, "DELETE FROM platform.dead_letters RETURNING consumer, subject"
     )

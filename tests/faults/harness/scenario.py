@@ -1,8 +1,8 @@
-"""What a scenario is handed, and what it hands back: one row of the table.
+"""The input and output of a scenario: a Run and a Tally, which becomes one row of the table.
 
 A scenario is a module in tests/faults/scenarios with `PROMISE`, the sentence that it tries to break, and
-`async def run(run: Run, tally: Tally) -> None`. Optional: `ORDER`, a string to sort by instead of its name, and
-`LIMIT_SECONDS`, a time limit by profile instead of the runner's.
+`async def run(run: Run, tally: Tally) -> None`. Optional are `ORDER`, a sort key instead of the name, and
+`LIMIT_SECONDS`, a time limit per profile instead of the runner's.
 """
 
 import random
@@ -19,17 +19,17 @@ T = TypeVar("T")
 Profile = Literal["short", "long"]
 Verdict = Literal["held", "BROKEN", "not possible here"]
 
-# The k-th replica listens this far above its service's port (deploy/local/programs.py).
+# Port distance between replicas of a service (deploy/local/programs.py).
 _REPLICA_STEP = 10
 
 
 class NotPossible(Exception):
-    """This machine doesn't allow the fault. The text is a sentence that says why; the row tells it."""
+    """Raised when this machine doesn't allow the fault. The text is a sentence with the reason, for the table."""
 
 
 @dataclass
 class Tally:
-    """What came of a scenario. `slowest_recovery` is seconds."""
+    """The result of a scenario. `slowest_recovery` is in seconds."""
 
     operations: int = 0
     faults: int = 0
@@ -38,21 +38,21 @@ class Tally:
     inverted: int = 0
     leaked: int = 0
     slowest_recovery: float = 0.0
-    # Sentences: what else didn't hold, and what was only slower than promised.
+    # Sentences: other broken promises, and what was only slower than promised.
     broken: list[str] = field(default_factory=list)
     slow: list[str] = field(default_factory=list)
-    # What was measured, for people to read below the table.
+    # Measurements, shown below the table.
     figures: dict[str, str] = field(default_factory=dict)
-    # A sentence: why the fault can't be made on this machine.
+    # A sentence: why this machine doesn't allow the fault.
     impossible: str = ""
 
     def expect(self, holds: bool, sentence: str) -> None:
-        """Keep the sentence as broken unless it holds."""
+        """Record the sentence as broken unless the condition holds."""
         if not holds:
             self.broken.append(sentence)
 
     def expect_speed(self, holds: bool, sentence: str) -> None:
-        """As `expect`, of what a neighbour on the same machine can spoil."""
+        """As `expect`, for speeds that other load on the machine can spoil."""
         if not holds:
             self.slow.append(sentence)
 
@@ -61,7 +61,7 @@ class Tally:
 
     @property
     def wrong(self) -> bool:
-        """Whether something was other than promised, however slow the machine."""
+        """Whether a promise other than speed was broken."""
         return bool(self.broken or self.lost or self.doubled or self.inverted or self.leaked)
 
     @property
@@ -73,28 +73,28 @@ class Tally:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a scenario on the running stack: whole, two processes of each service ("task", "task-2", …)."""
+    """One run of a scenario on the running stack, which has two processes of each service ("task", "task-2", …)."""
 
     stack: Stack
     profile: Profile
-    # Seeded by the seed and the scenario's name; every choice comes from here.
+    # Seeded by the run's seed and the scenario's name. All random choices use it.
     random: random.Random
-    # Scratch of this scenario alone.
+    # A scratch folder for this scenario.
     folder: Path
     say: Callable[[str], None]
 
     def choose(self, short: T, long: T) -> T:
-        """The value for this profile."""
+        """The value for the current profile."""
         return short if self.profile == "short" else long
 
     @property
     def gateway(self) -> str:
-        """host:port of the single entry."""
+        """host:port of the gateway."""
         settings = self.stack.settings
         return f"{reachable(settings.host)}:{settings.gateway_port}"
 
     def address(self, name: str) -> str:
-        """host:port of one process, past the gateway: "auth", "task-2", …"""
+        """host:port of one process, bypassing the gateway: "auth", "task-2", …"""
         service, _, number = name.partition("-")
         settings = self.stack.settings
         port = getattr(settings, f"{service}_port") + _REPLICA_STEP * (int(number or 1) - 1)

@@ -1,4 +1,4 @@
-"""People, workspaces and projects for a scenario, written by SQL in milliseconds, and the stubs to act for them."""
+"""People, workspaces and projects for a scenario, written by SQL in milliseconds, and stubs to call for them."""
 
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -11,9 +11,9 @@ import grpc.aio
 import psycopg
 from uuid_utils.compat import uuid7
 
-from services.auth.tokens import SigningKeys
+from services.auth.sessions.tokens import SigningKeys
 from services.platform.config import Settings
-from services.platform.identity import SERVICE_HEADER
+from services.platform.rpc.identity import SERVICE_HEADER
 from taskflow.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from taskflow.auth.v1.user_service_pb2_grpc import UserServiceStub
 from taskflow.auth.v1.workspace_pb2 import Role
@@ -28,23 +28,23 @@ from tests.faults.harness.scenario import Run
 
 Metadata = tuple[tuple[str, str], ...]
 
-# A token is made anew when less than this part of its life is left.
+# A token is replaced when less than this part of its lifetime is left.
 _LEFT = 0.5
 
-# Answers are found again within a second after a server came back; messages of any size are taken.
+# Reconnects within a second after a server restarts; accepts messages of any size.
 CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.max_receive_message_length", -1),
     ("grpc.enable_http_proxy", 0),
-    # A channel is a connection of its own, not one shared by all of this process.
+    # Each channel has its own connection instead of one per process.
     ("grpc.use_local_subchannel_pool", 1),
 ]
 
 
-class Person:
-    """Somebody with a session, but without a password."""
+class SeededPerson:
+    """A user with a session but without a password."""
 
     def __init__(self, keys: SigningKeys, settings: Settings, email: str) -> None:
         self.id = str(uuid7())
@@ -57,7 +57,7 @@ class Person:
 
     @property
     def credentials(self) -> Metadata:
-        """Metadata for a call; the token in it is renewed in time."""
+        """Metadata for a call, with a valid token."""
         now = time.time()
         if now >= self._renew_at:
             token = self._keys.access_token(
@@ -70,14 +70,14 @@ class Person:
 
 @dataclass(frozen=True)
 class Workspace:
-    """Its people: the first is the owner, the others are members. Its projects by id."""
+    """`people`: the owner first, then the members. `projects` are ids."""
 
     id: str
-    people: Sequence[Person]
+    people: Sequence[SeededPerson]
     projects: Sequence[str]
 
     @property
-    def owner(self) -> Person:
+    def owner(self) -> SeededPerson:
         return self.people[0]
 
 
@@ -105,13 +105,13 @@ async def stubs_at(address: str) -> AsyncIterator[Stubs]:
 
 
 class World:
-    """What a scenario acts on. `stubs` go through the gateway."""
+    """The data that a scenario works on. `stubs` call through the gateway."""
 
     def __init__(self, settings: Settings, stubs: Stubs, workspaces: list[Workspace]) -> None:
         self.settings = settings
         self.stubs = stubs
         self.workspaces = workspaces
-        # What one service tells another in its calls.
+        # The metadata by which one service authenticates to another.
         self.service: Metadata = ((SERVICE_HEADER, settings.service_secret.get_secret_value()),)
 
     @property
@@ -119,8 +119,8 @@ class World:
         return self.workspaces[0]
 
     @property
-    def people(self) -> Sequence[Person]:
-        """Of the first workspace, its owner first."""
+    def people(self) -> Sequence[SeededPerson]:
+        """The people of the first workspace, its owner first."""
         return self.workspace.people
 
     @property
@@ -130,12 +130,11 @@ class World:
     async def fetch(
         self, statement: LiteralString, values: Mapping[str, Any] | None = None
     ) -> list[Any]:
-        """Run one statement past the services, in a connection of its own; the rows that it returns."""
+        """Run one statement directly on the database, in its own connection; returns the rows."""
         return await fetch(self.settings, statement, values)
 
     async def write_tasks(self, count: int) -> list[str]:
-        """Tasks of the others in the first project, by their ids. Written past the services: nothing follows from
-        them."""
+        """Insert tasks of the members into the first project; returns their ids. Emits no events."""
         ids = [str(uuid7()) for _ in range(count)]
         owner, *others = (person.id for person in self.people)
         values = {"workspace": self.workspace.id, "project": self.project, "owner": owner}
@@ -177,10 +176,10 @@ async def a_world(
     role: Role.ValueType = Role.ROLE_MEMBER,
     at: str = "",
 ) -> AsyncIterator[World]:
-    """New workspaces of `people` people each, of whom nobody is in two, with `projects` projects each.
+    """New workspaces with `people` people each, nobody in two of them, and `projects` projects each.
 
-    The first of the people is the owner, the others have `role`. Without `ai` no suggestions are made. The stubs go to
-    the gateway unless `at` says host:port.
+    The first person is the owner, the others have `role`. Without `ai` no suggestions are made. The stubs call the
+    gateway unless `at` is another host:port.
     """
     settings = run.stack.settings
     keys = SigningKeys(settings)
@@ -190,7 +189,7 @@ async def a_world(
         made.append(
             Workspace(
                 str(uuid7()),
-                [Person(keys, settings, f"{n}.{mark}@example.com") for n in range(people)],
+                [SeededPerson(keys, settings, f"{n}.{mark}@example.com") for n in range(people)],
                 [str(uuid7()) for _ in range(projects)],
             )
         )

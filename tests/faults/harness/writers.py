@@ -1,4 +1,4 @@
-"""People who create, change, delete and bring back tasks, and mark notifications as read; each operation is logged."""
+"""People who create, change, delete and undelete tasks and read notifications; every operation is logged."""
 
 import random
 from collections import Counter, deque
@@ -21,14 +21,14 @@ from taskflow.task.v1.task_service_pb2 import (
     UpdateTaskRequest,
 )
 from tests.faults.harness.oplog import Entry, OperationLog
-from tests.faults.harness.world import Person, Stubs, Workspace
+from tests.faults.harness.world import SeededPerson, Stubs, Workspace
 
 # A call's time limit (seconds).
 DEADLINE = 10.0
-# So many of the newest tasks are worked on, so that several people get at the same one.
+# The number of newest tasks being worked on: few, so that several people change the same one.
 _IN_HAND = 60
 _READ_AT_ONCE = 5
-# Somebody else deleted the task, or brought it back, just before.
+# Expected errors, because another person just deleted or undeleted the task.
 _EXPECTED = frozenset(
     {
         grpc.StatusCode.NOT_FOUND,
@@ -39,7 +39,7 @@ _EXPECTED = frozenset(
 
 
 class Writers:
-    """The people of a workspace; its last one is whom tasks are assigned to, and reads notifications."""
+    """The people of a workspace. The last one is the assignee of all tasks, and reads notifications."""
 
     def __init__(
         self,
@@ -60,20 +60,20 @@ class Writers:
         self._tasks: deque[str] = deque(maxlen=_IN_HAND)
         self._deleted: deque[str] = deque(maxlen=_IN_HAND)
         self._unread: deque[str] = deque()
-        # Calls by code, OK among them; and those that failed, though nothing was wrong with them, by code and text.
+        # Number of calls by code, including OK; and unexpected failures by code and text.
         self.codes: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
 
     @property
-    def _writers(self) -> list[Person]:
+    def _writers(self) -> list[SeededPerson]:
         return list(self._workspace.people[:-1])
 
     @property
-    def _reader(self) -> Person:
+    def _reader(self) -> SeededPerson:
         return self._workspace.people[-1]
 
     async def act(self, number: int) -> None:
-        """The next operation, of one of them; what it came to is in the log."""
+        """Run the next operation of a random person; the log has its outcome."""
         person = self._writers[number % len(self._writers)]
         kind = self._random.random()
         if kind < 0.3 or not self._tasks:
@@ -89,7 +89,7 @@ class Writers:
         else:
             await self._update(person)
 
-    async def _create(self, person: Person) -> None:
+    async def _create(self, person: SeededPerson) -> None:
         title = f"made {uuid4()}"
         request = CreateTaskRequest(
             project_id=self._random.choice(self._workspace.projects),
@@ -101,7 +101,7 @@ class Writers:
             entry.ok(task=answer.task.id)
             self._tasks.append(answer.task.id)
 
-    async def _update(self, person: Person) -> None:
+    async def _update(self, person: SeededPerson) -> None:
         task_id = self._random.choice(self._tasks)
         title = f"changed {uuid4()}"
         entry = self._log.begin("update", task=task_id, title=title)
@@ -111,7 +111,7 @@ class Writers:
         if await self._told(entry, self._stubs.tasks.UpdateTask, request, person) is not None:
             entry.ok()
 
-    async def _delete(self, person: Person) -> None:
+    async def _delete(self, person: SeededPerson) -> None:
         task_id = self._random.choice(self._tasks)
         entry = self._log.begin("delete", task=task_id)
         request = DeleteTaskRequest(id=task_id)
@@ -119,7 +119,7 @@ class Writers:
             entry.ok()
             self._deleted.append(task_id)
 
-    async def _undelete(self, person: Person) -> None:
+    async def _undelete(self, person: SeededPerson) -> None:
         task_id = self._random.choice(self._deleted)
         entry = self._log.begin("undelete", task=task_id)
         request = UndeleteTaskRequest(id=task_id)
@@ -144,8 +144,8 @@ class Writers:
         if await self._told(entry, method, MarkReadRequest(ids=ids), reader) is not None:
             entry.ok()
 
-    async def _told(self, entry: Entry, method: Any, request: Any, person: Person) -> Any:
-        """The answer, or None when it failed, which the log knows by then."""
+    async def _told(self, entry: Entry, method: Any, request: Any, person: SeededPerson) -> Any:
+        """The answer, or None after a failure, which is logged."""
         call: Awaitable[Any] = method(request, metadata=person.credentials, timeout=DEADLINE)
         try:
             answer = await call

@@ -1,4 +1,4 @@
-"""Postgres and the services are killed again and again under 8 people who write; then every answer is checked."""
+"""Postgres and the services are killed repeatedly while 8 people write; then every answer is checked."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -15,7 +15,7 @@ PROMISE = "An acknowledged write survives"
 LIMIT_SECONDS = {"short": 300.0, "long": 1800.0}
 
 _WRITERS = 8
-# Operations a second, by all of them together.
+# Operations per second, of all people together.
 _RATE = 200.0
 _SERVICES = [
     "auth",
@@ -41,7 +41,7 @@ async def run(run: Run, tally: Tally) -> None:
                 killing(run, _SERVICES, run.choose(2.0, 7.0), tally),
             ):
                 await asyncio.sleep(seconds)
-            # What was acknowledged while everything served again can be lost as well.
+            # Also check writes that were acknowledged after the recovery.
             await asyncio.sleep(2)
         operations = list(log)
         tally.operations = load.begun

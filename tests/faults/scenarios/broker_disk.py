@@ -1,4 +1,4 @@
-"""NATS is killed under load and comes back with an empty disk, or with that of a while ago."""
+"""NATS is killed under load and restarts with an empty disk, or with an older copy of its disk."""
 
 import asyncio
 import shutil
@@ -22,20 +22,20 @@ from tests.faults.harness.board import Board, a_board, revisions
 from tests.faults.harness.oplog import OperationLog
 from tests.faults.harness.scenario import Run, Tally
 from tests.faults.harness.world import World, a_world
-from workflows.contracts import reminder_id
+from workflows.reminders.contract import reminder_id
 
 PROMISE = "A broker that lost its disk loses no event"
-# First: a new stream gets all events there are again, those of other scenarios as well.
+# Runs first: a new stream is refilled with all events, including those of other scenarios.
 ORDER = ""
 LIMIT_SECONDS = {"short": 150.0, "long": 1200.0}
 
-# Seconds after the broker is back within which the consumers have to equal the database.
+# Seconds after the broker's return within which all consumers must match the database.
 _PROMISED = 60.0
 _WRITERS = 4
 _BOARDS = 4
-# One in so many writes creates a task, which makes Temporal start a workflow or two; the others change a status.
+# One write in this many creates a task, which starts one or two workflows; the others change a status.
 _CREATE_EVERY = {"short": 15, "long": 6}
-# Seconds of load before the disk is lost, and after the broker is back.
+# Seconds of load before the disk is lost, and after the broker's return.
 _BEFORE, _AFTER = 1.5, 1.0
 
 Loss = Literal["deleted", "rolled back"]
@@ -64,10 +64,10 @@ async def run(run: Run, tally: Tally) -> None:
         await _check(world, log, tally)
     tally.lost += sum(board.holes for board in boards)
     for loss, seconds in slowest.items():
-        tally.figures[f"consumers equal the database, disk {loss}"] = f"{seconds:.1f} s at most"
+        tally.figures[f"consumers match the database, disk {loss}"] = f"{seconds:.1f} s at most"
     tally.figures["WatchTasks"] = (
         f"{sum(board.resets for board in boards)} resets, {sum(board.interruptions for board in boards)} "
-        f"interruptions, {sum(board.holes for board in boards)} holes on {_BOARDS} streams"
+        f"interruptions, {sum(board.holes for board in boards)} gaps on {_BOARDS} streams"
     )
 
 
@@ -75,11 +75,11 @@ async def run(run: Run, tally: Tally) -> None:
 
 
 async def _lose(run: Run, loss: Loss, tally: Tally) -> None:
-    """Under load; returns when NATS serves again."""
+    """Lose the disk under load; returns when NATS serves again."""
     disk, copy = run.stack.settings.data_dir / "nats", run.folder / "copy"
     await asyncio.sleep(_BEFORE)
     if loss == "rolled back":
-        # Of a store that isn't being written to: what a backup of the volume is.
+        # Copied while nothing writes to the store, like a volume backup.
         await run.stack.hold("nats")
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(disk, copy)
@@ -87,7 +87,7 @@ async def _lose(run: Run, loss: Loss, tally: Tally) -> None:
         tally.faults += 1
         await asyncio.sleep(_BEFORE)
     await run.stack.hold("nats")
-    # What is written meanwhile waits in the outbox, and some of it in the relay's client.
+    # Events written meanwhile wait in the outbox, some in the relay's client.
     await asyncio.sleep(run.random.uniform(0.1, 2.0))
     shutil.rmtree(disk)
     if loss == "rolled back":
@@ -111,7 +111,7 @@ async def _load(run: Run, world: World, log: OperationLog) -> None:
 
 
 async def _write(run: Run, world: World, log: OperationLog, number: int) -> None:
-    """Creates tasks for others, some with a deadline, and moves their status to and fro."""
+    """Create tasks for others, some with a deadline, and change their status back and forth."""
     owner, *others = world.people
     mine: list[Task] = []
     count = number
@@ -162,7 +162,7 @@ async def _agreement(
     tally: Tally,
     loss: Loss,
 ) -> float:
-    """Waits until every consumer has what the database has; seconds since NATS was back."""
+    """Wait until every consumer matches the database; returns the seconds since NATS came back."""
     while True:
         differences = await _differences(world, boards, temporal)
         took = time.monotonic() - returned
@@ -213,7 +213,7 @@ async def _waits(temporal: Client, task_id: str) -> bool:
 
 
 async def _check(world: World, log: OperationLog, tally: Tally) -> None:
-    """Every event that was written is in the stream, and every write that was acknowledged among the events."""
+    """Check that every written event is in the stream, and every acknowledged write has its event."""
     settings, workspace_id = world.settings, world.workspace.id
     written = await events.outbox(settings, workspace_id)
     published = await events.stream(settings, workspace_id)

@@ -1,4 +1,4 @@
-"""The relay is killed at every moment, a transaction stays open, and events come again after the dedupe window."""
+"""The relay is killed at various moments, a transaction stays open, and events repeat after the dedupe window."""
 
 import asyncio
 import os
@@ -12,8 +12,8 @@ import psycopg
 from google.protobuf.field_mask_pb2 import FieldMask
 from uuid_utils.compat import uuid7
 
-from services.platform import outbox
-from services.platform.bus import STREAM
+from services.platform.events import outbox
+from services.platform.events.subjects import STREAM
 from taskflow.event.v1.event_pb2 import Event, TaskUpdated
 from taskflow.task.v1.task_pb2 import Task
 from tests.faults.harness import events
@@ -27,28 +27,28 @@ PROMISE = "Every committed event is published, in order per task, applied once"
 LIMIT_SECONDS = {"short": 150.0, "long": 2400.0}
 
 _RELAYS: Final = ("relay", "relay-2")
-# One in so many changes is told to somebody.
-_TELLING_EVERY: Final = 4
+# One change in this many notifies a user.
+_NOTIFYING_EVERY: Final = 4
 # Seconds between a writer's changes, while no transaction is held open.
 _PAUSE: Final = 0.04
-# Seconds: until somebody publishes again, and until the consumers are through.
+# Seconds until another relay publishes, and until the consumers are done.
 _TAKEOVER: Final = 15.0
 _DRAIN: Final = 60.0
-# Seconds; the shortest that NATS takes.
+# Seconds. The shortest dedupe window that NATS accepts.
 _SMALLEST_WINDOW: Final = 0.1
 
 
 @dataclass
 class Moments:
-    """How often the relay was killed where, as seen from outside."""
+    """How often the relay was killed at which moment, as seen from outside."""
 
-    # It had read events, and NATS hadn't taken them.
+    # It had read events that NATS hadn't acknowledged.
     selected: int = 0
-    # NATS had taken them, and they weren't marked.
+    # NATS had acknowledged them and they weren't marked.
     acked: int = 0
-    # The statement that marks them was under way, and Postgres carried it out for a client that was gone.
+    # Its statement that marks them was running, and Postgres finished it for the dead client.
     marking: int = 0
-    # After a short time of any length.
+    # After a random short time.
     anywhere: int = 0
 
 
@@ -56,7 +56,7 @@ async def run(run: Run, tally: Tally) -> None:
     moments = Moments()
     async with a_world(run, people=2) as world:
         with OperationLog(run.folder / "operations") as log:
-            changes = Changes(run, world, log, telling_every=_TELLING_EVERY, pause=_PAUSE)
+            changes = Changes(run, world, log, notifying_every=_NOTIFYING_EVERY, pause=_PAUSE)
             async with changes.going_on():
                 holding = asyncio.create_task(_hold_open(run, world, changes, tally))
                 try:
@@ -80,7 +80,7 @@ async def run(run: Run, tally: Tally) -> None:
 
 
 async def _hold_open(run: Run, world: World, changes: Changes, tally: Tally) -> None:
-    """A transaction has written its event, as the service does, and commits after many others have."""
+    """A transaction writes its event, as the service does, and commits after many others."""
     others, seconds = run.choose((200, 3.0), (1000, 10.0))
     await asyncio.sleep(1)
     started, before = time.monotonic(), changes.acknowledged
@@ -120,7 +120,7 @@ async def _hold_open(run: Run, world: World, changes: Changes, tally: Tally) -> 
     tally.figures["transaction held open"] = (
         f"{time.monotonic() - started:.1f} s, while {changes.acknowledged - before:,} others committed"
     )
-    # Behind it in the order of revisions.
+    # An event with a later revision.
     await changes.change(changes.spare, telling=True)
 
 
@@ -155,11 +155,11 @@ async def _selected(
     locking: psycopg.AsyncConnection[Any],
     moments: Moments,
 ) -> None:
-    """NATS stands still, so that what the relay has read gets no further than its sockets."""
+    """Stop NATS, so that events read by the relay stay in its sockets."""
     with paused(run.stack, "nats"):
         while not await _waiting(looking):
             await asyncio.sleep(0.002)
-        # The relay looks at the outbox every 200 ms at least.
+        # The relay polls the outbox at least every 200 ms.
         await asyncio.sleep(run.random.uniform(0.0, 0.3))
         await run.stack.hold(victim)
         moments.selected += 1
@@ -172,7 +172,7 @@ async def _acked(
     locking: psycopg.AsyncConnection[Any],
     moments: Moments,
 ) -> None:
-    """The table that it has to write to is locked, so that it can't mark what NATS has taken."""
+    """Lock the outbox table, so that the relay can't mark the events that NATS acknowledged."""
     async with locking.transaction(force_rollback=True):
         await locking.execute("LOCK TABLE platform.relay_position IN EXCLUSIVE MODE")
         async with asyncio.timeout(_TAKEOVER):
@@ -201,7 +201,7 @@ async def _anywhere(
 
 
 async def _active(run: Run, looking: psycopg.AsyncConnection[Any]) -> str:
-    """The relay that works: it holds the lock, over a connection from a port of its own."""
+    """The active relay: it holds the lock, over a connection from its own port."""
     async with asyncio.timeout(_TAKEOVER):
         while True:
             cursor = await looking.execute(
@@ -241,7 +241,7 @@ async def _waiting(looking: psycopg.AsyncConnection[Any]) -> bool:
 
 
 async def _marking(looking: psycopg.AsyncConnection[Any]) -> int | None:
-    """The backend that waits for the lock, if there is one."""
+    """The backend that waits for the lock, if any."""
     cursor = await looking.execute(
         "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         " AND query LIKE '%relay_position%' AND query LIKE '%outbox%'"
@@ -251,7 +251,7 @@ async def _marking(looking: psycopg.AsyncConnection[Any]) -> int | None:
 
 
 async def _published(looking: psycopg.AsyncConnection[Any]) -> None:
-    """Waits until all that was written before now is published."""
+    """Wait until all events written so far are published."""
     cursor = await looking.execute("SELECT max(id) FROM platform.outbox")
     row = await cursor.fetchone()
     async with asyncio.timeout(_DRAIN):
@@ -290,7 +290,7 @@ async def _check(world: World, log: OperationLog, tally: Tally) -> None:
 
 
 async def _replay(run: Run, world: World, tally: Tally) -> None:
-    """Events come again when JetStream no longer knows that it had them."""
+    """Repeat events after JetStream's dedupe window."""
     settings, workspace_id = world.settings, world.workspace.id
     published = await events.stream(settings, workspace_id)
     again = run.random.sample(published, min(len(published), run.choose(200, 2000)))
@@ -306,7 +306,7 @@ async def _replay(run: Run, world: World, tally: Tally) -> None:
                 outbox.subject(stored.event), stored.payload, headers={"Nats-Msg-Id": stored.id}
             )
             if ack.duplicate:
-                # The server hasn't forgotten it yet; to the consumers it's the same under another name.
+                # The server still remembers the id; under another message id it is the same event to consumers.
                 ack = await jetstream.publish(
                     outbox.subject(stored.event),
                     stored.payload,
@@ -316,7 +316,7 @@ async def _replay(run: Run, world: World, tally: Tally) -> None:
         config.duplicate_window = window
         await jetstream.update_stream(config)
     tally.faults += new
-    tally.expect(new == len(again), f"{len(again) - new} replays didn't get into the stream")
+    tally.expect(new == len(again), f"{len(again) - new} replayed events didn't reach the stream")
     drained = await events.settled(settings, _DRAIN)
     tally.expect(drained is not None, f"replayed events are left after {_DRAIN:g} s")
     had = await events.effects(settings, workspace_id)

@@ -1,4 +1,4 @@
-"""The disk of Postgres is full: writes are refused in words, and go on by themselves once there is room."""
+"""The disk of Postgres is full: writes are refused with a clear error, and resume once there is space."""
 
 import asyncio
 import os
@@ -24,13 +24,13 @@ from tests.faults.harness.writers import Writers
 PROMISE = "A full disk refuses writes, and loses none that was acknowledged"
 LIMIT_SECONDS = {"short": 300.0, "long": 1800.0}
 
-# A stack of its own: its database lies elsewhere. What writing tasks needs, and no more.
+# A separate stack, as its database is on another disk. Only the programs needed for writing tasks.
 _PROGRAMS = {"postgres", "nats", "migrate", "auth", "task"}
 _DISK_BYTES = 256 * 1024**2
 _RATE = 60.0
-# Fills pages soon.
+# A long text, to fill pages quickly.
 _DESCRIPTION = "The bearing runs warm. " * 200
-# Once there is room (seconds): Postgres may have to come back from a crash, which the launcher waits to start again.
+# Seconds to recover once there is space. Postgres may have crashed, and the launcher delays its restart.
 _RECOVERY_SECONDS = 30.0
 
 
@@ -52,7 +52,7 @@ async def run(run: Run, tally: Tally) -> None:
 
 
 def _move(data: Path, disk: Path) -> None:
-    """The database to the limited disk, where the launcher finds it by a link; Postgres insists on owner and mode."""
+    """Move the database to the limited disk and link to it. Postgres requires the right owner and mode."""
     owner = data.stat()
     os.chown(disk, owner.st_uid, owner.st_gid)
     shutil.copytree(data, disk / "postgres")
@@ -77,10 +77,10 @@ async def _fill(run: Run, world: World, log: OperationLog, tally: Tally) -> None
         with filled_disk(run.folder / "disk"):
             tally.faults += 1
             refused = await _refused(writers, run.choose(10.0, 60.0))
-            run.say("no room for tables")
+            run.say("no space for tables")
             await asyncio.sleep(run.choose(1.0, 15.0))
             await _end_log(world)
-            run.say("no room for the log of the database either")
+            run.say("no space for the write-ahead log either")
             await asyncio.sleep(run.choose(2.0, 15.0))
             full = writers.failures - before
         freed = time.monotonic()
@@ -88,11 +88,11 @@ async def _fill(run: Run, world: World, log: OperationLog, tally: Tally) -> None
         tally.recovered_after(time.monotonic() - freed)
         await asyncio.sleep(run.choose(1.5, 10.0))
     tally.operations = load.begun
-    tally.expect(not before, f"with room left calls failed: {_said(before)}")
+    tally.expect(not before, f"calls failed with space left: {_said(before)}")
     tally.expect(refused, "a full disk refused nothing: the fault didn't take place")
     tally.expect(
         tally.slowest_recovery <= _RECOVERY_SECONDS,
-        f"writes were accepted only {tally.slowest_recovery:.1f} s after there was room",
+        f"writes were accepted only {tally.slowest_recovery:.1f} s after there was space",
     )
     tally.expect(
         not writers.codes["INTERNAL"], f"{writers.codes['INTERNAL']} calls were answered INTERNAL"
@@ -102,7 +102,7 @@ async def _fill(run: Run, world: World, log: OperationLog, tally: Tally) -> None
 
 
 async def _refused(writers: Writers, seconds: float) -> bool:
-    """Whether a write fails within so many seconds."""
+    """Whether a write fails within this many seconds."""
     before = writers.failures.total()
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
@@ -112,7 +112,7 @@ async def _refused(writers: Writers, seconds: float) -> bool:
 
 
 async def _end_log(world: World) -> None:
-    """Make Postgres begin new files of its write-ahead log until there is no room for one, which ends the server."""
+    """Make Postgres start new WAL files until there is no space for one, which crashes the server."""
     with suppress(psycopg.Error):
         for _ in range(100):
             await world.fetch(
@@ -121,7 +121,7 @@ async def _end_log(world: World) -> None:
 
 
 async def _accepted(writers: Writers) -> None:
-    """Returns when writes are acknowledged again, or have had long enough for it."""
+    """Return when writes are acknowledged again, or after the time limit."""
     with suppress(TimeoutError):
         async with asyncio.timeout(2 * _RECOVERY_SECONDS):
             before = writers.codes["OK"]

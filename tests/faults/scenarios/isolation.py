@@ -1,4 +1,4 @@
-"""Every RPC with every kind of foreign id, page token and cursor, as tests/faults/test_isolation.py has it."""
+"""Every RPC with every kind of foreign id, page token and cursor, as in tests/faults/test_isolation.py."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from tests.faults.isolation import (
     try_foreign_key,
     try_foreign_seals,
 )
-from tests.faults.world import World, a_world
+from tests.faults.samples import Samples, new_samples
 
 PROMISE = "Workspaces are isolated"
 
@@ -21,8 +21,8 @@ _SETTLE_SECONDS = 40.0
 
 async def run(run: Run, tally: Tally) -> None:
     settings = run.stack.settings
-    async with a_world(settings) as victim, a_world(settings) as stranger:
-        run.say("waiting until the workers have done their part")
+    async with new_samples(settings) as victim, new_samples(settings) as stranger:
+        run.say("waiting until the workers are done")
         await _quiet(victim, settings.email_window + 2)
         ids, seals = id_places(), seal_places()
         run.random.shuffle(ids)
@@ -32,7 +32,7 @@ async def run(run: Run, tally: Tally) -> None:
         _count(await try_foreign_key(victim, stranger), tally)
         for rpc, place in seals:
             _count(await try_foreign_seals(victim, stranger, rpc, place), tally)
-    tally.figures["tried"] = f"{len(ids)} places for ids, {len(seals)} for page tokens and cursors"
+    tally.figures["tried"] = f"{len(ids)} id fields, {len(seals)} page token and cursor fields"
 
 
 def _count(sentences: list[str], tally: Tally) -> None:
@@ -41,12 +41,12 @@ def _count(sentences: list[str], tally: Tally) -> None:
     tally.broken += sentences
 
 
-async def _quiet(world: World, seconds: float) -> None:
-    """Returns when nothing of the world has changed for so long. TimeoutError when it always does."""
+async def _quiet(samples: Samples, seconds: float) -> None:
+    """Return once the samples stayed unchanged for this long; TimeoutError if they keep changing."""
     async with asyncio.timeout(_SETTLE_SECONDS):
-        before, since = await state(world), time.monotonic()
+        before, since = await state(samples), time.monotonic()
         while time.monotonic() < since + seconds:
             await asyncio.sleep(0.5)
-            now = await state(world)
+            now = await state(samples)
             if now != before:
                 before, since = now, time.monotonic()

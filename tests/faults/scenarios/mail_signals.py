@@ -1,6 +1,6 @@
 """One user gets more notifications than a workflow run may have signals, while the mail server refuses all mail.
 
-NATS, Temporal and the worker are real, and of this scenario alone; the services and the mail server are doubles.
+NATS, Temporal and the worker are real and belong to this scenario only; services and mail server are doubles.
 """
 
 import asyncio
@@ -18,8 +18,9 @@ from temporalio.client import Client
 from uuid_utils.compat import uuid7
 
 from deploy.local.stack import running_stack
-from services.platform.bus import STREAM, Bus
 from services.platform.config import Settings
+from services.platform.events.bus import Bus
+from services.platform.events.subjects import STREAM
 from taskflow.event.v1.event_pb2 import Event, NotificationCreated
 from taskflow.notification.v1.internal_service_pb2 import EmailItem
 from taskflow.notification.v1.notification_pb2 import Notification
@@ -27,21 +28,21 @@ from tests.conftest import settings_for
 from tests.fakes.mail_receiver import MailReceiver, mail_receiver
 from tests.faults.harness.scenario import Run, Tally
 from tests.workflows.services_double import SECRET, Services, serving_doubles
-from workflows import contracts
+from workflows.contract import HISTORY_LIMIT
 from workflows.dispatcher import CONSUMER, SUBJECTS
 
 PROMISE = "Mail is neither doubled nor forgotten"
 LIMIT_SECONDS = {"short": 90.0, "long": 1200.0}
 
-# Temporal allows a run 10,000 signals. The short profile has enough for two runs of the product.
+# Temporal allows 10,000 signals per run. The short profile needs two runs of the product's workflow.
 _NOTIFICATIONS: Final = (150, 10_300)
-# Seconds from the end of the refusals until all of it is mailed, beyond the longest pause between two tries so far.
+# Seconds from the end of the refusals until everything is mailed, plus the longest retry pause so far.
 _PATIENCE: Final = 30.0
 
 
 @dataclass(frozen=True)
-class Desk:
-    """What the user's notifications and mails go through."""
+class MailPath:
+    """The servers on the way from a notification to its mail."""
 
     settings: Settings
     bus: Bus
@@ -52,25 +53,25 @@ class Desk:
 
 async def run(run: Run, tally: Tally) -> None:
     count = run.choose(*_NOTIFICATIONS)
-    async with _a_desk(run) as desk:
-        desk.mails.data_replies = ["451 not now"] * 1_000
+    async with _mail_path(run) as path:
+        path.mails.data_replies = ["451 not now"] * 1_000
         begun = time.monotonic()
         for number in range(count):
-            await _notify(desk, number)
+            await _notify(path, number)
             if number % 1000 == 999:
-                run.say(f"{number + 1:,} notifications, {len(desk.services.parked)} parked")
+                run.say(f"{number + 1:,} notifications, {len(path.services.parked)} parked")
         refused = time.monotonic() - begun
         tally.operations = count
-        tally.faults = 1_000 - len(desk.mails.data_replies)
-        desk.mails.data_replies.clear()
+        tally.faults = 1_000 - len(path.mails.data_replies)
+        path.mails.data_replies.clear()
         run.say(f"the mail server takes mail again after {refused:.0f} s")
-        # By the backoff, the next try comes before as much time again has passed.
-        tally.recovered_after(await _all_mailed(desk, count, refused + _PATIENCE))
-        await _check(desk, count, tally)
+        # By the backoff, the next try comes within the time that has passed so far.
+        tally.recovered_after(await _all_mailed(path, count, refused + _PATIENCE))
+        await _check(path, count, tally)
 
 
 @asynccontextmanager
-async def _a_desk(run: Run) -> AsyncIterator[Desk]:
+async def _mail_path(run: Run) -> AsyncIterator[MailPath]:
     async with mail_receiver() as mails, serving_doubles(_now) as services:
         settings = settings_for(
             run.folder / "data",
@@ -87,7 +88,7 @@ async def _a_desk(run: Run) -> AsyncIterator[Desk]:
             await bus.ensure_stream()
             # As the relay does.
             await bus.add_durable(CONSUMER, SUBJECTS, 0)
-            yield Desk(stack.settings, bus, services, mails, str(uuid7()))
+            yield MailPath(stack.settings, bus, services, mails, str(uuid7()))
             await bus.close()
 
 
@@ -95,22 +96,22 @@ async def _now() -> datetime:
     return datetime.now(UTC)
 
 
-async def _notify(desk: Desk, number: int) -> None:
-    """Returns when the dispatcher is done with the event, so that each one needs a signal of its own."""
+async def _notify(path: MailPath, number: int) -> None:
+    """Publish an event and wait until the dispatcher handled it, so that each event needs its own signal."""
     told = Notification(id=str(uuid7()), headline=f"OPS-{number} is yours")
-    desk.services.unread.append(EmailItem(notification=told, workspace_name="Acme"))
+    path.services.unread.append(EmailItem(notification=told, workspace_name="Acme"))
     event = Event(
         id=told.id,
         type="notification.created",
         aggregate_id=told.id,
-        notification_created=NotificationCreated(notification_id=told.id, user_id=desk.user_id),
+        notification_created=NotificationCreated(notification_id=told.id, user_id=path.user_id),
     )
-    await desk.bus.jetstream.publish(
-        f"taskflow.{desk.user_id}.notification.created",
+    await path.bus.jetstream.publish(
+        f"taskflow.{path.user_id}.notification.created",
         event.SerializeToString(),
         headers={"Nats-Msg-Id": event.id},
     )
-    while await _pending(desk.bus):
+    while await _pending(path.bus):
         await asyncio.sleep(0.002)
 
 
@@ -122,37 +123,35 @@ async def _pending(bus: Bus) -> int:
     return (info.num_pending or 0) + (info.num_ack_pending or 0)
 
 
-async def _all_mailed(desk: Desk, count: int, patience: float) -> float:
-    """Seconds until then, or until it's given up."""
+async def _all_mailed(path: MailPath, count: int, patience: float) -> float:
+    """Wait until everything is mailed or the time is over; returns the seconds."""
     begun = time.monotonic()
-    while sum(_mailed(desk).values()) < count and time.monotonic() - begun < patience:
+    while sum(_mailed(path).values()) < count and time.monotonic() - begun < patience:
         await asyncio.sleep(0.2)
     return time.monotonic() - begun
 
 
-def _mailed(desk: Desk) -> Counter[str]:
-    """Notification → number of accepted mails that it was in."""
+def _mailed(path: MailPath) -> Counter[str]:
+    """Notification → number of accepted mails that contain it."""
     accepted = Counter(
-        str(mail["Message-ID"]).strip("<>").partition("@")[0] for mail in desk.mails.messages
+        str(mail["Message-ID"]).strip("<>").partition("@")[0] for mail in path.mails.messages
     )
     mailed: Counter[str] = Counter()
-    for batch, items in desk.services.batches.items():
+    for batch, items in path.services.batches.items():
         for item in items:
             mailed[item.notification.id] += accepted[batch]
     return mailed
 
 
-async def _check(desk: Desk, count: int, tally: Tally) -> None:
-    mailed = _mailed(desk)
+async def _check(path: MailPath, count: int, tally: Tally) -> None:
+    mailed = _mailed(path)
     tally.lost += count - sum(times > 0 for times in mailed.values())
     tally.doubled += sum(max(0, times - 1) for times in mailed.values())
-    parked = len(desk.services.parked)
+    parked = len(path.services.parked)
     tally.expect(parked == 0, f"{parked} of {count} events were parked")
-    client = await Client.connect(desk.settings.temporal)
+    client = await Client.connect(path.settings.temporal)
     runs = [run async for run in client.list_workflows("WorkflowType='EmailBatch'")]
     longest = max((run.history_length for run in runs), default=0)
-    tally.expect(
-        longest < 10 * contracts.HISTORY_LIMIT, f"a run of the mail had {longest:,} events"
-    )
-    tally.figures["mails"] = f"{len(desk.mails.messages)} after {tally.faults} refused tries"
+    tally.expect(longest < 10 * HISTORY_LIMIT, f"a run of the mail had {longest:,} events")
+    tally.figures["mails"] = f"{len(path.mails.messages)} after {tally.faults} refused tries"
     tally.figures["runs"] = f"{len(runs)}, the longest with {longest:,} events"

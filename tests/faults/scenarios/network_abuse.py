@@ -1,4 +1,4 @@
-"""What no client would send, to the gateway and to a service: others don't notice, and memory doesn't grow."""
+"""Network attacks on the gateway and on a service: other clients aren't affected, and memory doesn't grow."""
 
 import asyncio
 import contextlib
@@ -19,11 +19,11 @@ from tests.faults.abuse import ATTACKS
 from tests.faults.harness.scenario import Run, Tally
 from tests.faults.harness.world import Stubs, World, a_world, stubs_at
 
-PROMISE = "Abuse of the network harms nobody else"
+PROMISE = "Network abuse harms no other client"
 LIMIT_SECONDS = {"short": 120.0, "long": 1800.0}
 
 _TARGETS = {"gateway": "envoy", "service": "task"}
-# How much of each, and how many times in the long profile.
+# The amount of each attack, and the number of rounds in the long profile.
 _AMOUNTS = {
     "rapid_resets": 4000,
     "half_open_streams": 2000,
@@ -40,8 +40,8 @@ _AMOUNTS = {
     "unread_answers": 500,
 }
 _ROUNDS = 2
-# After these the other side closes the connection, or refuses what was begun, as nothing good can follow. After the
-# others it does when we don't answer its pings.
+# After these attacks the server closes the connection or refuses the call at once. After the others it does so when
+# its pings aren't answered.
 _ENDED = {
     "garbage": {"service"},
     "tls_to_a_clear_port": {"gateway", "service"},
@@ -49,25 +49,25 @@ _ENDED = {
     "rapid_resets": {"gateway"},
     "ping_flood": {"service"},
 }
-# A connection that has never said a word isn't pinged, but closed when it was idle for minutes.
+# A silent connection isn't pinged, but closed after some idle minutes.
 _SILENT = ("connections_left_open", "gateway")
-# Seconds until then: at once, on a busy machine, and when pings weren't answered.
+# Seconds until the end: "at once" on a busy machine, and after unanswered pings.
 _AT_ONCE, _UNANSWERED = 5.0, 50.0
-# Calls of somebody else a second, by each way.
+# Calls per second of an innocent client, on each path.
 _RATE = 20.0
 _PATIENCE = 5.0
-# Milliseconds, and bytes that a process may grow by.
+# The longest call (milliseconds), and the bytes that a process may grow by.
 _LONGEST = 1000.0
 _MOST_GROWTH = 50 * 2**20
-# Calls at once before it's looked how much memory there is.
+# Concurrent calls before the first memory measurement.
 _CROWD = 1000
-# Seconds between looks at the memory.
+# Seconds between memory measurements.
 _LOOK = 0.1
 
 
 @dataclass
 class Bystander:
-    """Somebody who calls by the same way, and how that went."""
+    """A client that calls on the same path, with the results of its calls."""
 
     took: list[float] = field(default_factory=list)
     failed: dict[str, int] = field(default_factory=dict)
@@ -97,7 +97,7 @@ async def run(run: Run, tally: Tally) -> None:
             metadata=world.people[0].credentials,
         )
         for address in addresses.values():
-            await _crowd(address, world, task.task.id)
+            await _load_shedder(address, world, task.task.id)
         before = {target: _resident(pid) for target, pid in pids.items()}
         most = dict(before)
         for name in list(ATTACKS) * run.choose(1, _ROUNDS):
@@ -127,10 +127,12 @@ async def run(run: Run, tally: Tally) -> None:
         megabytes = grown / 2**20
         tally.expect(grown < _MOST_GROWTH, f"{process} grew by {megabytes:.0f} MiB")
         late = _p99(calls[target])
-        tally.expect_speed(late < _LONGEST, f"others at the {target} waited {late:.0f} ms (p99)")
+        tally.expect_speed(
+            late < _LONGEST, f"other clients at the {target} waited {late:.0f} ms (p99)"
+        )
         tally.operations += len(calls[target])
         tally.figures[f"{process} grew by"] = f"{megabytes:.0f} MiB at most"
-        tally.figures[f"calls of others at the {target}"] = f"p99 {late:.0f} ms"
+        tally.figures[f"calls of other clients at the {target}"] = f"p99 {late:.0f} ms"
 
 
 def _judge(
@@ -143,11 +145,12 @@ def _judge(
 ) -> None:
     tally.faults += found["sent"]
     tally.expect(
-        not bystander.failed, f"{name} at the {target}: others' calls ended with {bystander.failed}"
+        not bystander.failed,
+        f"{name} at the {target}: other clients' calls ended with {bystander.failed}",
     )
     if target in _ENDED.get(name, ()) or (patient and (name, target) != _SILENT):
         left = found["connections"] - found["closed"] - found["refused"]
-        tally.expect(not left, f"{name} at the {target}: {left} connections went on")
+        tally.expect(not left, f"{name} at the {target}: {left} connections stayed open")
 
 
 def _p99(took: list[float]) -> float:
@@ -213,8 +216,8 @@ async def _bystanders(
             await asyncio.gather(*calling, return_exceptions=True)
 
 
-async def _crowd(address: str, world: World, task_id: str) -> None:
-    """As many calls at once as a busy moment has, which fill pools and buffers; some may be refused."""
+async def _load_shedder(address: str, world: World, task_id: str) -> None:
+    """Make as many calls at once as in a busy moment, to fill pools and buffers; some may be refused."""
     async with stubs_at(address) as stubs:
         request = GetTaskRequest(id=task_id)
         calls = (
@@ -226,7 +229,7 @@ async def _crowd(address: str, world: World, task_id: str) -> None:
 
 @asynccontextmanager
 async def _watch(pids: dict[str, int], most: dict[str, int]) -> AsyncIterator[None]:
-    """Keeps the most memory that each process held."""
+    """Record the peak memory of each process."""
 
     async def look() -> None:
         while True:
@@ -242,7 +245,7 @@ async def _watch(pids: dict[str, int], most: dict[str, int]) -> AsyncIterator[No
 
 
 def _resident(pid: int) -> int:
-    """Bytes of memory that it holds; 0 when it's gone."""
+    """Resident memory of a process in bytes; 0 if it has ended."""
     try:
         pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
     except OSError:

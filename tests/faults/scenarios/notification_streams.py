@@ -1,4 +1,4 @@
-"""Changes of notifications under streams that break in every way; each client's picture is compared with the list."""
+"""Cut notification streams in every way, then compare what each client shows with the list."""
 
 import asyncio
 import os
@@ -25,16 +25,16 @@ from tests.faults.harness.load import at_rate
 from tests.faults.harness.scenario import Run, Tally
 from tests.faults.harness.world import World, a_world
 
-PROMISE = "A notification stream has no hole"
+PROMISE = "A notification stream has no gap"
 LIMIT_SECONDS = {"short": 120.0, "long": 1800.0}
 
-# Changes a second.
+# User actions per second.
 _RATE = 100.0
 _DEADLINE = 10.0
-# Promised (seconds): the 99th percentile without a fault, and after one.
+# The promised 99th percentile (seconds): without a fault, and after one.
 _LIVE = 1.0
 _AFTER_FAULT = 10.0
-# What was changed within this time (seconds) of a fault counts as after it.
+# A change within this time (seconds) of a fault counts as after it.
 _SHADOW = 15.0
 _SETTLE_SECONDS = 45.0
 _NOTIFIERS = ("notification", "notification-2")
@@ -43,8 +43,8 @@ Key = tuple[str, str]
 
 
 @dataclass
-class Changes:
-    """What the owner and the users do, and when it was acknowledged: (user's number, key) → seconds."""
+class UserActions:
+    """Actions of the owner and the users, with the time of each acknowledgement: (user's number, key) → seconds."""
 
     run: Run
     world: World
@@ -100,7 +100,7 @@ class Changes:
         )
 
     def missing(self) -> list[tuple[int, Key]]:
-        """What was acknowledged and hasn't come."""
+        """Acknowledged changes that haven't arrived."""
         return [one for one in self.answered if one[1] not in self.inboxes[one[0]].arrived]
 
     def _done(self, user: int, key: Key) -> None:
@@ -121,7 +121,7 @@ async def run(run: Run, tally: Tally) -> None:
     async with a_world(run, people=users + 1, projects=10) as world:
         inboxes = [Inbox(person, world.stubs, run.random, tally) for person in world.people[1:]]
         async with _following(inboxes):
-            changes = Changes(run, world, inboxes)
+            changes = UserActions(run, world, inboxes)
             async with at_rate(_RATE, changes.one) as load:
                 run.say("no faults yet")
                 await asyncio.sleep(calm)
@@ -168,7 +168,7 @@ async def _disconnecting(run: Run, inboxes: Sequence[Inbox], tally: Tally) -> As
 
 
 async def _break(run: Run, tally: Tally, faults: list[tuple[float, float]], until: float) -> None:
-    """One fault after the other; `faults` is told when each began, and from when on it's over."""
+    """Inject one fault after the other; `faults` gets the start and end of each."""
     kinds = [_kill, _pause, _cut_nats, _pause_nats]
     while time.monotonic() < until:
         run.random.shuffle(kinds)
@@ -184,7 +184,7 @@ async def _break(run: Run, tally: Tally, faults: list[tuple[float, float]], unti
 
 
 async def _kill(run: Run) -> float:
-    """The others have its work from the moment on at which it's gone."""
+    """Kill a process. The others have its work from the moment it is gone."""
     name = run.random.choice((*_NOTIFIERS, "relay", "relay-2"))
     run.say(f"killing {name}")
     await run.stack.hold(name)
@@ -222,8 +222,8 @@ async def _pause_nats(run: Run) -> float:
     return time.monotonic()
 
 
-async def _settled(changes: Changes) -> list[Inbox]:
-    """Those whose list isn't what they were shown, once all that was acknowledged has come or was waited for."""
+async def _settled(changes: UserActions) -> list[Inbox]:
+    """Inboxes that differ from their list, after all acknowledged changes arrived or the time is over."""
     give_up = time.monotonic() + _SETTLE_SECONDS
     while True:
         unequal = [inbox for inbox in changes.inboxes if await inbox.listed() != inbox.shown()]
@@ -232,7 +232,7 @@ async def _settled(changes: Changes) -> list[Inbox]:
         await asyncio.sleep(1)
 
 
-def _count(changes: Changes, unequal: list[Inbox], tally: Tally) -> None:
+def _count(changes: UserActions, unequal: list[Inbox], tally: Tally) -> None:
     for inbox in unequal:
         tally.broken.append(f"the stream of user {inbox.person.id} and the list don't agree")
     tally.lost += len(changes.missing())
@@ -241,8 +241,10 @@ def _count(changes: Changes, unequal: list[Inbox], tally: Tally) -> None:
         tally.doubled += sum(count - 1 for count in told.values())
 
 
-def _delays(changes: Changes, faults: list[tuple[float, float]]) -> Iterator[tuple[float, bool]]:
-    """For each change how long it took until its user saw it, after it was possible; and whether a fault was near."""
+def _delays(
+    changes: UserActions, faults: list[tuple[float, float]]
+) -> Iterator[tuple[float, bool]]:
+    """For each change the delay until its user saw it, and whether a fault was near."""
     for (user, key), answered in changes.answered.items():
         inbox = changes.inboxes[user]
         arrived = inbox.arrived.get(key)

@@ -1,4 +1,4 @@
-"""NATS, Temporal, the model and SMTP are down or hang, in every combination, while people work and log in."""
+"""NATS, Temporal, the model and SMTP are down or hang, in every combination, while users work and log in."""
 
 import asyncio
 import signal
@@ -42,15 +42,15 @@ LIMIT_SECONDS = {"short": 150.0, "long": 2400.0}
 
 _WORKERS: Final = ("worker", "worker-2")
 _PEOPLE_AT_WORK: Final = 4
-# Seconds between somebody's calls, and between logins.
+# Seconds between a person's calls, and between logins.
 _PAUSE: Final = 0.05
 _LOGIN_PAUSE: Final = 0.4
-# Tasks that somebody keeps before the oldest is deleted: long enough for the model to be asked about it.
+# Tasks that a person keeps before deleting the oldest: enough time for the model to be called about it.
 _KEPT: Final = 60
-# A call that takes longer has failed (seconds).
+# A longer call (seconds) counts as failed.
 _PATIENCE: Final = 10.0
 _PASSWORD: Final = "correct horse battery"
-# Of all calls with something down.
+# Promises for calls during an outage.
 _PROMISED_OK: Final = 0.999
 _PROMISED_RATIO: Final = 2.0
 
@@ -61,19 +61,19 @@ _COMING_BACK: Final = "coming back"
 @dataclass(frozen=True)
 class Dependency:
     name: str
-    # Down or hanging, as chance has it.
+    # Down or hanging, at random.
     fail: Callable[[], Awaitable[None]]
     mend: Callable[[], Awaitable[None]]
 
 
 @dataclass
 class Measured:
-    """Calls by what was down when they were made."""
+    """Calls, by which dependencies were down."""
 
     label: str = _COMING_BACK
-    # When successful calls began and how long they took (seconds); by label and kind of call.
+    # Start and duration of successful calls (seconds), by label and kind of call.
     took: dict[tuple[str, str], list[tuple[float, float]]] = field(default_factory=dict)
-    # By label, with the codes.
+    # Failed calls by label, with their codes.
     failed: dict[str, list[str]] = field(default_factory=dict)
 
     def calls(self, labels: Sequence[str]) -> int:
@@ -84,7 +84,7 @@ class Measured:
         return sum(len(codes) for label, codes in self.failed.items() if label in labels)
 
     def p99(self, labels: Sequence[str], kind: str, slice_seconds: float) -> float:
-        """Seconds: that of all calls in a slice of time, and of these the median. 0 without calls."""
+        """The median over time slices of the 99th percentile in each (seconds). 0 without calls."""
         slices: dict[int, list[float]] = {}
         for (label, of), found in self.took.items():
             if label in labels and of == kind:
@@ -112,17 +112,17 @@ async def run(run: Run, tally: Tally) -> None:
             opened.push_async_callback(dependency.mend)
         async with _people(world, measured, log):
             await _combinations(run, world, dependencies, measured, tally)
-        run.say("everything is up; waiting for what was put off")
+        run.say("everything is up; waiting for postponed work")
         drained = await events.settled(world.settings, 60)
         tally.expect(drained is not None, "events are left 60 s after everything was up again")
         tally.recovered_after(drained or 60.0)
         await _check(world, log, tally)
-        tally.expect(bool(model.requests), "the model was never asked")
-        tally.figures["the model was asked"] = f"{len(model.requests)} times"
+        tally.expect(bool(model.requests), "the model was never called")
+        tally.figures["calls to the model"] = f"{len(model.requests)} times"
     _judge(run, measured, tally)
 
 
-# What fails
+# Dependencies
 
 
 def _program(run: Run, name: str) -> Dependency:
@@ -161,7 +161,7 @@ def _model(run: Run, proxy: Proxy) -> Dependency:
 
 @asynccontextmanager
 async def _worker(run: Run, model: Proxy) -> AsyncIterator[None]:
-    """A worker that asks the model, instead of those of the stack, which read the wording."""
+    """A worker that calls the model, replacing the stack's workers, which use the heuristic."""
     (port,) = free_ports(1)
     host = run.stack.settings.host
     settings = run.stack.settings.model_copy(
@@ -210,7 +210,7 @@ async def _combinations(
     measured: Measured,
     tally: Tally,
 ) -> None:
-    """Every subset, each differing from the one before by one dependency, and between them everything up."""
+    """Every subset of dependencies, each one dependency different from the last, with all up in between."""
     seconds_down, seconds_up = run.choose((0.5, 1.5), (30.0, 30.0))
     in_a_row = run.choose(15, 4)
     down: set[str] = set()
@@ -237,7 +237,7 @@ async def _become(
     measured: Measured,
     tally: Tally,
 ) -> None:
-    # What starts again costs others time on a small machine, and isn't down any more.
+    # A restarting program slows the others on a small machine, and isn't down any more.
     measured.label = _COMING_BACK
     for dependency in dependencies:
         if dependency.name in down - wanted:
@@ -257,12 +257,12 @@ async def _measure(run: Run, label: str, measured: Measured, seconds: float) -> 
     await asyncio.sleep(seconds)
 
 
-# Who works meanwhile
+# The people who work meanwhile
 
 
 @asynccontextmanager
 async def _people(world: World, measured: Measured, log: OperationLog) -> AsyncIterator[None]:
-    """Create, read, list, change and delete tasks, and log in, while the block runs."""
+    """People create, read, list, change and delete tasks, and log in, while the block runs."""
     email = f"{uuid7().hex}@example.com"
     await world.stubs.auth.Register(
         RegisterRequest(email=email, password=_PASSWORD, display_name="Somebody")
@@ -282,7 +282,7 @@ async def _people(world: World, measured: Measured, log: OperationLog) -> AsyncI
 
 
 class Caller:
-    """Makes calls, without trying again, and notes what became of them."""
+    """Makes calls without retries and records their results."""
 
     def __init__(self, world: World, measured: Measured, log: OperationLog) -> None:
         self.world = world
@@ -290,7 +290,7 @@ class Caller:
         self._log = log
 
     async def call(self, kind: str, method: Any, request: Any, pause: float) -> Any:
-        """The answer; None when the call failed."""
+        """The answer, or None if the call failed."""
         label = self._measured.label
         entry = self._log.begin(type(request).__name__)
         metadata = () if kind == "login" else self.world.people[0].credentials
@@ -352,7 +352,7 @@ async def _log_in(caller: Caller, email: str) -> None:
 
 
 async def _check(world: World, log: OperationLog, tally: Tally) -> None:
-    """What was acknowledged is there, and what was put off has happened."""
+    """Check that acknowledged writes exist and that postponed work was done."""
     rows = await world.fetch(
         "SELECT id::text FROM task.tasks WHERE workspace_id = %(workspace)s",
         {"workspace": world.workspace.id},
@@ -370,7 +370,7 @@ async def _check(world: World, log: OperationLog, tally: Tally) -> None:
 
 def _judge(run: Run, measured: Measured, tally: Tally) -> None:
     subsets = sorted({label for label, _ in measured.took} - {_ALL_UP, _COMING_BACK})
-    # A second is too short for a percentile of its own.
+    # A second has too few calls for its own percentile.
     groups: list[list[str]] = run.choose([subsets], [[one] for one in subsets])
     tally.expect(len(subsets) == 15, f"only {len(subsets)} of 15 combinations were tried")
     for group in [*groups, [_COMING_BACK]]:
@@ -381,8 +381,8 @@ def _judge(run: Run, measured: Measured, tally: Tally) -> None:
             calls > 0 and 1 - failures / calls >= _PROMISED_OK,
             f"with {name} down {failures} of {calls:,} calls failed: {', '.join(codes)}",
         )
-    # In the short profile the median of half seconds: of a few hundred calls 1 % are too few, and what a neighbour on
-    # the same machine does for a moment would decide.
+    # The short profile uses the median over half seconds: 1 % of a few hundred calls would be too few, and a moment of
+    # other load on the machine would decide.
     slice_seconds = run.choose(0.5, 1e9)
     for kind in ("CRUD", "login"):
         usual = measured.p99([_ALL_UP], kind, slice_seconds)

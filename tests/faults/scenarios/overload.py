@@ -1,4 +1,4 @@
-"""Three times as many calls as can be served, in an open loop; who calls and who serves share no processor."""
+"""Three times as many calls as can be served, in an open loop. Clients and servers share no processor."""
 
 import asyncio
 import os
@@ -15,32 +15,32 @@ from tests.bench.processes import started
 from tests.faults.harness.scenario import NotPossible, Run, Tally
 from tests.faults.harness.world import World, a_world
 
-PROMISE = "Overload is refused, not collapsed under"
+PROMISE = "Overload is refused and causes no collapse"
 LIMIT_SECONDS = {"short": 90.0, "long": 300.0}
-# After one that leaves nothing to do: it begins when the machine is quiet.
+# Runs after a scenario that leaves no work behind, so that the machine is quiet.
 ORDER = "logins, then overload"
 
 _TIMES = 3
 _LEAST_GOODPUT = 0.8
 # Milliseconds.
 _LONGEST_REFUSAL = 100.0
-# Lists of 100 tasks above all: a call that costs clearly more than a refusal, as it has to be made by one processor.
+# Mostly lists of 100 tasks: one processor makes the calls, so a call has to cost far more than a refusal.
 _MIX = {"list": 6, "get": 2, "update": 2}
 _TASKS = 200
-# Calls at once by which the most that can be served is found; far below what is refused.
+# Concurrent calls that find the maximum throughput, far below the limit for refusals.
 _AT_ONCE = 48
 _CLIENTS = 3
-# Seconds that a client waits.
+# A client's time limit (seconds).
 _PATIENCE = 5.0
-# Outside of them Linux groups processes by session, of which each Postgres process is one, and with a processor that is
-# taken for long it can leave one of these without it for ten seconds (seen with 6.18; docs/promises.md).
+# Without a control group Linux schedules by session, and each Postgres process is one. On a busy processor it can
+# leave such a process waiting for ten seconds (seen with 6.18; docs/promises.md).
 _GROUPS = Path("/sys/fs/cgroup/cpu")
 
 
 async def run(run: Run, tally: Tally) -> None:
     async with a_world(run, people=20) as world:
         spec = await _spec(run, world)
-        # Of what the scenario before has left.
+        # Let the work of the previous scenario finish.
         await quiet()
         with _contained(run.stack), _apart(run.stack):
             await _phase(spec, 1.0, in_flight=_AT_ONCE // _CLIENTS)
@@ -67,9 +67,9 @@ def _judge(tally: Tally, found: list[dict[str, Any]], peak: float, seconds: floa
         code: count for code, count in codes.items() if code not in ("OK", "RESOURCE_EXHAUSTED")
     }
     tally.expect(not others, f"calls ended with {others}")
-    tally.expect(bool(refusals), "nothing was refused: it was no overload")
+    tally.expect(bool(refusals), "nothing was refused: there was no overload")
     wordless = sum(one["wordless"] for one in found)
-    tally.expect(not wordless, f"{wordless} refusals without a reason or a time to come back")
+    tally.expect(not wordless, f"{wordless} refusals without a reason or a retry delay")
     late = refusals[int(0.99 * len(refusals))] if refusals else 0.0
     tally.expect_speed(late < _LONGEST_REFUSAL, f"refusals took {late:.0f} ms (p99)")
     tally.expect_speed(
@@ -87,7 +87,7 @@ def _goodput(found: list[dict[str, Any]], seconds: float) -> float:
 
 async def _phase(spec: dict[str, Any], seconds: float, **more: float) -> list[dict[str, Any]]:
     specs = [{**spec, **more, "seconds": seconds, "seed": seed} for seed in range(_CLIENTS)]
-    async with started("tests.faults.load", *specs) as clients:
+    async with started("tests.faults.load_process", *specs) as clients:
         for client in clients:
             client.go()
         return await asyncio.gather(*(client.result() for client in clients))
@@ -106,7 +106,7 @@ async def _spec(run: Run, world: World) -> dict[str, Any]:
 
 @contextmanager
 def _contained(stack: Stack) -> Iterator[None]:
-    """Schedules the stack as one group, as in a container; leaves it as it is where that isn't possible."""
+    """Schedule the stack as one control group, as in a container; does nothing where that isn't possible."""
     group = _GROUPS / f"taskflow-faults-{os.getpid()}"
     try:
         group.mkdir()
@@ -117,7 +117,7 @@ def _contained(stack: Stack) -> Iterator[None]:
         _move(_pids(stack), group)
         yield
     finally:
-        # With what was started meanwhile: only an empty group can be removed.
+        # Including processes started meanwhile: only an empty group can be removed.
         _move(map(int, (group / "cgroup.procs").read_text().split()), _GROUPS)
         group.rmdir()
 
@@ -130,11 +130,11 @@ def _move(pids: Iterable[int], group: Path) -> None:
 
 @contextmanager
 def _apart(stack: Stack) -> Iterator[None]:
-    """The stack on one half of the processors, and what is started meanwhile on the other: else the load itself would
-    take from those whose goodput is measured, and the more so the more there is of it."""
+    """Run the stack on one half of the processors and new processes on the other. Otherwise the load generator would
+    slow the servers whose goodput is measured."""
     every = sorted(os.sched_getaffinity(0))
     if len(every) < 2:
-        raise NotPossible("there is one processor, which the load would take from those who serve")
+        raise NotPossible("with one processor the load would slow the servers")
     half = len(every) // 2
     _pin(stack, every[half:])
     os.sched_setaffinity(0, every[:half])

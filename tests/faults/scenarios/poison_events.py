@@ -1,4 +1,4 @@
-"""One event in a hundred can't be processed: it's tried, kept, and can be handed back; the others go on."""
+"""One event in a hundred can't be processed. It is retried, parked and can be replayed; the others continue."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from services.platform.outbox import subject
+from services.platform.events.outbox import subject
 from taskflow.event.v1.dead_letter_service_pb2 import (
     DeadLetter,
     ListDeadLettersRequest,
@@ -28,21 +28,21 @@ from tests.faults.harness.world import World, a_world
 PROMISE = "A poison event blocks nobody"
 LIMIT_SECONDS = {"short": 120.0, "long": 1800.0}
 
-# Seconds: until the good events have had their effect, and until the bad ones are dead letters after ten tries, which
-# the product spreads over two minutes and the short profile over four seconds.
+# Seconds until the good events took effect, and until the poison events are dead letters after ten tries. The tries
+# take two minutes in the product and four seconds in the short profile.
 _GOOD: Final = 30.0
 _PARKED: Final = {"short": 40.0, "long": 300.0}
-# A title that Postgres refuses for as long as the fault in the database lasts.
+# A title that Postgres rejects while the injected fault lasts.
 _CURSED: Final = "cursed by the harness"
 _LETTERS_PAGE: Final = 1000
 
 
 @dataclass
 class Poison:
-    """Ids of events, and which consumers can't process them."""
+    """Ids of poison events, with the consumers that can't process them."""
 
     letters: set[tuple[str, str]] = field(default_factory=set)
-    # Those that can be, once the database is mended.
+    # Events that can be processed after the database is repaired.
     curable: set[str] = field(default_factory=set)
 
     @property
@@ -57,7 +57,7 @@ async def run(run: Run, tally: Tally) -> None:
     async with a_world(run, people=2) as world, a_board(world) as board, _fault(world) as mend:
         await _make_operator(world)
         with OperationLog(run.folder / "operations") as log:
-            changes = Changes(run, world, log, telling_every=1, pause=0)
+            changes = Changes(run, world, log, notifying_every=1, pause=0)
             async with changes.going_on():
                 for number in range(bad):
                     await changes.reach((number + 1) * (total - bad) // bad)
@@ -83,14 +83,14 @@ async def run(run: Run, tally: Tally) -> None:
 
 
 async def _publish(run: Run, world: World, poison: Poison, number: int, task: Task) -> None:
-    """A bad event, through the outbox as if a fault of ours had written it."""
+    """Write a poison event to the outbox, as a bug of ours would."""
     workspace_id, user_id = world.workspace.id, world.people[1].id
     event_id = uuid7()
     event = Event(id=str(event_id), workspace_id=workspace_id, aggregate_id=task.id)
     consumers = ["notification"]
     match number % 5:
         case 0:
-            # Both consumers, and the streams, take this one as a task's.
+            # Both consumers, and the streams, take this one for a task event.
             event.type = run.random.choice(["task.created", "task.updated"])
             consumers.append("dispatcher")
             payload = b"\xff" + run.random.randbytes(50)
@@ -109,7 +109,7 @@ async def _publish(run: Run, world: World, poison: Poison, number: int, task: Ta
             poison.curable.add(event.id)
     poison.letters |= {(consumer, event.id) for consumer in consumers}
     await _insert(world, event_id, subject(event), payload)
-    # Nobody keeps this one: a stream reads past it.
+    # No consumer parks this one; streams skip it.
     garbage = f"taskflow.{workspace_id}.member.removed"
     await _insert(world, uuid7(), garbage, b"\xff")
 
@@ -130,7 +130,7 @@ async def _insert(world: World, event_id: UUID, to: str, payload: bytes) -> None
 
 @asynccontextmanager
 async def _fault(world: World) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Notifications with a certain title are refused by the database until it's mended."""
+    """Make the database reject notifications with a certain title until it is repaired."""
 
     async def mend() -> None:
         await world.fetch(
@@ -155,7 +155,7 @@ async def _fault(world: World) -> AsyncIterator[Callable[[], Awaitable[None]]]:
 
 
 async def _good_ones(world: World, poison: Poison, tally: Tally) -> None:
-    """The good events have their effect while the bad ones are still being tried."""
+    """Check that good events take effect while poison events are still being retried."""
     settings, workspace_id = world.settings, world.workspace.id
     started = time.monotonic()
     while True:
@@ -167,7 +167,8 @@ async def _good_ones(world: World, poison: Poison, tally: Tally) -> None:
     tally.lost += had.missing
     tally.doubled += had.surplus
     tally.expect(
-        not had.missing, f"{had.missing} good events had no effect {_GOOD:g} s after the last one"
+        not had.missing,
+        f"{had.missing} good events had no effect within {_GOOD:g} s of the last one",
     )
     tally.figures["good events applied"] = f"{had.total:,}"
     delays = sorted(await _delays(world))
@@ -179,7 +180,7 @@ async def _good_ones(world: World, poison: Poison, tally: Tally) -> None:
 
 
 async def _delays(world: World) -> list[float]:
-    """Seconds from an event's id, which has the time in it, to its notification."""
+    """Seconds from each event, whose id contains its time, to its notification."""
     rows = await world.fetch(
         "SELECT event_id, extract(epoch FROM created_at)::float8 FROM notification.notifications"
         " WHERE workspace_id = %(workspace)s",
@@ -189,7 +190,7 @@ async def _delays(world: World) -> list[float]:
 
 
 async def _parked(world: World, poison: Poison, seconds: float) -> set[tuple[str, str]]:
-    """Dead letters of the workspace, once all are there or the time is over."""
+    """The workspace's dead letters, as soon as all are there or the time is over."""
     give_up = time.monotonic() + seconds
     while True:
         found = {(letter.consumer, letter.event_id) for letter in await _letters(world)}
@@ -199,7 +200,7 @@ async def _parked(world: World, poison: Poison, seconds: float) -> set[tuple[str
 
 
 async def _letters(world: World) -> list[DeadLetter]:
-    """Those that wait, as an operator sees them; of this scenario, as no other leaves any."""
+    """Waiting dead letters as an operator sees them. All are this scenario's: others leave none."""
     request = ListDeadLettersRequest(page_size=_LETTERS_PAGE)
     found: list[DeadLetter] = []
     while True:
@@ -213,7 +214,7 @@ async def _letters(world: World) -> list[DeadLetter]:
 
 
 async def _replay(world: World, poison: Poison, tally: Tally) -> None:
-    """What was cured has its effect, once; what wasn't is a dead letter again."""
+    """Replay all: repaired events take effect once, the others become dead letters again."""
     hopeless: tuple[str, str] | None = None
     for letter in await _letters(world):
         if letter.event_id in poison.curable:
@@ -224,20 +225,20 @@ async def _replay(world: World, poison: Poison, tally: Tally) -> None:
     wanted = {(event_id, world.people[1].id) for event_id in poison.curable}
     give_up = time.monotonic() + _PARKED["long"]
     while time.monotonic() < give_up:
-        had = await events.told(world.settings, world.workspace.id)
+        had = await events.notification_counts(world.settings, world.workspace.id)
         back = {(letter.consumer, letter.event_id) for letter in await _letters(world)}
         if wanted <= had.keys() and hopeless in back:
             break
         await asyncio.sleep(0.3)
     tally.lost += len(wanted - had.keys())
     tally.doubled += sum(had[telling] > 1 for telling in wanted)
-    tally.expect(hopeless in back, "a replayed event that failed again isn't a dead letter again")
+    tally.expect(hopeless in back, "a replayed event that failed again didn't become a dead letter")
     tally.expect(
         not {event_id for _, event_id in back} & poison.curable,
-        "replayed events that had their effect are still dead letters",
+        "replayed events that took effect are still dead letters",
     )
     tally.figures["replayed"] = (
-        f"{len(wanted & had.keys())} of {len(wanted)} cured had their effect"
+        f"{len(wanted & had.keys())} of {len(wanted)} repaired events took effect"
     )
 
 

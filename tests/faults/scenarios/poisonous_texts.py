@@ -1,4 +1,4 @@
-"""One workspace writes texts that are made to be slow to read; another one waits for its suggestions beside it."""
+"""One workspace writes texts designed to be slow to read, while another one waits for its suggestions."""
 
 import asyncio
 import time
@@ -16,15 +16,15 @@ from tests.faults.harness.world import Workspace, World, a_world
 PROMISE = "A poisonous text costs its own task only"
 LIMIT_SECONDS = {"short": 150.0, "long": 1800.0}
 
-# Characters, as many as a description may have.
+# The maximum length of a description (characters).
 _LONGEST: Final = 20_000
-# Seconds: between looks for a suggestion, and how long anybody waits for one.
+# Seconds between checks for a suggestion, and the longest wait for one.
 _LOOK: Final = 0.1
 _PATIENCE: Final = 100.0
-# How much longer the neighbour may wait than alone. The debounce of two seconds is in both.
+# How many times longer than alone the neighbour may wait. Both include the debounce of two seconds.
 _MOST: Final = 2.0
 
-# Each fills a description with what makes a careless pattern or algorithm compare everything with everything.
+# Each fills a description with text on which a careless pattern or algorithm takes quadratic time.
 _SHAPES: Final[tuple[Callable[[int], str], ...]] = (
     lambda n: "a" + " " * (n - 2) + "b",
     lambda n: "```\n" + "\n" * (n - 5) + "x",
@@ -63,13 +63,13 @@ async def run(run: Run, tally: Tally) -> None:
 
 
 def _text(run: Run, index: int) -> str:
-    """The shape that once stopped the worker comes first and most often."""
+    """A hostile text. The shape that once stopped the worker comes first and most often."""
     shape = _SHAPES[0] if index < 10 else run.random.choice(_SHAPES)
     return shape(_LONGEST)
 
 
 async def _quiet_tasks(run: Run, world: World, workspace: Workspace) -> list[float]:
-    """Seconds from the creation of each of a few tasks to its suggestion."""
+    """Create a few tasks; returns the seconds until each has its suggestion."""
     return await asyncio.gather(*(_suggested(world, workspace) for _ in range(run.choose(3, 10))))
 
 
@@ -111,7 +111,7 @@ async def _has_failed(world: World, workspace: Workspace, task_id: str) -> bool:
 
 
 async def _unanswered(world: World, workspace: Workspace, task_ids: list[str]) -> int:
-    """How many of the tasks have neither a suggestion nor a failed job when the time is over."""
+    """The number of tasks with neither a suggestion nor a failed job when the time is over."""
     waiting = set(task_ids)
     give_up = time.monotonic() + _PATIENCE
     while waiting and time.monotonic() < give_up:

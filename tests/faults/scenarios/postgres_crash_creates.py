@@ -16,7 +16,7 @@ from taskflow.task.v1.task_service_pb2 import CreateTaskRequest
 from tests.faults.harness.checker import check
 from tests.faults.harness.oplog import Entry, OperationLog
 from tests.faults.harness.scenario import Run, Tally
-from tests.faults.harness.world import Person, World, a_world
+from tests.faults.harness.world import SeededPerson, World, a_world
 
 PROMISE = "A Postgres crash under concurrent creates costs UNAVAILABLE only"
 LIMIT_SECONDS = {"short": 300.0, "long": 900.0}
@@ -77,7 +77,9 @@ class Clients:
         payload.update({"message": "weigh the anchor"})
         return payload
 
-    async def _create_once(self, request: CreateTaskRequest, person: Person, entry: Entry) -> None:
+    async def _create_once(
+        self, request: CreateTaskRequest, person: SeededPerson, entry: Entry
+    ) -> None:
         try:
             task = await self._call(request, person)
         except grpc.aio.AioRpcError as error:
@@ -87,7 +89,7 @@ class Clients:
             entry.ok(task=task.id)
 
     async def _create_repeatedly(
-        self, request: CreateTaskRequest, person: Person, entry: Entry
+        self, request: CreateTaskRequest, person: SeededPerson, entry: Entry
     ) -> None:
         """Sends the request twice at once until both calls are acknowledged."""
         found: set[str] = set()
@@ -105,7 +107,7 @@ class Clients:
         self.doubled += len(found) > 1
         entry.ok(task=min(found))
 
-    async def _call(self, request: CreateTaskRequest, person: Person) -> Task:
+    async def _call(self, request: CreateTaskRequest, person: SeededPerson) -> Task:
         begun = time.monotonic()
         call: Any = self.world.stubs.tasks.CreateTask(
             request, metadata=person.credentials, timeout=_DEADLINE
@@ -175,7 +177,7 @@ async def _check_numbers(world: World, clients: Clients, tally: Tally) -> None:
         {"workspace": world.workspace.id},
     )
     for key, following, highest in behind:
-        tally.broken.append(f"{key} gives out {following} next, and {key}-{highest} exists")
+        tally.broken.append(f"{key} issues {following} next, but {key}-{highest} exists")
 
 
 async def _check_jobs(world: World, clients: Clients, tally: Tally) -> None:

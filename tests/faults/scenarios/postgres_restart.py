@@ -1,4 +1,4 @@
-"""Postgres is restarted at once, again and again, and stands still for a while, under calls of every kind."""
+"""Postgres is restarted immediately, again and again, and also paused, under calls of every kind."""
 
 import asyncio
 import random
@@ -36,22 +36,22 @@ LIMIT_SECONDS = {"short": 300.0, "long": 1800.0}
 _RATE = 200.0
 # A call's time limit (seconds).
 _DEADLINE = 5.0
-# Within this (seconds) calls go well again.
+# Calls must succeed again within this time (seconds).
 _HEALTHY_SECONDS = 5.0
 _PROCESSES = ("auth", "auth-2", "task", "task-2", "notification", "notification-2")
 
 
 @dataclass
-class Calls:
-    """Every kind of call, and how each ended."""
+class CallLog:
+    """Makes calls of every kind and records how each ended."""
 
     world: World
     random: random.Random
     tasks: list[str] = field(default_factory=list)
     codes: Counter[str] = field(default_factory=Counter)
-    # What no client should see, by its words.
+    # Errors that no client should see, by their text.
     wrong: Counter[str] = field(default_factory=Counter)
-    # When calls that failed were begun, and when calls ended well.
+    # Start times of failed calls, and end times of successful ones.
     failed: list[float] = field(default_factory=list)
     answered: list[float] = field(default_factory=list)
 
@@ -108,7 +108,7 @@ class Calls:
                 return method.ListNotifications(ListNotificationsRequest(), **how)
 
     def healthy_after(self, instant: float, until: float) -> float:
-        """Seconds from `instant` to the first answer and to the last call that fails, whichever came later."""
+        """Seconds from `instant` to the first success or the start of the last failed call, whichever is later."""
         first = min((at for at in self.answered if at >= instant), default=until)
         last = max((at for at in self.failed if instant <= at < until), default=instant)
         return max(first, last) - instant
@@ -116,7 +116,7 @@ class Calls:
 
 async def run(run: Run, tally: Tally) -> None:
     async with a_world(run, people=8) as world:
-        calls = Calls(world, run.random)
+        calls = CallLog(world, run.random)
         calls.tasks.append(await _first_task(world))
         recoveries = []
         async with at_rate(_RATE, calls.one) as load:
@@ -146,7 +146,7 @@ async def _first_task(world: World) -> str:
 
 
 async def _restart(run: Run) -> float:
-    """As `pg_ctl restart -m immediate`: backends quit without a word. Returns when Postgres takes connections again."""
+    """Like `pg_ctl restart -m immediate`: backends quit at once. Returns when Postgres accepts connections again."""
     await run.stack.hold("postgres", signal.SIGQUIT)
     run.stack.release("postgres")
     async with asyncio.timeout(60):
@@ -161,16 +161,16 @@ async def _restart(run: Run) -> float:
             await asyncio.sleep(0.02)
 
 
-async def _watched(run: Run, calls: Calls, back: float) -> float:
-    """How long after `back` calls go well again, looked at for longer than it may take at most."""
+async def _watched(run: Run, calls: CallLog, back: float) -> float:
+    """How long after `back` calls succeed again, observed for longer than the promise allows."""
     watched = run.choose(2.0, 6.0)
     await asyncio.sleep(watched)
     until = time.monotonic()
     return calls.healthy_after(back, until)
 
 
-async def _pool_usable(run: Run, world: World, calls: Calls, tally: Tally) -> None:
-    """Each process answers as many calls at once as its pool has connections, twice over."""
+async def _pool_usable(run: Run, world: World, calls: CallLog, tally: Tally) -> None:
+    """Check that each process answers twice as many concurrent calls as its pool has connections."""
     size = 2 * world.settings.database_pool_size
     for name in _PROCESSES:
         async with stubs_at(run.address(name)) as stubs:
@@ -198,7 +198,7 @@ async def _asked(stubs: Stubs, name: str, world: World) -> None:
         await stubs.notifications.GetUnreadCount(GetUnreadCountRequest(), **how)
 
 
-def _judge(calls: Calls, recoveries: list[float], woken: float, tally: Tally) -> None:
+def _judge(calls: CallLog, recoveries: list[float], woken: float, tally: Tally) -> None:
     for text, count in calls.wrong.most_common(5):
         tally.broken.append(f"{count} × {text}")
     tally.expect_speed(

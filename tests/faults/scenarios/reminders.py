@@ -38,12 +38,12 @@ LIMIT_SECONDS = {"short": 150.0, "long": 2400.0}
 _WORKERS: Final = ("worker", "worker-2")
 # Seconds around a reminder's instant within which its task is edited.
 _AROUND: Final = 2.0
-# Seconds that a reminder may be late, and within which one has to come that an outage delayed, after its end.
+# The allowed lateness of a reminder (seconds), normally and after the end of an outage.
 _LATE: Final = 10.0
 _LATE_AFTER_OUTAGE: Final = 60.0
-# A process that didn't run for so long (seconds) was stopped with all others.
+# If this process didn't run for this long (seconds), the whole machine stood still.
 _STANDSTILL: Final = 3.0
-# Seconds between a deadline's being set and the deadline.
+# Seconds from setting a deadline to the deadline.
 _LEAD: Final = (5.0, 9.0)
 
 Edit = Literal[
@@ -62,14 +62,14 @@ _EDITS: Final[Sequence[Edit]] = (
 
 
 class Outage(NamedTuple):
-    """Of a worker or two, or of the whole machine, in seconds of the wall clock."""
+    """An outage of one or both workers, or of the whole machine, in wall-clock seconds."""
 
     begun: float
     ended: float
 
 
 class Sent(NamedTuple):
-    """A reminder; times are seconds of the wall clock."""
+    """A sent reminder; times are wall-clock seconds."""
 
     due: float
     offset: int
@@ -78,7 +78,7 @@ class Sent(NamedTuple):
 
 @dataclass
 class Span:
-    """A time in which a task was open and had this deadline, in seconds of the wall clock."""
+    """A period in which a task was open with this deadline, in wall-clock seconds."""
 
     due: float
     begun: float
@@ -87,16 +87,16 @@ class Span:
 
     @property
     def expected(self) -> float:
-        """When the reminder at the deadline should come."""
+        """The time at which the reminder at the deadline should come."""
         return max(self.due, self.begun)
 
 
 @dataclass
 class Life:
-    """What happened to a task, by its events."""
+    """The history of a task, by its events."""
 
     spans: list[Span] = field(default_factory=list)
-    # Reminders that nothing called for, in words.
+    # Sentences about reminders that shouldn't have been sent.
     wrong: list[str] = field(default_factory=list)
 
 
@@ -114,7 +114,7 @@ async def run(run: Run, tally: Tally) -> None:
                     life = _live(run, world, log, task_id, begin + number / rate)
                     edits.create_task(life)
             await killing
-            run.say("waiting for what is still to come")
+            run.say("waiting for outstanding reminders")
             await _complete(world, outages)
             watching.cancel()
             tally.operations = sum(1 for _ in log)
@@ -125,7 +125,7 @@ async def run(run: Run, tally: Tally) -> None:
 
 
 async def _live(run: Run, world: World, log: OperationLog, task_id: str, due: float) -> None:
-    """Sets a deadline some seconds ahead, and edits the task around it."""
+    """Set a deadline some seconds ahead, and edit the task near it."""
     edit = run.random.choice(_EDITS)
     ahead = run.random.uniform(*_LEAD)
     around = run.random.uniform(-_AROUND, _AROUND)
@@ -212,7 +212,7 @@ class _Calls:
 
 
 async def _kill_workers(run: Run, outages: list[Outage], tally: Tally, seconds: float) -> None:
-    """One of them or both, every 20 s; the first ones after a time without."""
+    """Kill one or both workers every 20 s, after a first period without kills."""
     instants = run.choose(
         [_LEAD[1] + 0.4 * seconds, _LEAD[1] + 0.8 * seconds],
         [_LEAD[1] + 0.1 * seconds + 20.0 * n for n in range(int(0.9 * seconds / 20))],
@@ -234,16 +234,14 @@ async def _kill_workers(run: Run, outages: list[Outage], tally: Tally, seconds: 
 
 
 async def _watch(outages: list[Outage], tally: Tally) -> None:
-    """Nothing is on time on a machine that stands still, as one does that others share."""
+    """Record standstills of the machine, as happen on a shared one: no reminder can be on time then."""
     before = time.time()
     while True:
         await asyncio.sleep(0.5)
         now = time.time()
         if now - before > _STANDSTILL:
             outages.append(Outage(before, now))
-            tally.figures["this machine stood still"] = (
-                f"for {now - before:.1f} s, at the last time"
-            )
+            tally.figures["this machine stood still"] = f"for {now - before:.1f} s, the last time"
         before = now
 
 
@@ -251,7 +249,7 @@ async def _watch(outages: list[Outage], tally: Tally) -> None:
 
 
 def _latest(expected: float, outages: Sequence[Outage]) -> float:
-    """When a reminder has to have come at the latest."""
+    """The latest allowed time of a reminder."""
     concerned = [
         outage.ended + _LATE_AFTER_OUTAGE
         for outage in outages
@@ -261,7 +259,7 @@ def _latest(expected: float, outages: Sequence[Outage]) -> float:
 
 
 async def _complete(world: World, outages: Sequence[Outage]) -> None:
-    """Waits until nothing is to come any more, or it's too late for it."""
+    """Wait until no reminder is outstanding, or the latest allowed time is over."""
     while True:
         lives = await _lives(world)
         now = time.time()
@@ -287,7 +285,7 @@ async def _lives(world: World) -> dict[str, Life]:
 
 
 def _life(history: Sequence[Event]) -> Life:
-    """Follows a task's events, whose order is that of its changes."""
+    """Build a task's history from its events, which are in the order of its changes."""
     life = Life()
     state: Task | None = None
     span: Span | None = None
@@ -320,16 +318,16 @@ def _counts(task: Task) -> bool:
 
 
 def _faults(event: Event, state: Task | None, span: Span | None, sent: Sent) -> Iterator[str]:
-    """What is wrong with a reminder, when the task stood like this."""
+    """What is wrong with a reminder, given the task's state at its time."""
     task = event.task_reminder_due.task
     if span is None or state is None:
-        yield f"task {task.id} was reminded of while it was finished, deleted or had no deadline"
+        yield f"task {task.id} got a reminder while finished, deleted or without a deadline"
     elif sent.due != span.due:
-        yield f"task {task.id} was reminded of for a deadline that it had no more"
+        yield f"task {task.id} got a reminder for an outdated deadline"
     elif event.revision != state.revision or task.assignee_id != state.assignee_id:
         yield f"a reminder shows task {task.id} as it was at revision {event.revision}"
     elif sent.at < sent.due - sent.offset:
-        yield f"task {task.id} was reminded of {sent.due - sent.offset - sent.at:.3f} s too soon"
+        yield f"task {task.id} got its reminder {sent.due - sent.offset - sent.at:.3f} s early"
 
 
 def _seconds(at: Timestamp) -> float:
@@ -337,7 +335,7 @@ def _seconds(at: Timestamp) -> float:
 
 
 def _sent_at(life: Life, due: float) -> list[float]:
-    """When the reminder at this deadline was sent, which may have been in an earlier span."""
+    """When the reminder for this deadline was sent, possibly in an earlier span."""
     return [
         sent.at
         for span in life.spans
@@ -367,7 +365,7 @@ async def _check(world: World, outages: Sequence[Outage], tally: Tally) -> None:
             lateness.append(late)
             if at[0] < first_outage:
                 before_outages.append(late)
-            tally.expect(at[0] <= latest, f"task {task_id} was reminded of {late:.1f} s late")
+            tally.expect(at[0] <= latest, f"task {task_id} got its reminder {late:.1f} s late")
     had = await events.effects(world.settings, world.workspace.id)
     tally.lost += had.missing
     tally.doubled += had.surplus

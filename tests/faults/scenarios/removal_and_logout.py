@@ -1,4 +1,4 @@
-"""Somebody is removed, or logs out; the next moment something is written, and they ask another process for it."""
+"""A user is removed or logs out. Right after that, something is written, and the user asks another process for it."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ from typing import Any
 import grpc.aio
 from uuid_utils.compat import uuid7
 
-from services.auth.tokens import SigningKeys
+from services.auth.sessions.tokens import SigningKeys
 from taskflow.auth.v1.auth_service_pb2 import LogoutRequest
 from taskflow.auth.v1.user_service_pb2 import GetCurrentUserRequest
 from taskflow.auth.v1.workspace_pb2 import ROLE_MEMBER
@@ -34,26 +34,26 @@ from taskflow.task.v1.task_service_pb2 import (
     WatchTasksRequest,
 )
 from tests.faults.harness.scenario import Run, Tally
-from tests.faults.harness.world import Person, Stubs, World, a_world, stubs_at
+from tests.faults.harness.world import SeededPerson, Stubs, World, a_world, stubs_at
 
 PROMISE = "Removal and logout take effect"
 LIMIT_SECONDS = {"short": 90.0, "long": 1800.0}
 
-# Promised (seconds): until a stream is closed.
+# Promised time until a stream is closed (seconds).
 _CLOSED = 5.0
 _AT_ONCE = 16
-# Every n-th time a stream is open meanwhile.
+# A stream is open in every n-th round.
 _STREAM_EVERY = 3
 _DEADLINE = 30.0
 
 _Code = grpc.StatusCode
-# A busy machine is no leak.
+# Codes of a busy machine, which reveal nothing.
 _PASSING = (_Code.UNAVAILABLE, _Code.RESOURCE_EXHAUSTED, _Code.DEADLINE_EXCEEDED)
 
 
 @dataclass
 class Door:
-    """The processes by name: what is changed and written at the first ones, what is asked at the second."""
+    """The processes by name: changes are made at the first ones, questions are asked at the second."""
 
     world: World
     at: dict[str, Stubs]
@@ -62,8 +62,8 @@ class Door:
     tally: Tally
     closed: list[float] = field(default_factory=list)
 
-    async def one(self, number: int, person: Person, task_id: str) -> Person:
-        """Returns the person as a member with a session."""
+    async def one(self, number: int, person: SeededPerson, task_id: str) -> SeededPerson:
+        """One round; returns the person as a member with a session."""
         logout = bool(number % 2)
         watching = None
         if number // 2 % _STREAM_EVERY == 0:
@@ -92,7 +92,7 @@ class Door:
             await self._ended(watching, ended, logout, secret)
         return await self._back(person, logout)
 
-    async def _ask(self, person: Person, task_id: str, secret: str, logout: bool) -> None:
+    async def _ask(self, person: SeededPerson, task_id: str, secret: str, logout: bool) -> None:
         for name, call in self._questions(person, task_id, logout).items():
             self.tally.operations += 1
             try:
@@ -112,9 +112,9 @@ class Door:
             )
 
     def _questions(
-        self, person: Person, task_id: str, logout: bool
+        self, person: SeededPerson, task_id: str, logout: bool
     ) -> dict[str, Callable[[], Awaitable[Any]]]:
-        """Some of those that there are, one of them about the task."""
+        """A selection of read calls, one of them about the task."""
         workspace_id = self.world.workspace.id
         how = _by(person)
         tasks, people = self.at["task-2"], self.at["auth-2"]
@@ -157,8 +157,10 @@ class Door:
             asked[name] = questions[name]
         return asked
 
-    async def _watch(self, number: int, person: Person, opened: asyncio.Event) -> tuple[Any, str]:
-        """What the person's stream at another process was ended with, and all that it showed."""
+    async def _watch(
+        self, number: int, person: SeededPerson, opened: asyncio.Event
+    ) -> tuple[Any, str]:
+        """The end of the person's stream at another process, and everything that it showed."""
         how: dict[str, Any] = {"metadata": person.credentials}
         stream: Any
         if number // 2 % (2 * _STREAM_EVERY) and number % 2:
@@ -198,10 +200,10 @@ class Door:
         self.tally.recovered_after(seconds)
         expected = _Code.UNAUTHENTICATED if logout else _Code.PERMISSION_DENIED
         self.tally.expect(code is expected, f"a stream was closed with {code.name}")
-        # A removal is an event among the changes; of a logout the stream hears up to 5 s later.
+        # A removal is an event among the changes; the stream learns of a logout within 5 s.
         self.tally.leaked += not logout and secret in shown
 
-    async def _back(self, person: Person, logout: bool) -> Person:
+    async def _back(self, person: SeededPerson, logout: bool) -> SeededPerson:
         owner = self.world.workspace.owner
         if not logout:
             request = AddMemberRequest(
@@ -210,7 +212,7 @@ class Door:
             workspaces = self.at["auth"].workspaces
             await _done(lambda: workspaces.AddMember(request, **_by(owner)), _Code.ALREADY_EXISTS)
             return person
-        again = Person(self.keys, self.world.settings, person.email)
+        again = SeededPerson(self.keys, self.world.settings, person.email)
         again.id = person.id
         await self.world.fetch(
             "INSERT INTO auth.sessions (id, user_id, device, expires_at)"
@@ -231,7 +233,7 @@ async def run(run: Run, tally: Tally) -> None:
         door = Door(world, stubs, SigningKeys(world.settings), run, tally)
         numbers = iter(range(count))
 
-        async def work(person: Person, project: str) -> None:
+        async def work(person: SeededPerson, project: str) -> None:
             answer = await door.at["task"].tasks.CreateTask(
                 CreateTaskRequest(project_id=project, task=Task(title="Harmless")),
                 **_by(world.workspace.owner),
@@ -252,7 +254,7 @@ async def run(run: Run, tally: Tally) -> None:
 
 
 async def _done(call: Callable[[], Awaitable[Any]], *already: grpc.StatusCode) -> Any:
-    """The answer, however often it takes; None when a repeated call is told that it has been done `already`."""
+    """The answer, with retries; None if a repeated call learns that it was `already` done."""
     repeated = False
     while True:
         try:
@@ -266,5 +268,5 @@ async def _done(call: Callable[[], Awaitable[Any]], *already: grpc.StatusCode) -
         await asyncio.sleep(0.5)
 
 
-def _by(person: Person) -> dict[str, Any]:
+def _by(person: SeededPerson) -> dict[str, Any]:
     return {"metadata": person.credentials, "timeout": _DEADLINE}

@@ -1,4 +1,4 @@
-"""Responses are lost after the commit, and the client asks again with the same request_id: by hand, and by our SDK."""
+"""Responses are lost after the commit, and clients retry with the same request_id: hand-written ones and our SDK."""
 
 import asyncio
 import contextlib
@@ -14,25 +14,25 @@ import grpc.aio
 from taskflow.task.v1.task_pb2 import Task
 from taskflow.task.v1.task_service_pb2 import CreateTaskRequest, CreateTaskResponse
 from taskflow_client import TaskFlow
-from taskflow_client.session import MemorySessions, Session
+from taskflow_client.session_store import MemorySessions, Session
 from tests.faults.harness.oplog import OperationLog
 from tests.faults.harness.proxy import Proxy
 from tests.faults.harness.scenario import Run, Tally
-from tests.faults.harness.world import Person, Stubs, World, a_world, stubs_at
+from tests.faults.harness.world import SeededPerson, Stubs, World, a_world, stubs_at
 
-# Begins a call, or says which one is under way.
+# Starts a call, or returns the running one.
 Begin = Callable[[], asyncio.Future[Any]]
 
 PROMISE = "A retried create happens once"
 
 _CLIENTS = 8
-# A client by hand asks this often at once after it was left without an answer.
+# A hand-written client sends this many concurrent retries after a lost answer.
 _RETRIES = 3
-# Seconds that a client waits for an answer, and tries to get one.
+# Seconds that a client waits for an answer, and that it keeps retrying.
 _DEADLINE = 10.0
 _PATIENCE = 120.0
 _REPEATED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-# For every this many responses that are dropped, one connection is reset while the call is still under way.
+# One connection reset during a running call for this many dropped responses.
 _RESET_EVERY = 4
 # Longer than a create takes (seconds), so that the reset falls before, within and after it.
 _CREATE_SECONDS = 0.02
@@ -51,12 +51,12 @@ async def run(run: Run, tally: Tally) -> None:
                     clients.create_task(client(Proxy(host, int(port)), count))
             await _check(world, log, tally)
         tally.figures["responses dropped after the commit"] = f"{trial.dropped:,}"
-        tally.figures["connections reset within the call"] = f"{trial.reset:,}"
+        tally.figures["connections reset during the call"] = f"{trial.reset:,}"
         tally.expect(trial.dropped >= wanted, f"only {trial.dropped} responses were dropped")
 
 
 class Trial:
-    """Both kinds of clients, each behind a proxy of its own."""
+    """Both kinds of clients, each behind its own proxy."""
 
     def __init__(
         self, world: World, log: OperationLog, tally: Tally, chance: random.Random
@@ -69,7 +69,7 @@ class Trial:
         self.reset = 0
 
     async def by_hand(self, proxy: Proxy, count: int) -> None:
-        """Retries several times at once, so that the repeated requests also meet each other."""
+        """Send several concurrent retries, so that repeated requests also race with each other."""
         async with proxy, stubs_at(proxy.address) as stubs:
             person = self._world.people[0]
             for number in range(count + count // _RESET_EVERY):
@@ -90,7 +90,7 @@ class Trial:
                 entry.ok(task=answers[0].task.id)
 
     async def by_sdk(self, proxy: Proxy, count: int) -> None:
-        """The client makes up the request_id, and retries by itself."""
+        """The SDK chooses the request_id and retries itself."""
         async with proxy, _sdk(proxy.address, self._world.people[0]) as client:
             for number in range(count + count // _RESET_EVERY):
                 request = self._request("")
@@ -112,7 +112,7 @@ class Trial:
         )
 
     async def _answer_lost(self, proxy: Proxy, begin: Begin) -> None:
-        """Make the call until a response to it, with the task in it, was taken out on its way to the client."""
+        """Make the call until a response with the task was dropped on its way to the client."""
         give_up = time.monotonic() + _PATIENCE
         dropped = proxy.dropped
         proxy.drop_responses()
@@ -128,7 +128,7 @@ class Trial:
         self._tally.faults += 1
 
     async def _cut_off(self, proxy: Proxy, begin: Begin) -> None:
-        """Make the call and reset its connection a moment later, wherever the call is by then."""
+        """Make the call and reset its connection a moment later, at any point of the call."""
         begin()
         await asyncio.sleep(self._random.uniform(0, _CREATE_SECONDS))
         proxy.reset()
@@ -137,12 +137,12 @@ class Trial:
 
 
 def _same(call: asyncio.Future[Any]) -> asyncio.Future[Any]:
-    """A client that retries by itself is asked once."""
+    """Returns the call unchanged, because this client retries by itself."""
     return call
 
 
-def _left(stubs: Stubs, request: CreateTaskRequest, person: Person) -> asyncio.Future[Any]:
-    """A call whose end nobody waits for."""
+def _left(stubs: Stubs, request: CreateTaskRequest, person: SeededPerson) -> asyncio.Future[Any]:
+    """Start a call without waiting for its end."""
 
     async def call() -> None:
         with contextlib.suppress(grpc.aio.AioRpcError):
@@ -151,8 +151,10 @@ def _left(stubs: Stubs, request: CreateTaskRequest, person: Person) -> asyncio.F
     return asyncio.ensure_future(call())
 
 
-async def _answered(stubs: Stubs, request: CreateTaskRequest, person: Person) -> CreateTaskResponse:
-    """As a client does that retries what is safe to repeat."""
+async def _answered(
+    stubs: Stubs, request: CreateTaskRequest, person: SeededPerson
+) -> CreateTaskResponse:
+    """Retry like a client that repeats idempotent calls."""
     async with asyncio.timeout(_PATIENCE):
         while True:
             try:
@@ -162,14 +164,16 @@ async def _answered(stubs: Stubs, request: CreateTaskRequest, person: Person) ->
                     raise
 
 
-async def _create(stubs: Stubs, request: CreateTaskRequest, person: Person) -> CreateTaskResponse:
+async def _create(
+    stubs: Stubs, request: CreateTaskRequest, person: SeededPerson
+) -> CreateTaskResponse:
     answer: CreateTaskResponse = await stubs.tasks.CreateTask(
         request, metadata=person.credentials, timeout=_DEADLINE, wait_for_ready=True
     )
     return answer
 
 
-def _sdk(address: str, person: Person) -> TaskFlow:
+def _sdk(address: str, person: SeededPerson) -> TaskFlow:
     sessions = MemorySessions()
     token = person.credentials[0][1].removeprefix("Bearer ")
     session = Session(
@@ -177,7 +181,7 @@ def _sdk(address: str, person: Person) -> TaskFlow:
         email=person.email,
         access_token=token,
         refresh_token="",
-        # Never: a run takes less long than a token lasts.
+        # Never called: a token outlasts the run.
         renew_after=time.time() + 86400,
     )
     sessions.write(address, session)

@@ -1,4 +1,4 @@
-"""Every process ends in order and starts anew, behind the gateway, under calls without retries and open streams."""
+"""Every process is restarted in turn behind the gateway, under calls without retries and with open streams."""
 
 import asyncio
 import time
@@ -32,14 +32,21 @@ from tests.faults.harness.injectors import roll
 from tests.faults.harness.load import at_rate
 from tests.faults.harness.scenario import Run, Tally
 from tests.faults.harness.sdk import logged_in
-from tests.faults.harness.world import CHANNEL_OPTIONS, Person, Stubs, Workspace, World, a_world
+from tests.faults.harness.world import (
+    CHANNEL_OPTIONS,
+    SeededPerson,
+    Stubs,
+    Workspace,
+    World,
+    a_world,
+)
 from tests.integration.notification_world import Device
 
 PROMISE = "A rolling deploy fails no unary call, and streams resume"
 LIMIT_SECONDS = {"short": 150.0, "long": 1800.0}
 
 _RATE = {"short": 150.0, "long": 300.0}
-# Far above what a call may take: a slow one isn't a failed one.
+# Far above a call's usual time: a slow call isn't a failed one.
 _DEADLINE = 30.0
 _PEOPLE = 10
 _SERVICES = ("auth", "task", "notification")
@@ -51,7 +58,7 @@ Version = tuple[str, int]
 
 
 @dataclass
-class Board:
+class SdkBoard:
     """The tasks of a workspace as one client's stream shows them."""
 
     workspace: Workspace
@@ -83,10 +90,10 @@ class Board:
 
 
 @dataclass
-class Inbox:
+class SdkInbox:
     """The notifications of one person as their client's stream shows them."""
 
-    person: Person
+    person: SeededPerson
     client: TaskFlow
     device: Device = field(default_factory=lambda: Device(cursor=""))
     opened: asyncio.Event = field(default_factory=asyncio.Event)
@@ -99,7 +106,7 @@ class Inbox:
                 self.opened.set()
 
     async def agrees(self) -> bool:
-        """With the list."""
+        """Whether it shows the same as the list."""
         listed: list[Notification] = []
         request = ListNotificationsRequest(page_size=1000)
         while True:
@@ -111,8 +118,8 @@ class Inbox:
 
 
 @dataclass
-class Calls:
-    """Unary calls of all three services, and what was acknowledged: by workspace, version and seconds."""
+class MixedCalls:
+    """Unary calls to all three services, with the acknowledged changes: by workspace, version and seconds."""
 
     run: Run
     world: World
@@ -141,7 +148,7 @@ class Calls:
             case 0:
                 await self.create(workspace, person, number)
             case 1 | 2 | 3 if task_id:
-                # Not its text, which would be work for the workers each time.
+                # Not the text: each text change would start work at the workers.
                 task = Task(id=task_id, labels=[f"crane {number}"])
                 answer = await stubs.tasks.UpdateTask(UpdateTaskRequest(task=task), **how)
                 self._done(workspace, answer.task)
@@ -163,11 +170,11 @@ class Calls:
             case _:
                 await stubs.users.GetCurrentUser(GetCurrentUserRequest(), **how)
 
-    async def create(self, workspace: Workspace, person: Person, number: int) -> None:
+    async def create(self, workspace: Workspace, person: SeededPerson, number: int) -> None:
         assignee = self.run.random.choice(workspace.people)
         task = Task(title=f"Winch {number}", assignee_id=assignee.id)
         if number % 100 == 0:
-            # Work for the workers, which roll as well.
+            # A job for the workers, which are restarted too.
             task.payload.update({"message": "hoist"})
         answer = await self.stubs.tasks.CreateTask(
             CreateTaskRequest(project_id=workspace.projects[0], task=task),
@@ -183,7 +190,7 @@ class Calls:
 
 
 async def run(run: Run, tally: Tally) -> None:
-    # Of two streams for each of the people.
+    # Ends of two streams per person.
     streams = run.choose(100, 500)
     workspaces = streams // 2 // _PEOPLE
     ends: Counter[str] = Counter()
@@ -193,7 +200,7 @@ async def run(run: Run, tally: Tally) -> None:
             grpc.aio.insecure_channel(run.gateway, options=options) as channel,
             _watching(run, world, ends) as (boards, inboxes),
         ):
-            calls = Calls(run, world, Stubs(channel))
+            calls = MixedCalls(run, world, Stubs(channel))
             async with at_rate(_RATE[run.profile], calls.one) as load:
                 await asyncio.sleep(1)
                 for name in _rolls(run):
@@ -202,7 +209,7 @@ async def run(run: Run, tally: Tally) -> None:
             tally.operations = load.begun
             for failure, count in calls.failures.most_common(5):
                 tally.broken.append(f"{count} × {failure}")
-            run.say("waiting until all is shown")
+            run.say("waiting until all changes are shown")
             await _compare(calls, boards, inboxes, tally)
             await _finished(world, tally)
     tally.figures["calls (ms)"] = _percentiles(calls.seconds)
@@ -213,7 +220,7 @@ async def run(run: Run, tally: Tally) -> None:
 
 
 def _rolls(run: Run) -> list[str]:
-    """Programs in the order in which they roll: one after the other."""
+    """The order in which programs are restarted, one at a time."""
     if run.profile == "short":
         return [run.random.choice((name, f"{name}-2")) for name in _SERVICES]
     return 2 * [name for service in _REPLICATED for name in (service, f"{service}-2")]
@@ -222,15 +229,15 @@ def _rolls(run: Run) -> list[str]:
 @asynccontextmanager
 async def _watching(
     run: Run, world: World, ends: Counter[str]
-) -> AsyncIterator[tuple[list[Board], list[Inbox]]]:
+) -> AsyncIterator[tuple[list[SdkBoard], list[SdkInbox]]]:
     boards, inboxes, tasks = [], [], []
     clients = []
     for workspace in world.workspaces:
         for person in workspace.people:
             client = logged_in(run, person)
             clients.append(client)
-            boards.append(Board(workspace))
-            inboxes.append(Inbox(person, client))
+            boards.append(SdkBoard(workspace))
+            inboxes.append(SdkInbox(person, client))
             tasks.append(asyncio.create_task(boards[-1].follow(client, ends)))
             tasks.append(asyncio.create_task(inboxes[-1].follow(ends)))
     try:
@@ -250,8 +257,10 @@ async def _watching(
         await asyncio.gather(*(client.close() for client in clients))
 
 
-async def _compare(calls: Calls, boards: list[Board], inboxes: list[Inbox], tally: Tally) -> None:
-    """What was acknowledged is on every board, and what streams told is what lists show."""
+async def _compare(
+    calls: MixedCalls, boards: list[SdkBoard], inboxes: list[SdkInbox], tally: Tally
+) -> None:
+    """Check that acknowledged changes are on every board, and that streams agree with lists."""
     give_up = time.monotonic() + _SETTLE_SECONDS
     while True:
         missing = sum(
@@ -264,7 +273,7 @@ async def _compare(calls: Calls, boards: list[Board], inboxes: list[Inbox], tall
             break
         await asyncio.sleep(0.5)
     tally.lost += missing
-    tally.expect(not unequal, f"{unequal} streams of notifications don't agree with the list")
+    tally.expect(not unequal, f"{unequal} notification streams don't agree with the list")
     resets = sum(board.resets for board in boards)
     tally.expect(not resets, f"{resets} streams had to start over")
     delays = [
@@ -274,11 +283,11 @@ async def _compare(calls: Calls, boards: list[Board], inboxes: list[Inbox], tall
         if version in board.seen
     ]
     tally.recovered_after(max(delays, default=0.0))
-    tally.figures["until a change is shown (ms)"] = _percentiles(delays)
+    tally.figures["time until a change is shown (ms)"] = _percentiles(delays)
 
 
 async def _finished(world: World, tally: Tally) -> None:
-    """No job is left behind, none failed. They are waited for as long as there are fewer and fewer."""
+    """Check that no job is unfinished or failed. Waits as long as their number decreases."""
     fewest = None
     give_up = time.monotonic() + _SETTLE_SECONDS
     while time.monotonic() < give_up:

@@ -1,4 +1,4 @@
-"""Half of the streams aren't read any more while much is to be told; what the other half feels of it."""
+"""Half of the streams stop reading during a flood of changes; the other half must not be delayed."""
 
 import asyncio
 import re
@@ -22,27 +22,27 @@ from taskflow.task.v1.task_service_pb2 import (
 from tests.bench.memory import resident
 from tests.faults.harness.load import at_rate
 from tests.faults.harness.scenario import Run, Tally
-from tests.faults.harness.world import CHANNEL_OPTIONS, Person, Stubs, World, a_world
+from tests.faults.harness.world import CHANNEL_OPTIONS, SeededPerson, Stubs, World, a_world
 from tests.integration.people import read_refusal
 
 PROMISE = "A stalled reader delays nobody"
 LIMIT_SECONDS = {"short": 150.0, "long": 900.0}
 
-# Promised: seconds, bytes, seconds.
+# Promised: latency (seconds), memory growth (bytes), time until the cut (seconds).
 _P99 = 0.5
 _GROWTH = 200 * 1024 * 1024
 _CUT = 30.0
-# What the client and the gateway together take in at least for a stream that isn't read: a window each (bytes).
+# Client and gateway buffer at least one flow-control window each for a stalled stream (bytes).
 _TAKEN_IN = 2 * 64 * 1024
-# Offered to each stalled stream: more than they take in at most (bytes).
+# Sent to each stalled stream: more than all buffers can hold (bytes).
 _FLOOD = 320 * 1024
 _PER_CONNECTION = 100
 _OPENING = 50
-# Probes a second, and what may be missing of them at the end for so long (seconds).
+# Probes per second, and how long to wait for missing ones at the end (seconds).
 _RATE = 4.0
 _PATIENCE = 20.0
 _LONGEST_TEXT = 20_000
-# The most that a title may have, in characters of four bytes.
+# The maximum title length, in characters of four bytes.
 _LONGEST_TITLE = "🪝" * 255
 
 _METRIC = re.compile(
@@ -54,9 +54,9 @@ Open = Callable[[Stubs, int], Any]
 
 @dataclass
 class Kind:
-    """WatchTasks or WatchNotifications: how the n-th stream is opened, the flood, and the small changes after it.
+    """WatchTasks or WatchNotifications: how to open the n-th stream, make the flood, and make small changes after it.
 
-    `probe(number)` makes a change and returns what names it; `named(message)` finds it on a stream.
+    `probe(number)` makes a change and returns its name; `named(message)` returns the name in a stream's message.
     """
 
     service: str
@@ -69,9 +69,9 @@ class Kind:
 
 @dataclass
 class Readers:
-    """Streams that are read. What they show, by name: the seconds at which each of them had it.
+    """Streams that are read. For each named change, the times (seconds) at which the streams showed it.
 
-    `full` is when the first of them had had as much as one that isn't read can have been sent.
+    `full` is when the first stream had received as much as a stalled one can be sent.
     """
 
     named: Callable[[Any], str]
@@ -96,8 +96,8 @@ class Readers:
 
 async def run(run: Run, tally: Tally) -> None:
     count = run.choose(150, 500)
-    # Two worlds: the tasks of which notifications tell would else be shown to all streams of tasks. In the second one
-    # there are a user whose streams are flooded, and nine others.
+    # Two worlds: otherwise task streams would show the tasks behind the notifications. In the second world one user's
+    # streams are flooded, and there are nine others.
     async with a_world(run, people=1) as team, a_world(run, people=11) as world:
         kinds = [_tasks(team), await _notifications(world, count)]
         if run.profile == "short":
@@ -148,10 +148,10 @@ def _tasks(world: World) -> Kind:
 
 
 async def _notifications(world: World, count: int) -> Kind:
-    """The streams that aren't read are all of the first person; those that are read, of all ten in turn."""
+    """Stalled streams all belong to the first person, read streams to all ten in turn."""
     owner, *people = world.people
 
-    async def tell(person: Person, title: str) -> None:
+    async def tell(person: SeededPerson, title: str) -> None:
         task = Task(title=title, assignee_id=person.id)
         await world.stubs.tasks.CreateTask(
             CreateTaskRequest(project_id=world.project, task=task), **_by(owner)
@@ -184,7 +184,7 @@ def _if_probe(title: str) -> str:
 
 
 async def _stall(run: Run, kind: Kind, count: int, tally: Tally) -> None:
-    run.say(f"{kind.method}: opening {count} streams that are read and {count} that aren't")
+    run.say(f"{kind.method}: opening {count} reading and {count} stalled streams")
     readers = Readers(kind.named)
     programs = [kind.service, f"{kind.service}-2", "envoy"]
     async with AsyncExitStack() as exit_stack:
@@ -194,10 +194,10 @@ async def _stall(run: Run, kind: Kind, count: int, tally: Tally) -> None:
         before = {name: resident(run.stack.pid(name)) for name in programs}
         most = dict(before)
         already = await _cut(run, kind)
-        run.say(f"{kind.method}: {count} streams aren't read")
+        run.say(f"{kind.method}: {count} streams are stalled")
         await kind.flood()
         tally.faults += count
-        # The flood takes its time with those who read, too; what's measured comes after it.
+        # The flood also slows reading streams, so measuring starts after it.
         await _had(kind, readers, [await kind.probe(0)], count)
         written: dict[str, float] = {}
 
@@ -231,7 +231,7 @@ async def _stall(run: Run, kind: Kind, count: int, tally: Tally) -> None:
 
 @asynccontextmanager
 async def _opened(run: Run, kind: Kind, numbers: Sequence[int]) -> AsyncIterator[list[Any]]:
-    """Streams that have had their first message, over connections that nobody else has."""
+    """Streams after their first message, on connections of their own."""
     options = [*CHANNEL_OPTIONS, ("grpc.http2.bdp_probe", 0)]
     async with AsyncExitStack() as exit_stack:
         stubs = [
@@ -270,7 +270,7 @@ async def _followed(readers: Readers, calls: Sequence[Any]) -> AsyncIterator[Non
 
 
 async def _cut(run: Run, kind: Kind) -> int:
-    """How many streams both processes have ended because they weren't read."""
+    """The number of stalled streams that both processes have cut."""
     settings = run.stack.settings
     first: int = getattr(settings, f"{kind.service}_http_port")
     total = 0.0
@@ -285,7 +285,7 @@ async def _cut(run: Run, kind: Kind) -> int:
 
 
 async def _had(kind: Kind, readers: Readers, names: Collection[str], count: int) -> int:
-    """How many messages streams that are read haven't had, after they were waited for."""
+    """The number of messages that reading streams miss after a wait."""
     each = count if kind.service == "task" else count // 10
     give_up = time.monotonic() + _PATIENCE
     while True:
@@ -296,7 +296,7 @@ async def _had(kind: Kind, readers: Readers, names: Collection[str], count: int)
 
 
 async def _ends(calls: Sequence[Any]) -> Counter[str]:
-    """How streams ended, once what had been sent before is read."""
+    """How streams ended, after reading what was sent before."""
     ends: Counter[str] = Counter()
 
     async def read(call: Any) -> None:
@@ -331,14 +331,14 @@ def _judge(
     tally.expect_speed(
         seconds <= _CUT, f"{kind.method}: the last stream was cut after {seconds:.1f} s"
     )
-    tally.expect(not readers.ended, f"streams that were read ended: {dict(readers.ended)}")
+    tally.expect(not readers.ended, f"reading streams ended: {dict(readers.ended)}")
     told = ends["RESOURCE_EXHAUSTED READER_TOO_SLOW"]
     tally.expect(told == count, f"{kind.method}: stalled streams ended with {dict(ends)}")
     tally.recovered_after(seconds)
     delays = sorted(_delays(readers, written))
     p99 = delays[int(0.99 * (len(delays) - 1))]
-    tally.expect_speed(p99 < _P99, f"{kind.method}: p99 of the others is {1e3 * p99:.0f} ms")
-    tally.figures[f"{kind.service}: delay of the others (ms)"] = (
+    tally.expect_speed(p99 < _P99, f"{kind.method}: p99 of reading streams is {1e3 * p99:.0f} ms")
+    tally.figures[f"{kind.service}: delay of reading streams (ms)"] = (
         f"median {1e3 * delays[len(delays) // 2]:.0f}, p99 {1e3 * p99:.0f}, "
         f"longest {1e3 * delays[-1]:.0f} of {len(delays):,}"
     )
@@ -351,5 +351,5 @@ def _delays(readers: Readers, written: dict[str, float]) -> Iterator[float]:
             yield max(0.0, arrived - at)
 
 
-def _by(person: Person) -> dict[str, Any]:
+def _by(person: SeededPerson) -> dict[str, Any]:
     return {"metadata": person.credentials, "timeout": 30}

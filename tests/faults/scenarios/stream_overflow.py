@@ -14,32 +14,32 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError
 
 from deploy.local.probes import http_get
-from services.platform.bus import STREAM
+from services.platform.events.subjects import STREAM
 from taskflow.event.v1.event_pb2 import Event
 from taskflow.task.v1.task_pb2 import TASK_STATUS_IN_PROGRESS, TASK_STATUS_TODO, Due, Task
 from taskflow.task.v1.task_service_pb2 import ChangeTaskStatusRequest, CreateTaskRequest
 from tests.faults.harness import events
 from tests.faults.harness.scenario import Run, Tally
 from tests.faults.harness.world import World, a_world
-from workflows.contracts import reminder_id
+from workflows.reminders.contract import reminder_id
 
 PROMISE = "A full event stream loses nothing"
 LIMIT_SECONDS = {"short": 240.0, "long": 1800.0}
 
-# What the stream may hold meanwhile (bytes), and the text of a task, which is most of an event.
+# The stream's size limit during the scenario (bytes), and the task text that makes up most of an event.
 _LIMIT = 1024 * 1024
 _TEXT = "Salt, wind and a rusty hinge. " * 130
 _WORKERS = ("worker", "worker-2")
-# A second notification process would number what waits in another order (docs/adr/0009).
+# A second notification process would number the waiting events in another order (docs/adr/0009).
 _BACK = (*_WORKERS, "notification")
 _AWAY = (*_BACK, "notification-2")
 _RELAYS = ("relay", "relay-2")
 _CONSUMERS = ("dispatcher", "notification")
-# One in so many tasks has a deadline in years, and one in so many a deadline soon, which comes this long (seconds)
-# after the consumers' return.
+# One task in this many has a deadline years ahead, and one in this many a deadline this long (seconds) after the
+# consumers' return.
 _FAR_EVERY, _SOON_EVERY = 4, 10
 _SOON = 8.0
-# Seconds after they serve again within which everything should have come, and after which it's taken to be lost.
+# Seconds after the consumers' return within which everything is promised, and after which it counts as lost.
 _PROMISED = {"short": 60.0, "long": 600.0}
 _LOST = {"short": 120.0, "long": 1200.0}
 _DEADLINE = 20.0
@@ -70,7 +70,7 @@ async def run(run: Run, tally: Tally) -> None:
         await _agreement(run, world, temporal, due, returned, tally)
         tally.expect(
             await events.settled(world.settings, 30) is not None,
-            "the consumers don't follow the event stream again after 30 s",
+            "the consumers aren't back on the event stream after 30 s",
         )
         await _check(world, tally)
         run.stack.release("notification-2")
@@ -78,13 +78,13 @@ async def run(run: Run, tally: Tally) -> None:
     for consumer in _CONSUMERS:
         tally.expect(
             warned.get(consumer, 0) > 0.5,
-            f"nothing said that {consumer} falls behind before events were discarded",
+            f"no warning that {consumer} fell behind came before events were discarded",
         )
 
 
 @asynccontextmanager
 async def _small_stream(jetstream: JetStreamContext, world: World) -> AsyncIterator[None]:
-    """The relay goes by the limit that the stream has."""
+    """Lower the stream's limit, which the relay follows."""
     config = (await jetstream.stream_info(STREAM)).config
     config.max_bytes = _LIMIT
     await jetstream.update_stream(config)
@@ -106,9 +106,9 @@ async def _write(
     warned: dict[str, float],
     tally: Tally,
 ) -> float:
-    """Tasks and changes of their status, past the limit twice; returns when the soon ones are due.
+    """Write tasks and status changes up to twice the limit; returns when the near deadlines are due.
 
-    `warned` is the largest share by consumer that the relay told before anything unread was discarded.
+    `warned` is the largest share per consumer that the relay reported before discarding unread events.
     """
     end = (await jetstream.stream_info(STREAM)).state.last_seq
     due = time.time() + count / 25 + _SOON
@@ -128,7 +128,7 @@ async def _write(
     tally.figures["events while the consumers were away"] = (
         f"{state.last_seq - end:,}, of which the stream discarded {max(0, state.first_seq - 1 - end):,}"
     )
-    tally.expect(state.first_seq > end + 1, "the stream discarded nothing that was unread")
+    tally.expect(state.first_seq > end + 1, "the stream discarded no unread events")
     return due
 
 
@@ -173,7 +173,7 @@ async def _unpublished(world: World) -> int:
 
 
 async def _shares(run: Run) -> dict[str, float]:
-    """As the active relay tells it."""
+    """The share of the limit per consumer, from the active relay's metrics."""
     settings = run.stack.settings
     found: dict[str, float] = {}
     for port in (settings.relay_http_port, settings.relay_http_port + 10):
@@ -186,7 +186,7 @@ async def _shares(run: Run) -> dict[str, float]:
 
 
 async def _kill_while_catching_up(run: Run, tally: Tally) -> None:
-    """Not the notification service: what a killed process had taken comes again later, whatever the stream."""
+    """Kill processes, but not the notification service: its unacknowledged events would return late in any case."""
     for name in _BACK:
         await run.stack.wait_ready(name, 60)
     for name in (run.random.choice(_WORKERS), *_RELAYS):
@@ -200,14 +200,16 @@ async def _kill_while_catching_up(run: Run, tally: Tally) -> None:
 async def _agreement(
     run: Run, world: World, temporal: Client, due: float, returned: float, tally: Tally
 ) -> None:
-    """Waits until everything has come that the events call for."""
+    """Wait until everything that the events call for has happened."""
     while True:
         missing = await _missing(world, temporal, time.time() > due)
         took = time.monotonic() - returned
         if not missing and time.time() > due:
             tally.recovered_after(took)
             limit = _PROMISED[run.profile]
-            tally.expect_speed(took <= limit, f"all of it came only {took:.0f} s after the return")
+            tally.expect_speed(
+                took <= limit, f"everything arrived only {took:.0f} s after the return"
+            )
             return
         if missing:
             run.say(f"{took:.0f} s: {'; '.join(f'{count} {what}' for what, count in missing)}")
@@ -219,7 +221,7 @@ async def _agreement(
 
 
 async def _missing(world: World, temporal: Client, all_due: bool) -> list[tuple[str, int]]:
-    """What is missing, in words, and how often."""
+    """What is missing, as sentences with counts."""
     rows = await world.fetch(
         """
         SELECT id::text, coalesce(due_at > now() + interval '1 day', false),
@@ -260,7 +262,7 @@ async def _waits(temporal: Client, task_id: str) -> bool:
 
 
 async def _check(world: World, tally: Tally) -> None:
-    """Nobody was told of anything twice, and everybody of each task's changes in their order."""
+    """Check that nobody was notified twice, and everybody of each task's changes in order."""
     had = await events.effects(world.settings, world.workspace.id)
     tally.doubled += had.surplus
     rows = await world.fetch(

@@ -1,4 +1,4 @@
-"""Refresh tokens used by several at once, and again by a thief, at both auth processes."""
+"""Refresh tokens used concurrently, and reused by a thief, at both auth processes."""
 
 import asyncio
 import random
@@ -9,27 +9,27 @@ from uuid import UUID
 
 import grpc.aio
 
-from services.auth.tokens import refresh_token
-from services.platform.seal import Seal
+from services.auth.sessions.tokens import refresh_token
+from services.platform.rpc.seal import Seal
 from taskflow.auth.v1.auth_service_pb2 import RefreshTokenRequest, Tokens
 from taskflow.auth.v1.user_service_pb2 import GetCurrentUserRequest
 from taskflow.notification.v1.notification_service_pb2 import GetUnreadCountRequest
 from tests.faults.harness.scenario import Run, Tally
-from tests.faults.harness.world import Metadata, Person, Stubs, World, a_world, stubs_at
+from tests.faults.harness.world import Metadata, SeededPerson, Stubs, World, a_world, stubs_at
 from tests.integration.people import bearer, read_refusal
 
 PROMISE = "Token theft is noticed"
 
 _USES = 8
-# Families that are worked on at the same time.
+# Token families tested concurrently.
 _AT_ONCE = 16
-# As the contract has it, a token may be sent again for so long (seconds): an answer may have been lost.
+# By the contract, a token may be reused for this long (seconds), in case an answer was lost.
 _GRACE = 10
 
 
 @dataclass
 class Thief:
-    """Whoever has an old refresh token; and what becomes of the family it's from."""
+    """A thief with an old refresh token, and the token family it belongs to."""
 
     world: World
     auth: Sequence[Stubs]
@@ -37,13 +37,13 @@ class Thief:
     random: random.Random
     tally: Tally
 
-    async def family(self, number: int, person: Person) -> None:
+    async def family(self, number: int, person: SeededPerson) -> None:
         token = refresh_token(Seal(self.world.settings), UUID(person.session_id), 1)
         child = await self._used_at_once(token)
         if child is None:
             return
         if number % 2:
-            # Its owner goes on, so that the token is two behind.
+            # The owner refreshes again, so that the token is two generations old.
             newest = await self._refreshed(child.refresh_token)
             if not isinstance(newest, Tokens):
                 self.tally.broken.append(f"the token of a live family was refused: {newest}")
@@ -54,7 +54,7 @@ class Thief:
         self.tally.faults += 1
         refused = await self._refreshed(token)
         self.tally.expect(
-            refused == "UNAUTHENTICATED REFRESH_TOKEN_REUSED", f"a replay was answered {refused}"
+            refused == "UNAUTHENTICATED REFRESH_TOKEN_REUSED", f"a replay got {refused}"
         )
         await self._dead(child)
 
@@ -63,14 +63,14 @@ class Thief:
         children = {answer.refresh_token for answer in answers if isinstance(answer, Tokens)}
         for answer in answers:
             self.tally.expect(
-                isinstance(answer, Tokens), f"one of {_USES} uses at once was answered {answer}"
+                isinstance(answer, Tokens), f"one of {_USES} concurrent uses got {answer}"
             )
         self.tally.doubled += max(0, len(children) - 1)
-        self.tally.expect(bool(children), "a family had no child")
+        self.tally.expect(bool(children), "a family had no successor")
         return next((answer for answer in answers if isinstance(answer, Tokens)), None)
 
-    async def _let_pass(self, person: Person) -> None:
-        """The time in which a token may be sent again."""
+    async def _let_pass(self, person: SeededPerson) -> None:
+        """Wait until the token may no longer be reused."""
         await self.world.fetch(
             "UPDATE auth.sessions SET rotated_at = rotated_at - make_interval(secs => %(grace)s)"
             " WHERE id = %(session)s",
@@ -78,7 +78,7 @@ class Thief:
         )
 
     async def _dead(self, child: Tokens) -> None:
-        """Nothing of the family is good for anything, at any process."""
+        """Check that no token of the family is accepted at any process."""
         how = bearer(child.access_token)
         answers = [
             await self._refreshed(child.refresh_token),
@@ -90,11 +90,11 @@ class Thief:
             self.tally.leaked += leaked
             self.tally.expect(
                 leaked or answer == "UNAUTHENTICATED SESSION_REVOKED",
-                f"a dead family was answered {answer}",
+                f"a revoked family got {answer}",
             )
 
     async def _refreshed(self, token: str) -> Tokens | str:
-        """New tokens, or why not."""
+        """New tokens, or the reason of the refusal."""
         self.tally.operations += 1
         stub = self.random.choice(self.auth).auth
         try:
@@ -130,7 +130,7 @@ async def run(run: Run, tally: Tally) -> None:
         notification = await opened.enter_async_context(stubs_at(run.address("notification-2")))
         thief = Thief(world, auth, notification, run.random, tally)
 
-        async def one(number: int, person: Person) -> None:
+        async def one(number: int, person: SeededPerson) -> None:
             async with slots:
                 await thief.family(number, person)
 
@@ -140,7 +140,7 @@ async def run(run: Run, tally: Tally) -> None:
             " WHERE m.workspace_id = %(workspace)s AND s.revoked_at IS NULL",
             {"workspace": world.workspace.id},
         )
-    tally.expect(not rows[0][0], f"{rows[0][0]} of the replayed families live")
+    tally.expect(not rows[0][0], f"{rows[0][0]} of the replayed families are still valid")
     tally.figures["families"] = f"{count:,}, each used {_USES} times at once"
 
 

@@ -1,4 +1,4 @@
-"""The `taskflow` command. It starts fast: commands import grpc, protobuf and rich when they run."""
+"""The `taskflow` command. To start fast, commands import grpc, protobuf and rich only when they run."""
 
 import os
 import sys
@@ -25,7 +25,7 @@ from taskflow_client.cli.running import Format, Options, Problem, group
 EPILOG = (
     "The options above work before and after the command.\n\n"
     "Exit codes: 0 done, 1 unexpected, 2 usage or invalid input, 3 not found, 4 not logged in or"
-    " not allowed, 5 conflict with the state of things, 6 unavailable or too busy. Errors go to"
+    " not allowed, 5 conflict with the current state, 6 unavailable or too busy. Errors go to"
     " stderr, with --output json as JSON."
 )
 
@@ -45,7 +45,7 @@ def options(
         ),
     ] = "localhost:8080",
     output: Annotated[
-        Format, typer.Option("--output", "-o", help="For people, or for scripts.")
+        Format, typer.Option("--output", "-o", help="A table to read, or JSON for scripts.")
     ] = Format.TABLE,
     workspace: Annotated[
         str,
@@ -56,7 +56,7 @@ def options(
             help="Name or id. Default: see `taskflow workspace use`.",
         ),
     ] = "",
-    debug: Annotated[bool, typer.Option(help="Show where an error came from.")] = False,
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
 ) -> None:
     context.obj = Options(server, output, workspace, debug)
 
@@ -78,10 +78,10 @@ app.add_typer(dead_letters.app, name="dead-letters")
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs a command line and returns its exit code."""
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # its connection notices aren't for people
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # hides its connection notices
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal may not know every character
+            stream.reconfigure(errors="replace")  # a terminal may not support every character
     arguments = hoisted(sys.argv[1:] if args is None else args)
     try:
         code = typer.main.get_command(app).main(
@@ -92,7 +92,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader, such as `head`, has seen enough. Nothing may be flushed to it at exit.
+        # The reader, such as `head`, closed the pipe. Python must not flush to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except typer.Abort:
@@ -107,7 +107,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def hoisted(args: Sequence[str]) -> list[str]:
-    """Moves the global options to the front, so that they can be written after the command too."""
+    """Moves the global options to the front, so that they also work after the command."""
     front: list[str] = []
     rest = list(args)
     end = rest.index("--") if "--" in rest else len(rest)
@@ -140,7 +140,7 @@ def _report(error: Exception, arguments: list[str]) -> int:
 
 
 def _value(arguments: list[str], *names: str) -> str:
-    """Returns a global option's value, for errors that come before options have been parsed."""
+    """Returns a global option's value, for errors raised before the options are parsed."""
     for index, arg in enumerate(arguments):
         name, equals, value = arg.partition("=")
         if name in names:

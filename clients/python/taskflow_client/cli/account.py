@@ -9,7 +9,7 @@ import typer
 
 from taskflow_client.cli.running import Cli, connected, is_interactive, usage
 
-Email = Annotated[str, typer.Argument(help="E-mail; asked for when it's missing.")]
+Email = Annotated[str, typer.Argument(help="Default: ask for it.")]
 PasswordStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from standard input.")
 ]
@@ -19,13 +19,15 @@ PasswordStdin = Annotated[
 async def register(
     cli: Cli,
     email: Email = "",
-    name: Annotated[str, typer.Option(help="What others see. Default: the e-mail's user.")] = "",
+    name: Annotated[
+        str, typer.Option(help="What other users see. Default: the e-mail up to the @.")
+    ] = "",
     time_zone: Annotated[
         str, typer.Option(help="Such as Europe/Berlin. Default: this machine's.")
     ] = "",
     password_stdin: PasswordStdin = False,
 ) -> None:
-    """Creates an account, and logs in."""
+    """Creates an account and logs in."""
     email = email or _ask_email()
     password = _read_password(password_stdin, confirm=True)
     await cli.client.register(
@@ -37,7 +39,7 @@ async def register(
 
 @connected()
 async def login(cli: Cli, email: Email = "", password_stdin: PasswordStdin = False) -> None:
-    """Logs in. The session is kept in a file that only you can read."""
+    """Logs in. Stores the session in a file that only you can read."""
     email = email or _ask_email()
     user = await cli.client.login(email, _read_password(password_stdin, confirm=False))
     cli.output.done(user, f"Logged in as {user.email}.")
@@ -45,7 +47,7 @@ async def login(cli: Cli, email: Email = "", password_stdin: PasswordStdin = Fal
 
 @connected()
 async def logout(cli: Cli) -> None:
-    """Ends the session, here and on the server."""
+    """Ends the session, on this machine and on the server."""
     session = cli.client.session
     await cli.client.logout()
     email = session.email if session else ""
@@ -64,7 +66,7 @@ async def whoami(cli: Cli) -> None:
 
 def _ask_email() -> str:
     if not is_interactive():
-        raise usage("which e-mail?", "write it after the command")
+        raise usage("the e-mail is missing", "write it after the command")
     return str(typer.prompt("E-mail", err=True))
 
 
@@ -78,7 +80,7 @@ def _read_password(from_stdin: bool, confirm: bool) -> str:
 
 
 def _local_zone() -> str:
-    """Returns the IANA name of this machine's time zone, or UTC when it can't be told."""
+    """Returns the IANA name of this machine's time zone, or UTC if it is unknown."""
     named = os.environ.get("TZ", "").removeprefix(":")
     if "/" in named and not named.startswith("/"):
         return named

@@ -1,4 +1,4 @@
-"""The values of enums as they are written on the command line, without protobuf's prefixes."""
+"""The words of the command line for enum values."""
 
 from enum import StrEnum
 

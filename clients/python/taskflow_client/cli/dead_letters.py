@@ -13,7 +13,7 @@ app = group("Events that couldn't be processed. For operators.")
 @connected()
 async def list_dead_letters(
     cli: Cli,
-    replayed: Annotated[bool, typer.Option("--all", help="Replayed ones as well.")] = False,
+    replayed: Annotated[bool, typer.Option("--all", help="Include replayed ones.")] = False,
     limit: Annotated[int, typer.Option(min=0, help="0 shows all.")] = 0,
 ) -> None:
     """Lists dead letters, newest first."""
@@ -30,9 +30,9 @@ async def list_dead_letters(
 @app.command()
 @connected()
 async def replay(cli: Cli, letter: Annotated[str, typer.Argument(metavar="ID")]) -> None:
-    """Hands a dead letter to its consumer again."""
+    """Delivers a dead letter to its consumer again."""
     from taskflow.event.v1.dead_letter_service_pb2 import ReplayDeadLetterRequest
 
     request = ReplayDeadLetterRequest(id=letter)
     response = await cli.client.dead_letters.ReplayDeadLetter(request)
-    cli.output.done(response.dead_letter, f"Handed to {response.dead_letter.consumer} again.")
+    cli.output.done(response.dead_letter, f"Delivered to {response.dead_letter.consumer} again.")

@@ -1,4 +1,4 @@
-"""Enums of the protos from and to the words of the command line."""
+"""Converts enums of the protos from and to the words of the command line."""
 
 from taskflow.auth.v1.workspace_pb2 import Role
 from taskflow.notification.v1.notification_pb2 import NotificationKind

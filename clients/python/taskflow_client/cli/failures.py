@@ -1,4 +1,4 @@
-"""Errors as people and scripts see them, and the exit codes that they mean."""
+"""Error output, as text or JSON, and exit codes."""
 
 import json
 import sys
@@ -32,19 +32,19 @@ _EXIT_CODES: list[tuple[tuple[type[TaskFlowError], ...], int]] = [
 ]
 
 _NOT_LOGGED_IN = "run `taskflow login`, or `taskflow register` for an account"
-# Instead of the server's sentence, or with it when the first is empty.
+# Reason → message and hint. An empty message means the server's.
 _SENTENCES = {
     "CREDENTIALS_MISSING": ("not logged in", _NOT_LOGGED_IN),
-    "TOKEN_INVALID": ("the login has ended", "run `taskflow login`"),
-    "SESSION_REVOKED": ("the login has ended", "run `taskflow login`"),
-    "REFRESH_TOKEN_REUSED": ("the login has ended", "run `taskflow login`"),
+    "TOKEN_INVALID": ("the session has ended", "run `taskflow login`"),
+    "SESSION_REVOKED": ("the session has ended", "run `taskflow login`"),
+    "REFRESH_TOKEN_REUSED": ("the session has ended", "run `taskflow login`"),
     "CREDENTIALS_WRONG": ("wrong e-mail or password", ""),
-    "ETAG_MISMATCH": ("", "look at it again, then repeat the command"),
+    "ETAG_MISMATCH": ("", "look at the current state, then repeat the command"),
     "SUGGESTION_STALE": ("", "ask for new ones with `taskflow suggestions request TASK`"),
     "ASSIGNEE_NOT_MEMBER": ("", "add them with `taskflow workspace add-member EMAIL`"),
     "PROJECT_ARCHIVED": ("", "take it out of the archive with `taskflow project unarchive KEY`"),
     "TASK_DELETED": ("", "bring it back with `taskflow task undelete TASK`"),
-    "INTERNAL": ("the server made a mistake", "its log tells more"),
+    "INTERNAL": ("the server failed unexpectedly", "see its log"),
 }
 
 
@@ -65,7 +65,7 @@ def exit_code(error: TaskFlowError) -> int:
 
 
 def describe(error: Exception, server: str) -> dict[str, Any]:
-    """Returns what scripts get: exit_code, code, reason, message, hint, and details there are."""
+    """Returns the JSON output: exit_code, code, reason, message, hint, and any details."""
     if isinstance(error, TaskFlowError):
         return _from_server(error, server)
     if isinstance(error, Problem):
@@ -79,23 +79,23 @@ def describe(error: Exception, server: str) -> dict[str, Any]:
     if isinstance(error, OSError):
         return _facts(1, "UNKNOWN", "", _os_error(error), "")
     message = f"unexpected {type(error).__name__}: {error}"
-    return _facts(1, "UNKNOWN", "", message, "run it with --debug to see more")
+    return _facts(1, "UNKNOWN", "", message, "run the command with --debug to see more")
 
 
 def _from_server(error: TaskFlowError, server: str) -> dict[str, Any]:
     message, hint = _SENTENCES.get(error.reason, ("", ""))
     if not error.reason and isinstance(error, Unavailable):
         message = f"can't reach TaskFlow at {server}"
-        hint = "is it running? --server or TASKFLOW_SERVER names another one"
+        hint = "is it running? Choose another server with --server or TASKFLOW_SERVER"
     elif isinstance(error, DeadlineExceeded):
-        message = "no answer in time"
-        hint = "it may have happened all the same: look before you repeat the command"
+        message = "no response in time"
+        hint = "the server may have done it: look before you repeat the command"
     elif isinstance(error, NotFound) and any(error.resource):
         message = f"no {' '.join(part for part in error.resource if part)} that you can see"
     elif error.retry_after is not None and not hint:
         hint = f"try again in {max(1, round(error.retry_after))} s"
     if error.reason == "INTERNAL" and error.metadata.get("reference"):
-        hint = f"its log tells more under {error.metadata['reference']}"
+        hint = f"see its log, reference {error.metadata['reference']}"
     facts = _facts(exit_code(error), error.code.name, error.reason, message or error.message, hint)
     if any(error.resource):
         facts["resource"] = dict(zip(("type", "name"), error.resource, strict=True))

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from taskflow_client import TaskFlowError
     from taskflow_client.cli.rows import Context, Import
 
-# Calls at once: enough to hide the way to the server, few enough to leave it to others as well.
+# Concurrent calls: enough to hide network latency, few enough not to load the server.
 _AT_ONCE = 8
-# Seconds. An import goes on through a restart of the server.
+# Seconds. Long enough for an import to continue after a restart of the server.
 _PATIENT = 25.0
-# Bad cells that people are shown.
+# The most invalid cells that an error lists.
 _SHOWN = 50
 
 
@@ -31,9 +31,9 @@ async def import_tasks(
         Path, typer.Argument(exists=True, dir_okay=False, help="CSV or JSON, in UTF-8.")
     ],
     project: Annotated[
-        str, typer.Option("--project", "-p", help="Key, for rows that name no project.")
+        str, typer.Option("--project", "-p", help="Key of the project for rows without one.")
     ] = "",
-    check: Annotated[bool, typer.Option("--check", help="Only say what is wrong.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only check the file.")] = False,
 ) -> None:
     """Creates a task for each row of a file.
 
@@ -41,8 +41,8 @@ async def import_tasks(
     (separated by commas, semicolons or bars) and due (2026-12-01, '2026-12-01T09:00 Europe/Berlin',
     or +2h from now). Only title is required. A JSON file is an array of objects with these names.
 
-    All rows are checked first; if one is bad, nothing is imported. Run again within a day, the same
-    file makes no task twice: an import that broke off can be repeated.
+    All rows are checked first; if one is invalid, nothing is imported. Within 24 hours, importing
+    the same file again creates no task twice, so an interrupted import can be repeated.
     """
     from taskflow_client.cli import rows
 
@@ -77,14 +77,14 @@ async def _context(cli: Cli, project: str) -> "Context":
 
 def _refuse(file: Path, context: "Context") -> None:
     count = len(context.bad)
-    things = "1 thing is" if count == 1 else f"{count} things are"
+    cells = "1 cell is" if count == 1 else f"{count} cells are"
     hint = f"these are the first {_SHOWN}" if count > _SHOWN else ""
     shown = [cell._asdict() for cell in context.bad[:_SHOWN]]
-    raise usage(f"{file}: {things} wrong, nothing was imported", hint, rows=shown)
+    raise usage(f"{file}: {cells} invalid, nothing was imported", hint, rows=shown)
 
 
 async def _create(cli: Cli, imports: "list[Import]") -> "dict[int, Task | None]":
-    """Returns the tasks by row; None for those that an earlier run of the same file made."""
+    """Returns the tasks by row; None for a task that an earlier import of the same file created."""
     from taskflow_client import TaskFlowError
 
     made: dict[int, Task | None] = {}
@@ -96,7 +96,8 @@ async def _create(cli: Cli, imports: "list[Import]") -> "dict[int, Task | None]"
             try:
                 made[each.row] = (await cli.client.tasks.CreateTask(each.request)).task
             except TaskFlowError as error:
-                # The id stands for this row of this file: only a deadline counted from now differs.
+                # The id belongs to this row, so an earlier import created the task. Its deadline,
+                # which counts from now, was another one.
                 if error.reason != "REQUEST_ID_REUSED":
                     failures.append((each, error))
                     return
@@ -118,7 +119,7 @@ def _broken_off(cli: Cli, at: "Import", error: "TaskFlowError", done: int, total
     facts = failures.describe(error, cli.options.server)
     raise Problem(
         f"row {at.row}: {facts['message']}; {done} of {total} tasks are imported",
-        "run it again: tasks that are there aren't made twice",
+        "run it again: it creates no task twice",
         facts["exit_code"],
         code=facts["code"],
         reason=facts["reason"],
@@ -130,15 +131,14 @@ def _broken_off(cli: Cli, at: "Import", error: "TaskFlowError", done: int, total
 def _report(cli: Cli, file: Path, imports: "list[Import]", made: "dict[int, Task | None]") -> None:
     from taskflow_client.cli.output import as_dict
 
-    # The answers don't tell which tasks an earlier run made; None are those whose answer got lost to
-    # a deadline that counts from now.
+    # Counts tasks that an earlier import created, too: responses to repeats look the same.
     tasks = [as_dict(task) for each in imports if (task := made[each.row]) is not None]
     summary = {"imported": len(imports), "tasks": tasks}
     cli.output.done(summary, f"{file}: {len(imports)} tasks are imported.")
 
 
 def _progress(cli: Cli, total: int) -> Any:
-    """Returns a context manager that shows a bar, and gives the function to advance it."""
+    """Returns a context manager that shows a progress bar and yields the function to advance it."""
     from contextlib import contextmanager
 
     from rich.console import Console

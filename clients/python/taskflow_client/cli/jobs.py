@@ -7,7 +7,7 @@ import typer
 from taskflow_client.cli.choices import JobState
 from taskflow_client.cli.running import Cli, connected, group
 
-app = group("Work that workers do for tasks.")
+app = group("Background work for tasks.")
 
 JobId = Annotated[str, typer.Argument(metavar="ID")]
 
@@ -16,10 +16,12 @@ JobId = Annotated[str, typer.Argument(metavar="ID")]
 @connected()
 async def list_jobs(
     cli: Cli,
-    task: Annotated[str, typer.Option(help="Of one task only, by key or id.")] = "",
+    task: Annotated[str, typer.Option(help="Only of this task; key or id.")] = "",
     state: Annotated[
         list[JobState] | None,
-        typer.Option(case_sensitive=False, help="Failed ones are the dead letters."),
+        typer.Option(
+            case_sensitive=False, help="Can be repeated. Failed jobs are the dead letters."
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(min=0, help="0 shows all.")] = 0,
 ) -> None:
@@ -50,8 +52,8 @@ async def show(cli: Cli, job: JobId) -> None:
 @app.command()
 @connected()
 async def retry(cli: Cli, job: JobId) -> None:
-    """Runs a failed job again."""
+    """Starts the next attempt of a failed job."""
     from taskflow.task.v1.job_service_pb2 import RetryJobRequest
 
     response = await cli.client.jobs.RetryJob(RetryJobRequest(id=job))
-    cli.output.done(response.job, f"Job {response.job.id} runs again.")
+    cli.output.done(response.job, f"Job {response.job.id} starts again.")

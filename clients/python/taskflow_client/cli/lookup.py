@@ -1,4 +1,4 @@
-"""From what people write to ids: workspaces by name, projects and tasks by key, people by mail."""
+"""Finds ids: of workspaces by name, of projects and tasks by key, of members by e-mail."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from taskflow.task.v1.task_pb2 import Task
 from taskflow.task.v1.task_service_pb2 import GetTaskRequest
 from taskflow_client.cli.running import Cli, Problem, missing, usage
 from taskflow_client.paging import pages
-from taskflow_client.session import config_dir, write_private
+from taskflow_client.session_store import config_dir, write_private
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _TASK_KEY = re.compile(r"[A-Z][A-Z0-9]{0,9}-[1-9][0-9]{0,17}")
@@ -29,7 +29,7 @@ def is_id(text: str) -> bool:
 async def everything(
     method: Callable[[Any], Any], request: Message, field: str, limit: int = 0
 ) -> list[Any]:
-    """Returns what a List method lists, up to `limit` items; 0 means all."""
+    """Returns the items of all pages of a List method, at most `limit`; 0 means all."""
     first: Any = request
     first.page_size = min(limit, _PAGE) if limit else _PAGE
     items: list[Any] = []
@@ -55,23 +55,23 @@ async def workspace_named(cli: Cli, name: str) -> Workspace:
         raise missing(f"you aren't in a workspace {name!r}", "see `taskflow workspace list`")
     if len(found) > 1:
         raise usage(
-            f"{len(found)} workspaces are called {name!r}", "give the id instead of the name"
+            f"{len(found)} workspaces are called {name!r}", "use the id instead of the name"
         )
     return found[0]
 
 
 async def workspace_id(cli: Cli) -> str:
-    """Returns the workspace that was asked for, else the default, else the only one there is."""
+    """Returns the id of the chosen workspace, else of the default, else of the only one."""
     if wanted := cli.options.workspace:
         return wanted if is_id(wanted) else (await workspace_named(cli, wanted)).id
     if chosen := default_workspace(cli):
         return chosen
     mine = await workspaces(cli)
     if not mine:
-        hint = "make one with `taskflow workspace create NAME`"
+        hint = "create one with `taskflow workspace create NAME`"
         raise Problem("you aren't in any workspace yet", hint, 5)
     if len(mine) > 1:
-        hint = "choose with --workspace, or once and for all with `taskflow workspace use`"
+        hint = "choose one with --workspace, or a default with `taskflow workspace use`"
         raise usage("you are in several workspaces", hint)
     return mine[0].id
 
@@ -106,13 +106,13 @@ async def projects(cli: Cli, workspace: str, archived: bool = True) -> list[Proj
 
 
 async def project_id(cli: Cli, key: str) -> str:
-    """Returns the id of a project given by key or id; empty means the workspace's only one."""
+    """Returns the id of the project with this key or id; an empty key means the only project."""
     if is_id(key):
         return key
     there = await projects(cli, await workspace_id(cli), archived=bool(key))
     found = [each for each in there if not key or each.key == key.upper()]
     if not found and not key:
-        hint = "make one with `taskflow project create KEY NAME`"
+        hint = "create one with `taskflow project create KEY NAME`"
         raise Problem("the workspace has no open project", hint, 5)
     if not found:
         raise missing(f"no project {key!r} in this workspace", "see `taskflow project list`")
@@ -122,7 +122,7 @@ async def project_id(cli: Cli, key: str) -> str:
 
 
 async def task(cli: Cli, reference: str) -> Task:
-    """Returns a task given by key (OPS-12) or id."""
+    """Returns the task with this key (OPS-12) or id."""
     if is_id(reference):
         return (await cli.client.tasks.GetTask(GetTaskRequest(id=reference))).task
     key = reference.upper()
@@ -142,7 +142,7 @@ async def members(cli: Cli, workspace: str) -> list[Member]:
 
 
 async def member_id(cli: Cli, person: str, workspace: str = "") -> str:
-    """Returns the id of a member given by e-mail or id, or as "me"."""
+    """Returns the id of the member with this e-mail or id; "me" means the caller."""
     session = cli.client.session
     if person == "me" and session:
         return session.user_id

@@ -6,14 +6,14 @@ import typer
 
 from taskflow_client.cli.running import Cli, connected, group
 
-app = group("What you were told.")
+app = group("Your notifications.")
 
 
 @app.command("list")
 @connected()
 async def list_notifications(
     cli: Cli,
-    unread: Annotated[bool, typer.Option("--unread", help="Unread ones only.")] = False,
+    unread: Annotated[bool, typer.Option("--unread", help="Only unread ones.")] = False,
     limit: Annotated[int, typer.Option(min=0, help="0 shows all.")] = 0,
 ) -> None:
     """Lists notifications, newest first; a dot marks the unread ones."""
@@ -44,7 +44,7 @@ async def read(cli: Cli, ids: Annotated[list[str], typer.Argument(metavar="ID...
 async def read_all(
     cli: Cli,
     up_to: Annotated[
-        int, typer.Option(min=0, help="Only what came up to this sequence; 0 means all.")
+        int, typer.Option(min=0, help="Only those up to this sequence number; 0 means all.")
     ] = 0,
 ) -> None:
     """Marks all notifications as read."""
@@ -59,12 +59,14 @@ async def read_all(
 @connected()
 async def watch(
     cli: Cli,
-    cursor: Annotated[str, typer.Option(help="Go on from here instead of from now.")] = "",
+    cursor: Annotated[
+        str, typer.Option(help="Continue after this cursor instead of starting now.")
+    ] = "",
 ) -> None:
-    """Shows notifications as they come, until Ctrl-C. As JSON: one message of the stream a line."""
+    """Shows notifications as they arrive, until Ctrl-C. JSON output has one stream message per line."""
     from taskflow.notification.v1.notification_service_pb2 import GetUnreadCountRequest
-    from taskflow_client.cli import watching
+    from taskflow_client.cli import stream_output
 
     count = await cli.client.notifications.GetUnreadCount(GetUnreadCountRequest())
-    cli.output.remark(f"{count.unread_count} unread; waiting for more, Ctrl-C ends")
-    await watching.notifications(cli, cursor)
+    cli.output.remark(f"{count.unread_count} unread; waiting for new ones, press Ctrl-C to end")
+    await stream_output.notifications(cli, cursor)

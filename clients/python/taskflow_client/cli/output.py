@@ -1,4 +1,4 @@
-"""What commands print: tables and lines for people, JSON for scripts."""
+"""The output of commands: tables and lines of text, or JSON for scripts."""
 
 import json
 import re
@@ -14,15 +14,15 @@ from rich.text import Text
 
 Column = tuple[str, Callable[[Any], str]]
 
-# Texts of others mustn't steer the terminal: control characters but line feed and tab, and those
-# that reorder text.
+# Characters in other users' texts that could control the terminal: control characters except line
+# feed and tab, and characters that reorder text.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-# Columns of a table that isn't shown on a terminal, so that nothing is cut off in a pipe.
+# Width of a table in a pipe, in characters: wide enough to cut nothing off.
 _PIPE_WIDTH = 10_000
 
 
 class Output:
-    """Writes results to stdout and remarks for people to stderr."""
+    """Writes results to stdout and remarks to stderr."""
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
@@ -40,10 +40,10 @@ class Output:
                 table.add_row(*(Text(plain(read(message))) for _, read in columns))
             self._console.print(table)
         else:
-            self.remark("nothing there")
+            self.remark("nothing found")
 
     def one(self, message: Message, columns: Sequence[Column]) -> None:
-        """Shows one thing with its fields, the empty ones left out."""
+        """Shows the fields of one message, without empty ones."""
         if self.as_json:
             _print_json(as_dict(message))
             return
@@ -56,14 +56,14 @@ class Output:
         self._console.print(table)
 
     def done(self, message: Message | Mapping[str, Any], sentence: str) -> None:
-        """Says what has happened, in one line."""
+        """Prints the result of a change: `message` as JSON, or `sentence`."""
         if self.as_json:
             _print_json(as_dict(message) if isinstance(message, Message) else message)
         else:
             self.line(sentence)
 
     def event(self, message: Message, line: str) -> None:
-        """Shows a message of a stream at once, in one line; people don't see it without a text."""
+        """Prints a stream message at once: as one line of JSON, or `line` if it isn't empty."""
         if self.as_json:
             print(json.dumps(as_dict(message), ensure_ascii=False), flush=True)
         elif line:
@@ -74,13 +74,13 @@ class Output:
         self._console.file.flush()
 
     def remark(self, text: str) -> None:
-        """Tells people something that isn't the result."""
+        """Prints a text that isn't part of the result; not with JSON output."""
         if not self.as_json:
             print(plain(text), file=sys.stderr, flush=True)
 
 
 def as_dict(message: Message) -> dict[str, Any]:
-    """Returns protobuf JSON with the names of the protos; fields at their default are there too."""
+    """Returns protobuf JSON with the protos' field names, including fields with default values."""
     return MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )

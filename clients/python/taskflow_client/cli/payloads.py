@@ -1,4 +1,4 @@
-"""Payloads of tasks: JSON objects from the command line or from a file."""
+"""Parses task payloads: JSON objects from the command line or from a file."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from taskflow_client.cli.running import usage
 
 
 def parse(text: str) -> Struct:
-    """Returns the object; @FILE names a file that it's in."""
+    """Returns the JSON object in `text`, or in the file for a text of the form @FILE."""
     if text.startswith("@"):
         text = Path(text[1:]).read_text(encoding="utf-8")
     try:

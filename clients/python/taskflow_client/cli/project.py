@@ -36,7 +36,7 @@ async def create(
 @connected()
 async def list_projects(
     cli: Cli,
-    archived: Annotated[bool, typer.Option("--archived", help="Archived ones as well.")] = False,
+    archived: Annotated[bool, typer.Option("--archived", help="Include archived ones.")] = False,
 ) -> None:
     """Lists the projects."""
     from taskflow_client.cli import lookup, tables
@@ -48,7 +48,7 @@ async def list_projects(
 @app.command()
 @connected()
 async def archive(cli: Cli, key: Key) -> None:
-    """Archives a project: its tasks can be read, not written."""
+    """Archives a project: its tasks become read-only."""
     from taskflow.task.v1.project_service_pb2 import ArchiveProjectRequest
     from taskflow_client.cli import lookup
 

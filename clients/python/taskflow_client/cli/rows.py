@@ -1,4 +1,4 @@
-"""Files of tasks: read, and checked as a whole before anything is sent."""
+"""Reads files of tasks, and checks all rows before the import sends any."""
 
 import csv
 import hashlib
@@ -21,7 +21,7 @@ from taskflow_client.cli.values import parse_due
 
 COLUMNS = ("title", "description", "project", "assignee", "priority", "status", "labels", "due")
 
-# The limits of task.proto.
+# The limits in task.proto.
 _TITLE_LENGTH = 255
 _DESCRIPTION_LENGTH = 20_000
 _LABELS = 20
@@ -30,12 +30,12 @@ _BLANKS = re.compile(r"[ _]+")
 _SEPARATOR = re.compile(r"[,;|]")
 _REFUSED = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
-# Request ids are derived under this name, so that a file imported again gives the same ones.
+# Namespace of the derived request ids: the same file always yields the same ids.
 _NAMESPACE = uuid.UUID("3f1a0c3e-5a0e-5d0f-9a44-6f1d6c6e2b57")
 
 
 class BadCell(NamedTuple):
-    """What is wrong where. Rows are counted as a spreadsheet does: a CSV's header is row 1."""
+    """An invalid cell. Rows are counted as in a spreadsheet: a CSV's header is row 1."""
 
     row: int
     column: str
@@ -43,14 +43,14 @@ class BadCell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row of the file: its number, and its cells as text or, for labels, as a list."""
+    """A row of the file: its number, and its cells by column. JSON rows may hold labels as a list."""
 
     number: int
     cells: Mapping[str, Any]
 
 
 class Import(NamedTuple):
-    """A task to create, and the row that it comes from."""
+    """A request to create a task, and the number of its row."""
 
     row: int
     request: CreateTaskRequest
@@ -58,7 +58,7 @@ class Import(NamedTuple):
 
 @dataclass(frozen=True)
 class Context:
-    """What the texts of a file are looked up in."""
+    """The workspace's projects and members, and the defaults for cells."""
 
     workspace_id: str
     projects: Mapping[str, Project]  # by key
@@ -86,7 +86,7 @@ def read(path: Path) -> tuple[str, list[Row]]:
 
 
 def check(digest: str, rows: Iterable[Row], context: Context) -> list[Import]:
-    """Returns what to create; context.bad has what is wrong, then nothing may be created."""
+    """Returns the tasks to create. If context.bad lists invalid cells, create none of them."""
     imports: list[Import] = []
     for row in rows:
         task, project = _task(row, context)
@@ -99,7 +99,7 @@ def check(digest: str, rows: Iterable[Row], context: Context) -> list[Import]:
 
 def _read_csv(text: str, path: Path) -> list[Row]:
     header, _, _ = text.partition("\n")
-    # Spreadsheets of half of Europe write semicolons, because their commas are in the numbers.
+    # Spreadsheets write semicolons in locales with decimal commas.
     delimiter = ";" if ";" in header and "," not in header else ","
     try:
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
@@ -199,7 +199,7 @@ def _description(text: str) -> str:
 def _project(text: str, context: Context) -> Project:
     key = (text or context.default_project).upper()
     if not key:
-        raise ValueError("which project? Fill in its key, or give --project")
+        raise ValueError("the project is missing: fill in its key, or use --project")
     project = context.projects.get(key)
     if project is None:
         there = ", ".join(context.projects) or "none"
@@ -234,7 +234,7 @@ def _choice(text: str, allowed: list[Any]) -> str:
 
 
 def _labels(value: Any) -> list[str]:
-    """A list, or a text with labels separated by commas, semicolons or bars."""
+    """Returns labels from a list, or from a text separated by commas, semicolons or bars."""
     if isinstance(value, list):
         labels = [_text(label) for label in value]
     else:

@@ -1,4 +1,4 @@
-"""How a command runs: options, a connected client, and the workspace it works in."""
+"""Runs a command: options, a connected client, and its output."""
 
 import asyncio
 import inspect
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-# Seconds in which a call is tried again. A person is waiting, and can repeat the command.
+# Seconds in which calls are retried; short, because a user is waiting and can repeat the command.
 _IMPATIENT = 3.0
 
 
@@ -35,14 +35,14 @@ class Options:
 
 
 class Problem(Exception):
-    """Something that the command itself finds wrong. The exit code is one of cli.EPILOG."""
+    """Raised when the command itself finds an error. cli.EPILOG lists the exit codes."""
 
     def __init__(self, message: str, hint: str = "", exit_code: int = 1, **facts: Any) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.exit_code = exit_code
-        self.facts = facts  # what else scripts get
+        self.facts = facts  # further fields of the JSON output
 
 
 def group(help: str, name: str | None = None, epilog: str | None = None) -> typer.Typer:
@@ -53,7 +53,7 @@ def group(help: str, name: str | None = None, epilog: str | None = None) -> type
         epilog=epilog,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        rich_markup_mode=None,  # rich would take twice the time for the same words
+        rich_markup_mode=None,  # rich takes twice the time for the same text
         context_settings={"help_option_names": ["--help", "-h"]},
     )
 
@@ -68,7 +68,7 @@ def missing(message: str, hint: str = "") -> Problem:
 
 @dataclass(frozen=True)
 class Cli:
-    """What a command works with."""
+    """The client, the output and the options of a running command."""
 
     client: "TaskFlow"
     output: "Output"
@@ -78,8 +78,8 @@ class Cli:
 def connected(
     retry_for: float = _IMPATIENT,
 ) -> Callable[[Callable[Concatenate[Cli, P], Awaitable[None]]], Callable[P, None]]:
-    """Makes a command of a coroutine function: its first parameter is the Cli, the others come
-    from the command line.
+    """Turns a coroutine function into a command. Its first parameter is the Cli; typer reads the
+    others from the command line.
     """
 
     def decorate(body: Callable[Concatenate[Cli, P], Awaitable[None]]) -> Callable[P, None]:
@@ -89,7 +89,7 @@ def connected(
             options: Options = found.obj
             asyncio.run(_run(options, retry_for, lambda cli: body(cli, *args, **kwargs)))
 
-        # What typer reads: the parameters without the Cli, and with typer's own context.
+        # The signature for typer: without the Cli, and with typer's context.
         first, *others = inspect.signature(body).parameters.values()
         own = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
         hints = {**body.__annotations__, "context": typer.Context}

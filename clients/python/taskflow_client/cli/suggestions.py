@@ -10,22 +10,22 @@ from taskflow_client.cli.running import Cli, connected, group, missing, usage
 if TYPE_CHECKING:
     from taskflow.task.v1.suggestion_pb2 import Suggestion, SuggestionEdit
 
-# Tasks that are asked for at the same time.
+# Concurrent GetTask calls.
 _AT_ONCE = 16
 
-app = group("What TaskFlow proposes; you decide.")
+app = group("Changes that TaskFlow proposes.")
 
 
 @app.command("list")
 @connected()
 async def list_suggestions(
     cli: Cli,
-    task: Annotated[str, typer.Option(help="Of one task only, by key or id.")] = "",
+    task: Annotated[str, typer.Option(help="Only for this task; key or id.")] = "",
     state: Annotated[
         list[SuggestionState] | None,
         typer.Option(case_sensitive=False, help="Default: pending. Can be repeated."),
     ] = None,
-    all_states: Annotated[bool, typer.Option("--all", help="In any state.")] = False,
+    all_states: Annotated[bool, typer.Option("--all", help="Include all states.")] = False,
     limit: Annotated[int, typer.Option(min=0, help="0 shows all.")] = 0,
 ) -> None:
     """Lists suggestions, newest first."""
@@ -49,11 +49,9 @@ async def list_suggestions(
 async def accept(
     cli: Cli,
     suggestion: Annotated[str, typer.Argument(metavar="ID")],
-    edit: Annotated[
-        str, typer.Option(help="Accept this instead: a priority, or a description.")
-    ] = "",
+    edit: Annotated[str, typer.Option(help="Accept this priority or description instead.")] = "",
 ) -> None:
-    """Accepts a suggestion, as it is or edited; the task changes."""
+    """Accepts a suggestion, as proposed or edited, and changes the task."""
     from taskflow.task.v1.suggestion_service_pb2 import AcceptSuggestionRequest
     from taskflow_client.cli import tables
 
@@ -70,9 +68,9 @@ async def accept(
 async def reject(
     cli: Cli,
     suggestion: Annotated[str, typer.Argument(metavar="ID")],
-    reason: Annotated[str, typer.Option(help="Why, in words.")] = "",
+    reason: Annotated[str, typer.Option(help="Why, as text.")] = "",
 ) -> None:
-    """Rejects a suggestion; the task stays as it is."""
+    """Rejects a suggestion. The task doesn't change."""
     from taskflow.task.v1.suggestion_service_pb2 import RejectSuggestionRequest
     from taskflow_client.cli import tables
 
@@ -86,13 +84,13 @@ async def reject(
 async def request(
     cli: Cli, task: Annotated[str, typer.Argument(metavar="TASK", help="Key or id.")]
 ) -> None:
-    """Asks for suggestions on a task. They come in the background."""
+    """Requests suggestions for a task. They are made in the background."""
     from taskflow.task.v1.suggestion_service_pb2 import RequestSuggestionsRequest
     from taskflow_client.cli import lookup
 
     wanted = RequestSuggestionsRequest(task_id=await lookup.task_id(cli, task))
     response = await cli.client.suggestions.RequestSuggestions(wanted)
-    cli.output.done(response, "Asked. See `taskflow suggestions list` in a moment.")
+    cli.output.done(response, "Requested. See `taskflow suggestions list` in a moment.")
 
 
 async def _find(cli: Cli, suggestion_id: str) -> "Suggestion":
@@ -122,7 +120,7 @@ def _edit(suggestion: "Suggestion", text: str) -> "SuggestionEdit":
 
 
 async def _keys(cli: Cli, suggestions: "list[Suggestion]") -> dict[str, str]:
-    """Returns the tasks' keys, for people to read, but for those that can't be had."""
+    """Returns task keys by id for table output, without tasks that can't be read."""
     import asyncio
 
     from taskflow.task.v1.task_pb2 import Task

@@ -1,4 +1,4 @@
-"""Which fields people see, and how."""
+"""The columns of tables, and how they show fields."""
 
 from typing import Any
 

@@ -21,7 +21,7 @@ DueText = Annotated[
     str, typer.Option(help="2026-12-01, '2026-12-01T09:00 Europe/Berlin', or +2h (s, m, h, d, w).")
 ]
 Payload = Annotated[
-    str, typer.Option(help="JSON object that a worker processes; @FILE reads it from a file.")
+    str, typer.Option(help="JSON object for a worker to process; @FILE reads it from a file.")
 ]
 Labels = Annotated[list[str] | None, typer.Option("--label", help="Can be repeated.")]
 PriorityOption = Annotated[Priority | None, typer.Option(case_sensitive=False)]
@@ -34,7 +34,7 @@ async def create(
     cli: Cli,
     title: str,
     project: Annotated[
-        str, typer.Option("--project", "-p", help="Key. Default: the only one there is.")
+        str, typer.Option("--project", "-p", help="Key. Default: the only project.")
     ] = "",
     description: str = "",
     assignee: Annotated[str, typer.Option(help="E-mail, or me.")] = "",
@@ -42,7 +42,7 @@ async def create(
     status: StatusOption = None,
     due: DueText = "",
     label: Labels = None,
-    parent: Annotated[str, typer.Option(help="The task that this one is a part of.")] = "",
+    parent: Annotated[str, typer.Option(help="Key or id of the parent task.")] = "",
     payload: Payload = "",
 ) -> None:
     """Creates a task."""
@@ -85,15 +85,15 @@ async def list_tasks(
         list[str] | None, typer.Option(help="E-mail, me, or nobody; can be repeated.")
     ] = None,
     label: Labels = None,
-    text: Annotated[str, typer.Option(help="Contained in title or description.")] = "",
-    due_before: Annotated[str, typer.Option(help="As --due of create.")] = "",
-    due_after: Annotated[str, typer.Option(help="As --due of create.")] = "",
-    deleted: Annotated[bool, typer.Option("--deleted", help="Deleted ones as well.")] = False,
+    text: Annotated[str, typer.Option(help="Text in the title or description.")] = "",
+    due_before: Annotated[str, typer.Option(help="Same forms as --due of create.")] = "",
+    due_after: Annotated[str, typer.Option(help="Same forms as --due of create.")] = "",
+    deleted: Annotated[bool, typer.Option("--deleted", help="Include deleted ones.")] = False,
     order: Annotated[Order, typer.Option(case_sensitive=False)] = Order.CREATED,
     descending: Annotated[bool, typer.Option("--descending")] = False,
     limit: Annotated[int, typer.Option(min=0, help="0 shows all.")] = 0,
 ) -> None:
-    """Lists tasks. Different options are all required, repeated ones are alternatives."""
+    """Lists tasks that match all options. Values of a repeated option are alternatives."""
     from taskflow.task.v1.task_service_pb2 import ListTasksRequest, TaskOrder
     from taskflow_client.cli import enums, lookup, tables, values
 
@@ -118,7 +118,7 @@ async def list_tasks(
 @app.command()
 @connected()
 async def show(cli: Cli, reference: Reference) -> None:
-    """Shows a task with all that is known of it."""
+    """Shows all fields of a task."""
     from taskflow_client.cli import lookup, tables
 
     task = await lookup.task(cli, reference)
@@ -134,16 +134,20 @@ async def edit(
     description: str | None = None,
     priority: PriorityOption = None,
     status: StatusOption = None,
-    due: Annotated[str | None, typer.Option(help="As in create; none takes it away.")] = None,
+    due: Annotated[str | None, typer.Option(help="As in create; none removes it.")] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option("--label", help="Replaces the labels; can be repeated; '' takes them away."),
+        typer.Option("--label", help="Replaces the labels; can be repeated; '' removes them."),
     ] = None,
-    parent: Annotated[str | None, typer.Option(help="Task; none takes it away.")] = None,
-    payload: Annotated[str | None, typer.Option(help="As in create; none takes it away.")] = None,
-    etag: Annotated[str, typer.Option(help="Fail if the task isn't at this etag any more.")] = "",
+    parent: Annotated[
+        str | None, typer.Option(help="Key or id of the parent task; none removes it.")
+    ] = None,
+    payload: Annotated[str | None, typer.Option(help="As in create; none removes it.")] = None,
+    etag: Annotated[
+        str, typer.Option(help="Fail if the task's etag isn't this one any more.")
+    ] = "",
 ) -> None:
-    """Changes the given fields of a task, the others stay."""
+    """Changes the given fields of a task; others stay as they are."""
     from google.protobuf.field_mask_pb2 import FieldMask
 
     from taskflow.task.v1.task_pb2 import Task
@@ -152,7 +156,7 @@ async def edit(
 
     for name, text in (("due", due), ("parent", parent), ("payload", payload)):
         if text == "":
-            raise usage(f"--{name} is empty", "write none to take it away")
+            raise usage(f"--{name} is empty", "write none to remove it")
     changed = Task(title=title or "", description=description or "", etag=etag)
     if priority:
         changed.priority = enums.priority(priority)
@@ -191,7 +195,7 @@ async def assign(
     reference: Reference,
     person: Annotated[str, typer.Argument(help="E-mail, me, or nobody.")],
 ) -> None:
-    """Assigns a task to a member, or to nobody."""
+    """Assigns a task to a member, or unassigns it."""
     from taskflow.task.v1.task_service_pb2 import AssignTaskRequest
     from taskflow_client.cli import lookup
 
@@ -233,7 +237,7 @@ async def reopen(cli: Cli, reference: Reference) -> None:
 @app.command()
 @connected()
 async def delete(cli: Cli, reference: Reference) -> None:
-    """Deletes a task; undelete brings it back."""
+    """Deletes a task. `undelete` brings it back."""
     from taskflow.task.v1.task_service_pb2 import DeleteTaskRequest
     from taskflow_client.cli import lookup
 
@@ -291,7 +295,7 @@ async def _due(cli: Cli, text: str) -> "Due":
 
 
 async def _zone(cli: Cli) -> str:
-    """Returns the user's time zone: what a local time without one means."""
+    """Returns the user's time zone, which applies to local times without one."""
     from taskflow.auth.v1.user_service_pb2 import GetCurrentUserRequest
 
     return (await cli.client.users.GetCurrentUser(GetCurrentUserRequest())).user.time_zone
@@ -305,7 +309,7 @@ def _checked(parse: Callable[P, V], *args: P.args, **kwargs: P.kwargs) -> V:
 
 
 async def _names(cli: Cli, tasks: "list[Task]", workspace: str) -> dict[str, str]:
-    """Returns the names of those whom tasks are assigned to, for people to read."""
+    """Returns the names of members by id for table output."""
     from taskflow_client.cli import lookup
 
     if cli.output.as_json or not any(task.assignee_id or task.creator_id for task in tasks):

@@ -1,4 +1,4 @@
-"""Values as people write them: deadlines, priorities, times."""
+"""Parses and formats deadlines and times."""
 
 import re
 from datetime import UTC, date, datetime, timedelta
@@ -19,8 +19,10 @@ DUE_FORMS = "2026-12-01, '2026-12-01T09:00 Europe/Berlin' or +2h (s, m, h, d, w)
 
 
 def parse_due(text: str, now: datetime, zone: str = "") -> Due:
-    """Returns a deadline. `now` (with a zone) is where relative ones count from; `zone` is what a
-    local time means that names none. Raises ValueError saying what is wrong.
+    """Returns the deadline that `text` means.
+
+    Relative deadlines count from `now`, which has a time zone. `zone` applies to a local time without
+    one. Raises ValueError with a message for the user.
     """
     text = text.strip()
     if relative := _RELATIVE.fullmatch(text):
@@ -48,7 +50,7 @@ def is_relative(text: str) -> bool:
 
 
 def format_due(task: Task) -> str:
-    """Returns a deadline as people read it."""
+    """Returns a task's deadline as text; empty without a deadline."""
     if task.due.HasField("date"):
         day = task.due.date
         return f"{day.year:04}-{day.month:02}-{day.day:02}"
@@ -61,14 +63,14 @@ def format_due(task: Task) -> str:
 
 
 def format_time(timestamp: Timestamp) -> str:
-    """Returns an instant in this machine's time zone; empty for none."""
+    """Returns an instant as text in this machine's time zone; empty if it isn't set."""
     if not timestamp.seconds:
         return ""
     return timestamp.ToDatetime(UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def parse_instant(text: str, zone: str) -> Timestamp:
-    """Returns the instant that a deadline's text means; a date begins at midnight."""
+    """Returns the instant that a deadline's text means; a date means its midnight in `zone`."""
     due = parse_due(text, datetime.now(UTC), zone)
     if due.HasField("date"):
         moment = datetime(due.date.year, due.date.month, due.date.day, tzinfo=ZoneInfo(zone))

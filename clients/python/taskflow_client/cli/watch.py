@@ -21,16 +21,16 @@ async def watch(
         list[str] | None, typer.Option(help="E-mail, me, or nobody; can be repeated.")
     ] = None,
     cursor: Annotated[
-        str, typer.Option(help="Go on from here instead of showing the tasks there are.")
+        str, typer.Option(help="Continue after this cursor instead of showing the current tasks.")
     ] = "",
 ) -> None:
-    """Shows the board live, until Ctrl-C: its tasks, then each change.
+    """Shows the current tasks, then each change, until Ctrl-C.
 
-    As JSON: one message of the stream a line; each carries a cursor to go on from.
+    JSON output has one stream message per line; each has a cursor to continue from.
     """
-    from taskflow_client.cli import lookup, watching
+    from taskflow_client.cli import lookup, stream_output
     from taskflow_client.cli.task import task_filter
 
     workspace = await lookup.workspace_id(cli)
     wanted = await task_filter(cli, project or [], status or [], assignee or [])
-    await watching.board(cli, workspace, wanted, cursor)
+    await stream_output.board(cli, workspace, wanted, cursor)

@@ -37,7 +37,7 @@ async def list_workspaces(cli: Cli) -> None:
 @app.command()
 @connected()
 async def use(cli: Cli, workspace: Annotated[str, typer.Argument(help="Name or id.")]) -> None:
-    """Makes a workspace the default of all commands."""
+    """Makes a workspace the default for all commands."""
     from taskflow_client.cli import lookup
 
     found = await lookup.workspace_named(cli, workspace)
@@ -62,7 +62,7 @@ async def add_member(
     email: str,
     role: Annotated[Role, typer.Option(case_sensitive=False)] = Role.MEMBER,
 ) -> None:
-    """Makes somebody who has an account a member."""
+    """Makes the user with this e-mail a member."""
     from taskflow.auth.v1.workspace_service_pb2 import AddMemberRequest
     from taskflow_client.cli import enums, lookup
 

@@ -33,7 +33,7 @@ class Tokens(_message.Message):
     access_token: _builtins.str
     """Sent as `authorization: Bearer <access token>` with every call."""
     refresh_token: _builtins.str
-    """Used once, in RefreshToken."""
+    """Works once, in RefreshToken."""
     @_builtins.property
     def access_expire_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -66,13 +66,13 @@ class RegisterRequest(_message.Message):
     email: _builtins.str
     """At most 254 characters. Compared after Unicode NFC, case folding, and IDNA of the domain."""
     password: _builtins.str
-    """10 to 128 characters of any kind but NUL."""
+    """10 to 128 characters; any character except NUL."""
     display_name: _builtins.str
-    """What others see, 1 to 100 characters."""
+    """The name that other users see, 1 to 100 characters."""
     time_zone: _builtins.str
     """IANA name. Default "UTC"."""
     request_id: _builtins.str
-    """A UUID of the client's choice that makes the call safe to repeat for 24 hours."""
+    """A UUID chosen by the client. A repeat with the same UUID within 24 hours returns the first response."""
     def __init__(
         self,
         *,
@@ -120,7 +120,7 @@ class LoginRequest(_message.Message):
     email: _builtins.str
     password: _builtins.str
     device: _builtins.str
-    """What the session is called in the user's list of sessions, such as "laptop". At most 100 characters."""
+    """The session's name in the user's list of sessions, such as "laptop". At most 100 characters."""
     def __init__(
         self,
         *,
@@ -266,7 +266,7 @@ Global___GetSigningKeysResponse: _TypeAlias = GetSigningKeysResponse  # noqa: Y0
 
 @_typing.final
 class SigningKey(_message.Message):
-    """A public key as in RFC 7517, on the curve P-256."""
+    """A public key on the curve P-256, with the fields of RFC 7517."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

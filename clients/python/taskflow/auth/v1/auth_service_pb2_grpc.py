@@ -69,8 +69,8 @@ class AuthServiceServicer:
     def Register(self, request, context):
         """Creates an account. Open to everyone; tokens come from Login.
 
-        Fails with ALREADY_EXISTS EMAIL_TAKEN when an account with this e-mail exists. With a request_id it can be repeated:
-        the same request answers with the same user.
+        Fails with ALREADY_EXISTS EMAIL_TAKEN when an account with this e-mail exists. A repeat with the same request_id
+        returns the same user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -79,18 +79,18 @@ class AuthServiceServicer:
     def Login(self, request, context):
         """Starts a session and returns its tokens. Open to everyone.
 
-        A wrong password and an unknown e-mail fail alike, with UNAUTHENTICATED CREDENTIALS_WRONG. More than 10 wrong
-        passwords in 15 minutes, for one account or from one address, fail with RESOURCE_EXHAUSTED LOGIN_THROTTLED.
+        Fails with UNAUTHENTICATED CREDENTIALS_WRONG for a wrong password and for an unknown e-mail alike. Fails with
+        RESOURCE_EXHAUSTED LOGIN_THROTTLED after 10 wrong passwords in 15 minutes, for one account or from one address.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RefreshToken(self, request, context):
-        """Trades a refresh token for new tokens of the same session. Open to everyone.
+        """Exchanges a refresh token for new tokens of the same session. Open to everyone.
 
-        A refresh token works once. Used again within 10 seconds it returns the same successor, so that a lost answer can be
-        asked for again; later it's taken for stolen: the session ends and the call fails with UNAUTHENTICATED
+        A refresh token works once. A repeat within 10 seconds returns the same new refresh token, in case the first
+        response was lost. A later repeat counts as theft: the session ends, and the call fails with UNAUTHENTICATED
         REFRESH_TOKEN_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -98,7 +98,8 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Logout(self, request, context):
-        """Ends the caller's session: its access token and refresh token stop working at once, its streams within 5 seconds.
+        """Ends the caller's session. Its access token and refresh token stop working at once; its streams end within 5
+        seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,7 +108,7 @@ class AuthServiceServicer:
     def GetSigningKeys(self, request, context):
         """Returns the public keys that access tokens are signed with (a JSON Web Key Set). Open to everyone.
 
-        Access tokens are JWTs signed with ES256; a key stays listed as long as tokens that it signed can be valid.
+        Access tokens are JWTs signed with ES256. A key stays listed until every token that it signed has expired.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

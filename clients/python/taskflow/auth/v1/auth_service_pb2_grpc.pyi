@@ -19,28 +19,30 @@ class AuthServiceStub:
     Register: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RegisterRequest, _auth_service_pb2.RegisterResponse]
     """Creates an account. Open to everyone; tokens come from Login.
 
-    Fails with ALREADY_EXISTS EMAIL_TAKEN when an account with this e-mail exists. With a request_id it can be repeated:
-    the same request answers with the same user.
+    Fails with ALREADY_EXISTS EMAIL_TAKEN when an account with this e-mail exists. A repeat with the same request_id
+    returns the same user.
     """
     Login: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LoginRequest, _auth_service_pb2.LoginResponse]
     """Starts a session and returns its tokens. Open to everyone.
 
-    A wrong password and an unknown e-mail fail alike, with UNAUTHENTICATED CREDENTIALS_WRONG. More than 10 wrong
-    passwords in 15 minutes, for one account or from one address, fail with RESOURCE_EXHAUSTED LOGIN_THROTTLED.
+    Fails with UNAUTHENTICATED CREDENTIALS_WRONG for a wrong password and for an unknown e-mail alike. Fails with
+    RESOURCE_EXHAUSTED LOGIN_THROTTLED after 10 wrong passwords in 15 minutes, for one account or from one address.
     """
     RefreshToken: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokenRequest, _auth_service_pb2.RefreshTokenResponse]
-    """Trades a refresh token for new tokens of the same session. Open to everyone.
+    """Exchanges a refresh token for new tokens of the same session. Open to everyone.
 
-    A refresh token works once. Used again within 10 seconds it returns the same successor, so that a lost answer can be
-    asked for again; later it's taken for stolen: the session ends and the call fails with UNAUTHENTICATED
+    A refresh token works once. A repeat within 10 seconds returns the same new refresh token, in case the first
+    response was lost. A later repeat counts as theft: the session ends, and the call fails with UNAUTHENTICATED
     REFRESH_TOKEN_REUSED.
     """
     Logout: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LogoutRequest, _auth_service_pb2.LogoutResponse]
-    """Ends the caller's session: its access token and refresh token stop working at once, its streams within 5 seconds."""
+    """Ends the caller's session. Its access token and refresh token stop working at once; its streams end within 5
+    seconds.
+    """
     GetSigningKeys: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.GetSigningKeysRequest, _auth_service_pb2.GetSigningKeysResponse]
     """Returns the public keys that access tokens are signed with (a JSON Web Key Set). Open to everyone.
 
-    Access tokens are JWTs signed with ES256; a key stays listed as long as tokens that it signed can be valid.
+    Access tokens are JWTs signed with ES256. A key stays listed until every token that it signed has expired.
     """
 
 class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -54,8 +56,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_auth_service_pb2.RegisterResponse]:
         """Creates an account. Open to everyone; tokens come from Login.
 
-        Fails with ALREADY_EXISTS EMAIL_TAKEN when an account with this e-mail exists. With a request_id it can be repeated:
-        the same request answers with the same user.
+        Fails with ALREADY_EXISTS EMAIL_TAKEN when an account with this e-mail exists. A repeat with the same request_id
+        returns the same user.
         """
 
     @_abc_1.abstractmethod
@@ -66,8 +68,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_auth_service_pb2.LoginResponse]:
         """Starts a session and returns its tokens. Open to everyone.
 
-        A wrong password and an unknown e-mail fail alike, with UNAUTHENTICATED CREDENTIALS_WRONG. More than 10 wrong
-        passwords in 15 minutes, for one account or from one address, fail with RESOURCE_EXHAUSTED LOGIN_THROTTLED.
+        Fails with UNAUTHENTICATED CREDENTIALS_WRONG for a wrong password and for an unknown e-mail alike. Fails with
+        RESOURCE_EXHAUSTED LOGIN_THROTTLED after 10 wrong passwords in 15 minutes, for one account or from one address.
         """
 
     @_abc_1.abstractmethod
@@ -76,10 +78,10 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.RefreshTokenRequest,
         context: _aio.ServicerContext[_auth_service_pb2.RefreshTokenRequest, _abc.Awaitable[_auth_service_pb2.RefreshTokenResponse]],
     ) -> _abc.Awaitable[_auth_service_pb2.RefreshTokenResponse]:
-        """Trades a refresh token for new tokens of the same session. Open to everyone.
+        """Exchanges a refresh token for new tokens of the same session. Open to everyone.
 
-        A refresh token works once. Used again within 10 seconds it returns the same successor, so that a lost answer can be
-        asked for again; later it's taken for stolen: the session ends and the call fails with UNAUTHENTICATED
+        A refresh token works once. A repeat within 10 seconds returns the same new refresh token, in case the first
+        response was lost. A later repeat counts as theft: the session ends, and the call fails with UNAUTHENTICATED
         REFRESH_TOKEN_REUSED.
         """
 
@@ -89,7 +91,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.LogoutRequest,
         context: _aio.ServicerContext[_auth_service_pb2.LogoutRequest, _abc.Awaitable[_auth_service_pb2.LogoutResponse]],
     ) -> _abc.Awaitable[_auth_service_pb2.LogoutResponse]:
-        """Ends the caller's session: its access token and refresh token stop working at once, its streams within 5 seconds."""
+        """Ends the caller's session. Its access token and refresh token stop working at once; its streams end within 5
+        seconds.
+        """
 
     @_abc_1.abstractmethod
     def GetSigningKeys(
@@ -99,7 +103,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_auth_service_pb2.GetSigningKeysResponse]:
         """Returns the public keys that access tokens are signed with (a JSON Web Key Set). Open to everyone.
 
-        Access tokens are JWTs signed with ES256; a key stays listed as long as tokens that it signed can be valid.
+        Access tokens are JWTs signed with ES256. A key stays listed until every token that it signed has expired.
         """
 
 def add_AuthServiceServicer_to_server(servicer: AuthServiceServicer, server: _aio.Server) -> None: ...

@@ -34,17 +34,17 @@ class User(_message.Message):
     id: _builtins.str
     """UUIDv7. Output only."""
     email: _builtins.str
-    """As it was registered; accounts are compared by its canonical form. Empty where the reader isn't the user and shares
-    no workspace with them. Output only.
+    """As registered; uniqueness is checked on its canonical form. Empty unless the caller is this user or shares a
+    workspace with them. Output only.
     """
     display_name: _builtins.str
-    """What others see, 1 to 100 characters."""
+    """The name that other users see, 1 to 100 characters."""
     time_zone: _builtins.str
-    """IANA name, such as "Europe/Berlin". A task whose deadline is a date is due at the end of that day in its assignee's
-    zone. Default "UTC".
+    """IANA name, such as "Europe/Berlin". Default "UTC". A task whose deadline is a date is due at the end of that day in
+    its assignee's time zone.
     """
     email_notifications: _builtins.bool
-    """Whether notifications are sent by e-mail as well. Default true."""
+    """Whether the user also gets notifications by e-mail. Default true."""
     etag: _builtins.str
     """Changes with every change of the user."""
     @_builtins.property

@@ -63,11 +63,11 @@ class UpdateCurrentUserRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def user(self) -> _user_pb2.User:
-        """The fields to set; with an etag the call fails with ABORTED if the user changed since it was read."""
+        """The fields to set. If its etag is set, the call fails with ABORTED when the user changed since it was read."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Of display_name, time_zone, email_notifications. Omitted: the fields that are set. "*": all of them."""
+        """Of display_name, time_zone, email_notifications. Omitted: the fields that are set. "*": all of these."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class BatchGetUsersRequest(_message.Message):
     IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Up to 100."""
+        """At most 100."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class UserServiceStub:
-    """The caller's own account, and the people around them.
+    """The caller's own account, and the users who share a workspace with the caller.
     """
 
     def __init__(self, channel):
@@ -53,7 +53,7 @@ class UserServiceStub:
 
 
 class UserServiceServicer:
-    """The caller's own account, and the people around them.
+    """The caller's own account, and the users who share a workspace with the caller.
     """
 
     def GetCurrentUser(self, request, context):
@@ -66,16 +66,16 @@ class UserServiceServicer:
     def UpdateCurrentUser(self, request, context):
         """Changes the caller's display name, time zone or e-mail switch.
 
-        A new time zone moves the deadlines that are dates of the open tasks assigned to the caller, and their reminders.
+        A new time zone moves deadlines that are dates, and their reminders, for the open tasks assigned to the caller.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetUsers(self, request, context):
-        """Returns users by id: the caller and people who share a workspace with the caller.
+        """Returns users by id, in the order of the ids.
 
-        Ids of others are left out, as are unknown ones. In the order asked.
+        Leaves out unknown ids, and users who share no workspace with the caller.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,7 +108,7 @@ def add_UserServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UserService:
-    """The caller's own account, and the people around them.
+    """The caller's own account, and the users who share a workspace with the caller.
     """
 
     @staticmethod

@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class UserServiceStub:
-    """The caller's own account, and the people around them."""
+    """The caller's own account, and the users who share a workspace with the caller."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetCurrentUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.GetCurrentUserRequest, _user_service_pb2.GetCurrentUserResponse]
@@ -21,16 +21,16 @@ class UserServiceStub:
     UpdateCurrentUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.UpdateCurrentUserRequest, _user_service_pb2.UpdateCurrentUserResponse]
     """Changes the caller's display name, time zone or e-mail switch.
 
-    A new time zone moves the deadlines that are dates of the open tasks assigned to the caller, and their reminders.
+    A new time zone moves deadlines that are dates, and their reminders, for the open tasks assigned to the caller.
     """
     BatchGetUsers: _aio.UnaryUnaryMultiCallable[_user_service_pb2.BatchGetUsersRequest, _user_service_pb2.BatchGetUsersResponse]
-    """Returns users by id: the caller and people who share a workspace with the caller.
+    """Returns users by id, in the order of the ids.
 
-    Ids of others are left out, as are unknown ones. In the order asked.
+    Leaves out unknown ids, and users who share no workspace with the caller.
     """
 
 class UserServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The caller's own account, and the people around them."""
+    """The caller's own account, and the users who share a workspace with the caller."""
 
     @_abc_1.abstractmethod
     def GetCurrentUser(
@@ -48,7 +48,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_user_service_pb2.UpdateCurrentUserResponse]:
         """Changes the caller's display name, time zone or e-mail switch.
 
-        A new time zone moves the deadlines that are dates of the open tasks assigned to the caller, and their reminders.
+        A new time zone moves deadlines that are dates, and their reminders, for the open tasks assigned to the caller.
         """
 
     @_abc_1.abstractmethod
@@ -57,9 +57,9 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_service_pb2.BatchGetUsersRequest,
         context: _aio.ServicerContext[_user_service_pb2.BatchGetUsersRequest, _abc.Awaitable[_user_service_pb2.BatchGetUsersResponse]],
     ) -> _abc.Awaitable[_user_service_pb2.BatchGetUsersResponse]:
-        """Returns users by id: the caller and people who share a workspace with the caller.
+        """Returns users by id, in the order of the ids.
 
-        Ids of others are left out, as are unknown ones. In the order asked.
+        Leaves out unknown ids, and users who share no workspace with the caller.
         """
 
 def add_UserServiceServicer_to_server(servicer: UserServiceServicer, server: _aio.Server) -> None: ...

@@ -30,12 +30,12 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     ROLE_MEMBER: _Role.ValueType  # 2
     """Also writes projects and tasks."""
     ROLE_ADMIN: _Role.ValueType  # 3
-    """Also manages the workspace and its members, owners excepted."""
+    """Also manages the workspace and its members, except owners."""
     ROLE_OWNER: _Role.ValueType  # 4
     """Everything."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
-    """What a member may do. Each role may do all that the ones before it may."""
+    """What a member may do. Each role includes the rights of the roles before it."""
 
 ROLE_UNSPECIFIED: Role.ValueType  # 0
 ROLE_VIEWER: Role.ValueType  # 1
@@ -43,14 +43,14 @@ ROLE_VIEWER: Role.ValueType  # 1
 ROLE_MEMBER: Role.ValueType  # 2
 """Also writes projects and tasks."""
 ROLE_ADMIN: Role.ValueType  # 3
-"""Also manages the workspace and its members, owners excepted."""
+"""Also manages the workspace and its members, except owners."""
 ROLE_OWNER: Role.ValueType  # 4
 """Everything."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 @_typing.final
 class Workspace(_message.Message):
-    """A team's own space: projects, tasks and members. Nothing is visible from outside it."""
+    """A team's projects, tasks and members. Only members see anything of it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -62,11 +62,11 @@ class Workspace(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """UUIDv7, given by the server."""
+    """UUIDv7, chosen by the server."""
     display_name: _builtins.str
     """1 to 100 characters."""
     ai_enabled: _builtins.bool
-    """Whether suggestions are made for the workspace's tasks. Default true."""
+    """Whether TaskFlow makes suggestions for the workspace's tasks. Default true."""
     role: Global___Role.ValueType
     """The caller's role. Output only."""
     etag: _builtins.str

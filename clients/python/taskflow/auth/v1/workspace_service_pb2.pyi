@@ -30,9 +30,9 @@ class CreateWorkspaceRequest(_message.Message):
     display_name: _builtins.str
     """1 to 100 characters."""
     ai_enabled: _builtins.bool
-    """Whether suggestions are made. Default true."""
+    """Whether TaskFlow makes suggestions for the workspace's tasks. Default true."""
     request_id: _builtins.str
-    """A UUID of the client's choice that makes the call safe to repeat for 24 hours."""
+    """A UUID chosen by the client. A repeat with the same UUID within 24 hours returns the first response."""
     def __init__(
         self,
         *,
@@ -116,9 +116,9 @@ class ListWorkspacesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """0 means 50; more than 1000 means 1000."""
+    """Default 50, at most 1000: larger values count as 1000."""
     page_token: _builtins.str
-    """From the page before."""
+    """The next_page_token of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -165,11 +165,11 @@ class UpdateWorkspaceRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def workspace(self) -> _workspace_pb2.Workspace:
-        """With its id; with an etag the call fails with ABORTED if the workspace changed since it was read."""
+        """Its id is required. If its etag is set, the call fails with ABORTED when the workspace changed since it was read."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Of display_name, ai_enabled. Omitted: the fields that are set. "*": all of them."""
+        """Of display_name, ai_enabled. Omitted: the fields that are set. "*": all of these."""
 
     def __init__(
         self,
@@ -217,7 +217,7 @@ class AddMemberRequest(_message.Message):
     email: _builtins.str
     role: _workspace_pb2.Role.ValueType
     request_id: _builtins.str
-    """A UUID of the client's choice that makes the call safe to repeat for 24 hours."""
+    """A UUID chosen by the client. A repeat with the same UUID within 24 hours returns the first response."""
     def __init__(
         self,
         *,
@@ -263,9 +263,9 @@ class ListMembersRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     workspace_id: _builtins.str
     page_size: _builtins.int
-    """0 means 50; more than 1000 means 1000."""
+    """Default 50, at most 1000: larger values count as 1000."""
     page_token: _builtins.str
-    """From the page before."""
+    """The next_page_token of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -317,7 +317,7 @@ class UpdateMemberRequest(_message.Message):
     user_id: _builtins.str
     role: _workspace_pb2.Role.ValueType
     etag: _builtins.str
-    """When sent, the call fails with ABORTED if the membership changed since it was read."""
+    """If set, the call fails with ABORTED when the membership changed since it was read."""
     def __init__(
         self,
         *,

@@ -110,36 +110,36 @@ class WorkspaceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AddMember(self, request, context):
-        """Makes an existing user a member, found by e-mail. For admins; only an owner makes owners.
+        """Makes the user with this e-mail a member. For admins; only an owner can add an owner.
 
-        Fails with NOT_FOUND when nobody has this e-mail, with ALREADY_EXISTS ALREADY_MEMBER for a member.
+        Fails with NOT_FOUND when no account has this e-mail, with ALREADY_EXISTS ALREADY_MEMBER for a member.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListMembers(self, request, context):
-        """Lists the members, in the order in which they joined.
+        """Lists the members, longest membership first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateMember(self, request, context):
-        """Changes a member's role, with effect from the next call on. For admins; only an owner changes owners or makes them.
+        """Changes a member's role. For admins; only an owner can change an owner's role or make a member an owner.
 
-        Fails with FAILED_PRECONDITION LAST_OWNER when no owner would be left.
+        The new role holds from the member's next call on. Fails with FAILED_PRECONDITION LAST_OWNER for the last owner.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveMember(self, request, context):
-        """Ends a membership. For admins, for owners only where the member is an owner, and for each member themselves.
+        """Ends a membership. For admins, and for the member themselves; only an owner can remove another owner.
 
-        In one transaction the member's open tasks are unassigned. From then on their calls fail; their open streams of the
-        workspace end within 5 seconds, and mail that wasn't sent yet isn't sent. Fails with FAILED_PRECONDITION LAST_OWNER
-        when no owner would be left.
+        The same transaction unassigns the member's open tasks. Their calls fail from then on, their streams of the
+        workspace end within 5 seconds, and unsent mail is dropped. Fails with FAILED_PRECONDITION LAST_OWNER for the last
+        owner.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -25,23 +25,23 @@ class WorkspaceServiceStub:
     UpdateWorkspace: _aio.UnaryUnaryMultiCallable[_workspace_service_pb2.UpdateWorkspaceRequest, _workspace_service_pb2.UpdateWorkspaceResponse]
     """Changes a workspace. For admins."""
     AddMember: _aio.UnaryUnaryMultiCallable[_workspace_service_pb2.AddMemberRequest, _workspace_service_pb2.AddMemberResponse]
-    """Makes an existing user a member, found by e-mail. For admins; only an owner makes owners.
+    """Makes the user with this e-mail a member. For admins; only an owner can add an owner.
 
-    Fails with NOT_FOUND when nobody has this e-mail, with ALREADY_EXISTS ALREADY_MEMBER for a member.
+    Fails with NOT_FOUND when no account has this e-mail, with ALREADY_EXISTS ALREADY_MEMBER for a member.
     """
     ListMembers: _aio.UnaryUnaryMultiCallable[_workspace_service_pb2.ListMembersRequest, _workspace_service_pb2.ListMembersResponse]
-    """Lists the members, in the order in which they joined."""
+    """Lists the members, longest membership first."""
     UpdateMember: _aio.UnaryUnaryMultiCallable[_workspace_service_pb2.UpdateMemberRequest, _workspace_service_pb2.UpdateMemberResponse]
-    """Changes a member's role, with effect from the next call on. For admins; only an owner changes owners or makes them.
+    """Changes a member's role. For admins; only an owner can change an owner's role or make a member an owner.
 
-    Fails with FAILED_PRECONDITION LAST_OWNER when no owner would be left.
+    The new role holds from the member's next call on. Fails with FAILED_PRECONDITION LAST_OWNER for the last owner.
     """
     RemoveMember: _aio.UnaryUnaryMultiCallable[_workspace_service_pb2.RemoveMemberRequest, _workspace_service_pb2.RemoveMemberResponse]
-    """Ends a membership. For admins, for owners only where the member is an owner, and for each member themselves.
+    """Ends a membership. For admins, and for the member themselves; only an owner can remove another owner.
 
-    In one transaction the member's open tasks are unassigned. From then on their calls fail; their open streams of the
-    workspace end within 5 seconds, and mail that wasn't sent yet isn't sent. Fails with FAILED_PRECONDITION LAST_OWNER
-    when no owner would be left.
+    The same transaction unassigns the member's open tasks. Their calls fail from then on, their streams of the
+    workspace end within 5 seconds, and unsent mail is dropped. Fails with FAILED_PRECONDITION LAST_OWNER for the last
+    owner.
     """
 
 class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -85,9 +85,9 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workspace_service_pb2.AddMemberRequest,
         context: _aio.ServicerContext[_workspace_service_pb2.AddMemberRequest, _abc.Awaitable[_workspace_service_pb2.AddMemberResponse]],
     ) -> _abc.Awaitable[_workspace_service_pb2.AddMemberResponse]:
-        """Makes an existing user a member, found by e-mail. For admins; only an owner makes owners.
+        """Makes the user with this e-mail a member. For admins; only an owner can add an owner.
 
-        Fails with NOT_FOUND when nobody has this e-mail, with ALREADY_EXISTS ALREADY_MEMBER for a member.
+        Fails with NOT_FOUND when no account has this e-mail, with ALREADY_EXISTS ALREADY_MEMBER for a member.
         """
 
     @_abc_1.abstractmethod
@@ -96,7 +96,7 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workspace_service_pb2.ListMembersRequest,
         context: _aio.ServicerContext[_workspace_service_pb2.ListMembersRequest, _abc.Awaitable[_workspace_service_pb2.ListMembersResponse]],
     ) -> _abc.Awaitable[_workspace_service_pb2.ListMembersResponse]:
-        """Lists the members, in the order in which they joined."""
+        """Lists the members, longest membership first."""
 
     @_abc_1.abstractmethod
     def UpdateMember(
@@ -104,9 +104,9 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workspace_service_pb2.UpdateMemberRequest,
         context: _aio.ServicerContext[_workspace_service_pb2.UpdateMemberRequest, _abc.Awaitable[_workspace_service_pb2.UpdateMemberResponse]],
     ) -> _abc.Awaitable[_workspace_service_pb2.UpdateMemberResponse]:
-        """Changes a member's role, with effect from the next call on. For admins; only an owner changes owners or makes them.
+        """Changes a member's role. For admins; only an owner can change an owner's role or make a member an owner.
 
-        Fails with FAILED_PRECONDITION LAST_OWNER when no owner would be left.
+        The new role holds from the member's next call on. Fails with FAILED_PRECONDITION LAST_OWNER for the last owner.
         """
 
     @_abc_1.abstractmethod
@@ -115,11 +115,11 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workspace_service_pb2.RemoveMemberRequest,
         context: _aio.ServicerContext[_workspace_service_pb2.RemoveMemberRequest, _abc.Awaitable[_workspace_service_pb2.RemoveMemberResponse]],
     ) -> _abc.Awaitable[_workspace_service_pb2.RemoveMemberResponse]:
-        """Ends a membership. For admins, for owners only where the member is an owner, and for each member themselves.
+        """Ends a membership. For admins, and for the member themselves; only an owner can remove another owner.
 
-        In one transaction the member's open tasks are unassigned. From then on their calls fail; their open streams of the
-        workspace end within 5 seconds, and mail that wasn't sent yet isn't sent. Fails with FAILED_PRECONDITION LAST_OWNER
-        when no owner would be left.
+        The same transaction unassigns the member's open tasks. Their calls fail from then on, their streams of the
+        workspace end within 5 seconds, and unsent mail is dropped. Fails with FAILED_PRECONDITION LAST_OWNER for the last
+        owner.
         """
 
 def add_WorkspaceServiceServicer_to_server(servicer: WorkspaceServiceServicer, server: _aio.Server) -> None: ...

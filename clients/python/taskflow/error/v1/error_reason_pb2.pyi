@@ -25,47 +25,49 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Never sent."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 1
-    """INTERNAL. Something unforeseen; the same reference stands in the log. Metadata: {"reference": "f3b0…"}."""
+    """INTERNAL. An unexpected failure. The server's log has an entry with this reference. Metadata: {"reference":
+    "f3b0…"}.
+    """
     ERROR_REASON_DEPENDENCY_UNAVAILABLE: _ErrorReason.ValueType  # 2
-    """UNAVAILABLE. A store that the call needs doesn't answer at present. Comes with RetryInfo."""
+    """UNAVAILABLE. A dependency that the call needs, such as the database, doesn't respond. Comes with RetryInfo."""
     ERROR_REASON_DRAINING: _ErrorReason.ValueType  # 3
-    """UNAVAILABLE. The process is shutting down; retry, the gateway picks another one. Comes with RetryInfo."""
+    """UNAVAILABLE. The process is shutting down. A retry reaches another one through the gateway. Comes with RetryInfo."""
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 4
-    """RESOURCE_EXHAUSTED. The process works on as many calls as it can. Comes with RetryInfo."""
+    """RESOURCE_EXHAUSTED. The process has reached its limit of concurrent calls. Comes with RetryInfo."""
     ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 5
     """RESOURCE_EXHAUSTED. The request is larger than allowed. Metadata: {"limit_bytes": "262144"}."""
     ERROR_REASON_CALL_TIMED_OUT: _ErrorReason.ValueType  # 6
-    """DEADLINE_EXCEEDED. The call ran longer than any unary call may. Metadata: {"limit_seconds": "30"}."""
+    """DEADLINE_EXCEEDED. The call ran longer than the server's limit for unary calls. Metadata: {"limit_seconds": "30"}."""
     ERROR_REASON_UNKNOWN_METHOD: _ErrorReason.ValueType  # 7
-    """UNIMPLEMENTED. No such method."""
+    """UNIMPLEMENTED. The server has no such method."""
     ERROR_REASON_INVALID_REQUEST: _ErrorReason.ValueType  # 10
-    """INVALID_ARGUMENT. The request breaks a rule of its message. Comes with BadRequest naming each field."""
+    """INVALID_ARGUMENT. The request breaks a validation rule. Comes with BadRequest, which names each field."""
     ERROR_REASON_UNREADABLE_REQUEST: _ErrorReason.ValueType  # 11
-    """INVALID_ARGUMENT. The bytes are no message of this type."""
+    """INVALID_ARGUMENT. The bytes can't be parsed as the request's message type."""
     ERROR_REASON_INVALID_PAGE_TOKEN: _ErrorReason.ValueType  # 12
     """INVALID_ARGUMENT. The page token is forged, or belongs to another caller, method, filter or order."""
     ERROR_REASON_INVALID_CURSOR: _ErrorReason.ValueType  # 13
     """INVALID_ARGUMENT. The cursor is forged or belongs to another stream."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 14
-    """INVALID_ARGUMENT. This request_id was used within 24 h with another body. Metadata: {"request_id": "…"}."""
+    """INVALID_ARGUMENT. Within 24 hours this request_id was sent with another body. Metadata: {"request_id": "…"}."""
     ERROR_REASON_CREDENTIALS_MISSING: _ErrorReason.ValueType  # 20
-    """UNAUTHENTICATED. No credential was sent, or not as `authorization: Bearer <token>`."""
+    """UNAUTHENTICATED. The call has no header `authorization: Bearer <token>`."""
     ERROR_REASON_TOKEN_INVALID: _ErrorReason.ValueType  # 21
-    """UNAUTHENTICATED. The token is malformed, expired, or for somebody else."""
+    """UNAUTHENTICATED. The token is malformed, expired, or issued for another audience."""
     ERROR_REASON_SESSION_REVOKED: _ErrorReason.ValueType  # 22
-    """UNAUTHENTICATED. The session has been logged out or revoked."""
+    """UNAUTHENTICATED. The session was ended by a logout or revoked."""
     ERROR_REASON_CREDENTIALS_WRONG: _ErrorReason.ValueType  # 23
-    """UNAUTHENTICATED. E-mail or password is wrong; which of them isn't said."""
+    """UNAUTHENTICATED. The e-mail or the password is wrong. The error doesn't say which."""
     ERROR_REASON_LOGIN_THROTTLED: _ErrorReason.ValueType  # 24
     """RESOURCE_EXHAUSTED. Too many wrong passwords for this account or address. Comes with RetryInfo."""
     ERROR_REASON_REFRESH_TOKEN_REUSED: _ErrorReason.ValueType  # 25
-    """UNAUTHENTICATED. A refresh token was used twice: all tokens of its session are revoked."""
+    """UNAUTHENTICATED. A refresh token was used twice, so its session was revoked."""
     ERROR_REASON_RESOURCE_NOT_FOUND: _ErrorReason.ValueType  # 30
-    """NOT_FOUND. It doesn't exist, or the caller may not know of it. Comes with ResourceInfo."""
+    """NOT_FOUND. The resource doesn't exist, or the caller may not see it. Comes with ResourceInfo."""
     ERROR_REASON_ROLE_TOO_LOW: _ErrorReason.ValueType  # 31
     """PERMISSION_DENIED. The caller's role is too low. Metadata: {"required_role": "ADMIN", "role": "MEMBER"}."""
     ERROR_REASON_NOT_FOR_CALLER: _ErrorReason.ValueType  # 32
-    """PERMISSION_DENIED. Only other services, or operators, may call this."""
+    """PERMISSION_DENIED. Only TaskFlow's own processes, or operators, may call this method."""
     ERROR_REASON_MEMBERSHIP_LOST: _ErrorReason.ValueType  # 33
     """PERMISSION_DENIED. The caller is no longer a member of the workspace that the stream shows."""
     ERROR_REASON_EMAIL_TAKEN: _ErrorReason.ValueType  # 40
@@ -73,85 +75,87 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_PROJECT_KEY_TAKEN: _ErrorReason.ValueType  # 41
     """ALREADY_EXISTS. Another project of the workspace has this key. Metadata: {"key": "OPS"}."""
     ERROR_REASON_ALREADY_MEMBER: _ErrorReason.ValueType  # 42
-    """ALREADY_EXISTS. The user is a member of the workspace."""
+    """ALREADY_EXISTS. The user is already a member of the workspace."""
     ERROR_REASON_TASK_NOT_DELETED: _ErrorReason.ValueType  # 43
     """ALREADY_EXISTS. The task isn't deleted, so it can't be undeleted."""
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 44
     """ABORTED. The resource changed since the etag was read. Metadata: {"etag": "current etag"}."""
     ERROR_REASON_ASSIGNEE_NOT_MEMBER: _ErrorReason.ValueType  # 50
-    """FAILED_PRECONDITION. A task's assignee has to be a member of its workspace. Metadata: {"assignee_id": "…"}."""
+    """FAILED_PRECONDITION. A task's assignee must be a member of its workspace. Metadata: {"assignee_id": "…"}."""
     ERROR_REASON_PROJECT_ARCHIVED: _ErrorReason.ValueType  # 51
-    """FAILED_PRECONDITION. The project is archived: its tasks can be read, not written."""
+    """FAILED_PRECONDITION. The project is archived: its tasks are read-only."""
     ERROR_REASON_PARENT_INVALID: _ErrorReason.ValueType  # 52
-    """FAILED_PRECONDITION. The parent is in another project, deleted, or below the task itself."""
+    """FAILED_PRECONDITION. The parent is deleted, in another project, or a descendant of the task itself."""
     ERROR_REASON_TASK_DELETED: _ErrorReason.ValueType  # 53
     """FAILED_PRECONDITION. The task is deleted; undelete it first."""
     ERROR_REASON_LAST_OWNER: _ErrorReason.ValueType  # 54
     """FAILED_PRECONDITION. The workspace would be left without an owner."""
     ERROR_REASON_SUGGESTION_STALE: _ErrorReason.ValueType  # 55
-    """FAILED_PRECONDITION. The text changed since the suggestion was made."""
+    """FAILED_PRECONDITION. The task's text changed after the suggestion was made, or a newer suggestion replaced it."""
     ERROR_REASON_SUGGESTION_RESOLVED: _ErrorReason.ValueType  # 56
-    """FAILED_PRECONDITION. The suggestion was accepted or rejected already. Metadata: {"state": "ACCEPTED"}."""
+    """FAILED_PRECONDITION. The suggestion was already accepted or rejected. Metadata: {"state": "ACCEPTED"}."""
     ERROR_REASON_JOB_STATE_INVALID: _ErrorReason.ValueType  # 57
     """FAILED_PRECONDITION. The job's state doesn't allow this. Metadata: {"state": "DONE"}."""
     ERROR_REASON_AI_DISABLED: _ErrorReason.ValueType  # 58
     """FAILED_PRECONDITION. AI assistance is switched off in this workspace."""
     ERROR_REASON_AI_LIMIT_REACHED: _ErrorReason.ValueType  # 59
-    """RESOURCE_EXHAUSTED. The user, or the workspace, has used up its AI calls of the last hour. Comes with RetryInfo.
-    Metadata: {"of": "user", "limit": "1000"}, or of "workspace".
+    """RESOURCE_EXHAUSTED. The user or the workspace has reached its hourly limit of AI calls. Comes with RetryInfo.
+    Metadata: {"of": "user", "limit": "1000"}; "of" is "user" or "workspace".
     """
     ERROR_REASON_READER_TOO_SLOW: _ErrorReason.ValueType  # 60
-    """RESOURCE_EXHAUSTED. The reader of a stream didn't read for too long; resume from the last cursor."""
+    """RESOURCE_EXHAUSTED. The client didn't read from its stream for too long. Resume from the last cursor."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """Every reason that a TaskFlow error carries in google.rpc.ErrorInfo.reason (without the ERROR_REASON_ prefix), with
-    ErrorInfo.domain "taskflow". Reasons are never renamed. Metadata values are strings.
+    """The reasons of TaskFlow's errors, sent in google.rpc.ErrorInfo.reason without the ERROR_REASON_ prefix, with the
+    domain "taskflow". Reasons are never renamed. Metadata values are strings.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 1
-"""INTERNAL. Something unforeseen; the same reference stands in the log. Metadata: {"reference": "f3b0…"}."""
+"""INTERNAL. An unexpected failure. The server's log has an entry with this reference. Metadata: {"reference":
+"f3b0…"}.
+"""
 ERROR_REASON_DEPENDENCY_UNAVAILABLE: ErrorReason.ValueType  # 2
-"""UNAVAILABLE. A store that the call needs doesn't answer at present. Comes with RetryInfo."""
+"""UNAVAILABLE. A dependency that the call needs, such as the database, doesn't respond. Comes with RetryInfo."""
 ERROR_REASON_DRAINING: ErrorReason.ValueType  # 3
-"""UNAVAILABLE. The process is shutting down; retry, the gateway picks another one. Comes with RetryInfo."""
+"""UNAVAILABLE. The process is shutting down. A retry reaches another one through the gateway. Comes with RetryInfo."""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 4
-"""RESOURCE_EXHAUSTED. The process works on as many calls as it can. Comes with RetryInfo."""
+"""RESOURCE_EXHAUSTED. The process has reached its limit of concurrent calls. Comes with RetryInfo."""
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 5
 """RESOURCE_EXHAUSTED. The request is larger than allowed. Metadata: {"limit_bytes": "262144"}."""
 ERROR_REASON_CALL_TIMED_OUT: ErrorReason.ValueType  # 6
-"""DEADLINE_EXCEEDED. The call ran longer than any unary call may. Metadata: {"limit_seconds": "30"}."""
+"""DEADLINE_EXCEEDED. The call ran longer than the server's limit for unary calls. Metadata: {"limit_seconds": "30"}."""
 ERROR_REASON_UNKNOWN_METHOD: ErrorReason.ValueType  # 7
-"""UNIMPLEMENTED. No such method."""
+"""UNIMPLEMENTED. The server has no such method."""
 ERROR_REASON_INVALID_REQUEST: ErrorReason.ValueType  # 10
-"""INVALID_ARGUMENT. The request breaks a rule of its message. Comes with BadRequest naming each field."""
+"""INVALID_ARGUMENT. The request breaks a validation rule. Comes with BadRequest, which names each field."""
 ERROR_REASON_UNREADABLE_REQUEST: ErrorReason.ValueType  # 11
-"""INVALID_ARGUMENT. The bytes are no message of this type."""
+"""INVALID_ARGUMENT. The bytes can't be parsed as the request's message type."""
 ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 12
 """INVALID_ARGUMENT. The page token is forged, or belongs to another caller, method, filter or order."""
 ERROR_REASON_INVALID_CURSOR: ErrorReason.ValueType  # 13
 """INVALID_ARGUMENT. The cursor is forged or belongs to another stream."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 14
-"""INVALID_ARGUMENT. This request_id was used within 24 h with another body. Metadata: {"request_id": "…"}."""
+"""INVALID_ARGUMENT. Within 24 hours this request_id was sent with another body. Metadata: {"request_id": "…"}."""
 ERROR_REASON_CREDENTIALS_MISSING: ErrorReason.ValueType  # 20
-"""UNAUTHENTICATED. No credential was sent, or not as `authorization: Bearer <token>`."""
+"""UNAUTHENTICATED. The call has no header `authorization: Bearer <token>`."""
 ERROR_REASON_TOKEN_INVALID: ErrorReason.ValueType  # 21
-"""UNAUTHENTICATED. The token is malformed, expired, or for somebody else."""
+"""UNAUTHENTICATED. The token is malformed, expired, or issued for another audience."""
 ERROR_REASON_SESSION_REVOKED: ErrorReason.ValueType  # 22
-"""UNAUTHENTICATED. The session has been logged out or revoked."""
+"""UNAUTHENTICATED. The session was ended by a logout or revoked."""
 ERROR_REASON_CREDENTIALS_WRONG: ErrorReason.ValueType  # 23
-"""UNAUTHENTICATED. E-mail or password is wrong; which of them isn't said."""
+"""UNAUTHENTICATED. The e-mail or the password is wrong. The error doesn't say which."""
 ERROR_REASON_LOGIN_THROTTLED: ErrorReason.ValueType  # 24
 """RESOURCE_EXHAUSTED. Too many wrong passwords for this account or address. Comes with RetryInfo."""
 ERROR_REASON_REFRESH_TOKEN_REUSED: ErrorReason.ValueType  # 25
-"""UNAUTHENTICATED. A refresh token was used twice: all tokens of its session are revoked."""
+"""UNAUTHENTICATED. A refresh token was used twice, so its session was revoked."""
 ERROR_REASON_RESOURCE_NOT_FOUND: ErrorReason.ValueType  # 30
-"""NOT_FOUND. It doesn't exist, or the caller may not know of it. Comes with ResourceInfo."""
+"""NOT_FOUND. The resource doesn't exist, or the caller may not see it. Comes with ResourceInfo."""
 ERROR_REASON_ROLE_TOO_LOW: ErrorReason.ValueType  # 31
 """PERMISSION_DENIED. The caller's role is too low. Metadata: {"required_role": "ADMIN", "role": "MEMBER"}."""
 ERROR_REASON_NOT_FOR_CALLER: ErrorReason.ValueType  # 32
-"""PERMISSION_DENIED. Only other services, or operators, may call this."""
+"""PERMISSION_DENIED. Only TaskFlow's own processes, or operators, may call this method."""
 ERROR_REASON_MEMBERSHIP_LOST: ErrorReason.ValueType  # 33
 """PERMISSION_DENIED. The caller is no longer a member of the workspace that the stream shows."""
 ERROR_REASON_EMAIL_TAKEN: ErrorReason.ValueType  # 40
@@ -159,33 +163,33 @@ ERROR_REASON_EMAIL_TAKEN: ErrorReason.ValueType  # 40
 ERROR_REASON_PROJECT_KEY_TAKEN: ErrorReason.ValueType  # 41
 """ALREADY_EXISTS. Another project of the workspace has this key. Metadata: {"key": "OPS"}."""
 ERROR_REASON_ALREADY_MEMBER: ErrorReason.ValueType  # 42
-"""ALREADY_EXISTS. The user is a member of the workspace."""
+"""ALREADY_EXISTS. The user is already a member of the workspace."""
 ERROR_REASON_TASK_NOT_DELETED: ErrorReason.ValueType  # 43
 """ALREADY_EXISTS. The task isn't deleted, so it can't be undeleted."""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 44
 """ABORTED. The resource changed since the etag was read. Metadata: {"etag": "current etag"}."""
 ERROR_REASON_ASSIGNEE_NOT_MEMBER: ErrorReason.ValueType  # 50
-"""FAILED_PRECONDITION. A task's assignee has to be a member of its workspace. Metadata: {"assignee_id": "…"}."""
+"""FAILED_PRECONDITION. A task's assignee must be a member of its workspace. Metadata: {"assignee_id": "…"}."""
 ERROR_REASON_PROJECT_ARCHIVED: ErrorReason.ValueType  # 51
-"""FAILED_PRECONDITION. The project is archived: its tasks can be read, not written."""
+"""FAILED_PRECONDITION. The project is archived: its tasks are read-only."""
 ERROR_REASON_PARENT_INVALID: ErrorReason.ValueType  # 52
-"""FAILED_PRECONDITION. The parent is in another project, deleted, or below the task itself."""
+"""FAILED_PRECONDITION. The parent is deleted, in another project, or a descendant of the task itself."""
 ERROR_REASON_TASK_DELETED: ErrorReason.ValueType  # 53
 """FAILED_PRECONDITION. The task is deleted; undelete it first."""
 ERROR_REASON_LAST_OWNER: ErrorReason.ValueType  # 54
 """FAILED_PRECONDITION. The workspace would be left without an owner."""
 ERROR_REASON_SUGGESTION_STALE: ErrorReason.ValueType  # 55
-"""FAILED_PRECONDITION. The text changed since the suggestion was made."""
+"""FAILED_PRECONDITION. The task's text changed after the suggestion was made, or a newer suggestion replaced it."""
 ERROR_REASON_SUGGESTION_RESOLVED: ErrorReason.ValueType  # 56
-"""FAILED_PRECONDITION. The suggestion was accepted or rejected already. Metadata: {"state": "ACCEPTED"}."""
+"""FAILED_PRECONDITION. The suggestion was already accepted or rejected. Metadata: {"state": "ACCEPTED"}."""
 ERROR_REASON_JOB_STATE_INVALID: ErrorReason.ValueType  # 57
 """FAILED_PRECONDITION. The job's state doesn't allow this. Metadata: {"state": "DONE"}."""
 ERROR_REASON_AI_DISABLED: ErrorReason.ValueType  # 58
 """FAILED_PRECONDITION. AI assistance is switched off in this workspace."""
 ERROR_REASON_AI_LIMIT_REACHED: ErrorReason.ValueType  # 59
-"""RESOURCE_EXHAUSTED. The user, or the workspace, has used up its AI calls of the last hour. Comes with RetryInfo.
-Metadata: {"of": "user", "limit": "1000"}, or of "workspace".
+"""RESOURCE_EXHAUSTED. The user or the workspace has reached its hourly limit of AI calls. Comes with RetryInfo.
+Metadata: {"of": "user", "limit": "1000"}; "of" is "user" or "workspace".
 """
 ERROR_REASON_READER_TOO_SLOW: ErrorReason.ValueType  # 60
-"""RESOURCE_EXHAUSTED. The reader of a stream didn't read for too long; resume from the last cursor."""
+"""RESOURCE_EXHAUSTED. The client didn't read from its stream for too long. Resume from the last cursor."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -37,14 +37,14 @@ class DeadLetter(_message.Message):
     """The consumer that failed."""
     event_id: _builtins.str
     event_type: _builtins.str
-    """Such as "task.created"; empty where the event couldn't be read."""
+    """Such as "task.created"; empty when the event couldn't be parsed."""
     error: _builtins.str
-    """What went wrong, the last time."""
+    """The error of the last attempt."""
     @_builtins.property
     def park_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def replay_time(self) -> _timestamp_pb2.Timestamp:
-        """Set once it has been handed to its consumer again."""
+        """When it was last delivered to its consumer again; not set before."""
 
     def __init__(
         self,
@@ -73,11 +73,11 @@ class ListDeadLettersRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     include_replayed: _builtins.bool
-    """Whether those that were replayed are listed as well."""
+    """Whether to include dead letters that were replayed."""
     page_size: _builtins.int
-    """0 means 50; more than 1000 means 1000."""
+    """Default 50, at most 1000: larger values count as 1000."""
     page_token: _builtins.str
-    """From the page before."""
+    """The next_page_token of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -167,11 +167,11 @@ class ParkEventRequest(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     consumer: _builtins.str
     subject: _builtins.str
-    """Where it was published."""
+    """The subject that the event was published on."""
     event_id: _builtins.str
     """The Nats-Msg-Id."""
     payload: _builtins.bytes
-    """The message as it came."""
+    """The message as the consumer received it."""
     error: _builtins.str
     """At most 1,000 characters."""
     def __init__(

@@ -59,7 +59,7 @@ class DeadLetterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReplayDeadLetter(self, request, context):
-        """Hands a dead letter to its consumer again. What the consumer did before isn't done twice.
+        """Delivers a dead letter to its consumer again. The consumer doesn't repeat effects that it already committed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,7 +146,7 @@ class DeadLetterService:
 
 
 class DeadLetterInternalServiceStub:
-    """Where consumers without a database park an event. Only for service identities; not routed by the gateway.
+    """Parks events for consumers that have no database. Only for TaskFlow's own processes; the gateway doesn't route it.
     """
 
     def __init__(self, channel):
@@ -163,11 +163,11 @@ class DeadLetterInternalServiceStub:
 
 
 class DeadLetterInternalServiceServicer:
-    """Where consumers without a database park an event. Only for service identities; not routed by the gateway.
+    """Parks events for consumers that have no database. Only for TaskFlow's own processes; the gateway doesn't route it.
     """
 
     def ParkEvent(self, request, context):
-        """Parks an event. A repeated call for the same consumer and event changes nothing but the error.
+        """Stores an event as a dead letter. A repeat for the same consumer and event only replaces the error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -190,7 +190,7 @@ def add_DeadLetterInternalServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DeadLetterInternalService:
-    """Where consumers without a database park an event. Only for service identities; not routed by the gateway.
+    """Parks events for consumers that have no database. Only for TaskFlow's own processes; the gateway doesn't route it.
     """
 
     @staticmethod

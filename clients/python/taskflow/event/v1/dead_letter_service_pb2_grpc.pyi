@@ -19,7 +19,7 @@ class DeadLetterServiceStub:
     ListDeadLetters: _aio.UnaryUnaryMultiCallable[_dead_letter_service_pb2.ListDeadLettersRequest, _dead_letter_service_pb2.ListDeadLettersResponse]
     """Lists dead letters, newest first."""
     ReplayDeadLetter: _aio.UnaryUnaryMultiCallable[_dead_letter_service_pb2.ReplayDeadLetterRequest, _dead_letter_service_pb2.ReplayDeadLetterResponse]
-    """Hands a dead letter to its consumer again. What the consumer did before isn't done twice."""
+    """Delivers a dead letter to its consumer again. The consumer doesn't repeat effects that it already committed."""
 
 class DeadLetterServiceServicer(metaclass=_abc_1.ABCMeta):
     """Events that a consumer couldn't process. For operators."""
@@ -38,19 +38,19 @@ class DeadLetterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dead_letter_service_pb2.ReplayDeadLetterRequest,
         context: _aio.ServicerContext[_dead_letter_service_pb2.ReplayDeadLetterRequest, _abc.Awaitable[_dead_letter_service_pb2.ReplayDeadLetterResponse]],
     ) -> _abc.Awaitable[_dead_letter_service_pb2.ReplayDeadLetterResponse]:
-        """Hands a dead letter to its consumer again. What the consumer did before isn't done twice."""
+        """Delivers a dead letter to its consumer again. The consumer doesn't repeat effects that it already committed."""
 
 def add_DeadLetterServiceServicer_to_server(servicer: DeadLetterServiceServicer, server: _aio.Server) -> None: ...
 
 class DeadLetterInternalServiceStub:
-    """Where consumers without a database park an event. Only for service identities; not routed by the gateway."""
+    """Parks events for consumers that have no database. Only for TaskFlow's own processes; the gateway doesn't route it."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ParkEvent: _aio.UnaryUnaryMultiCallable[_dead_letter_service_pb2.ParkEventRequest, _dead_letter_service_pb2.ParkEventResponse]
-    """Parks an event. A repeated call for the same consumer and event changes nothing but the error."""
+    """Stores an event as a dead letter. A repeat for the same consumer and event only replaces the error."""
 
 class DeadLetterInternalServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Where consumers without a database park an event. Only for service identities; not routed by the gateway."""
+    """Parks events for consumers that have no database. Only for TaskFlow's own processes; the gateway doesn't route it."""
 
     @_abc_1.abstractmethod
     def ParkEvent(
@@ -58,6 +58,6 @@ class DeadLetterInternalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dead_letter_service_pb2.ParkEventRequest,
         context: _aio.ServicerContext[_dead_letter_service_pb2.ParkEventRequest, _abc.Awaitable[_dead_letter_service_pb2.ParkEventResponse]],
     ) -> _abc.Awaitable[_dead_letter_service_pb2.ParkEventResponse]:
-        """Parks an event. A repeated call for the same consumer and event changes nothing but the error."""
+        """Stores an event as a dead letter. A repeat for the same consumer and event only replaces the error."""
 
 def add_DeadLetterInternalServiceServicer_to_server(servicer: DeadLetterInternalServiceServicer, server: _aio.Server) -> None: ...

@@ -25,8 +25,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Event(_message.Message):
-    """Something that happened, written in the transaction that made it happen and published on
-    `taskflow.<workspace id>.<aggregate>.<event>`, with "_" for the workspace id where there is none.
+    """A fact, written in the transaction that made it true. The relay publishes it on the subject
+    `taskflow.<workspace id>.<aggregate>.<event>`, with "_" as workspace id when the event belongs to no workspace.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -60,13 +60,13 @@ class Event(_message.Message):
     type: _builtins.str
     """`<aggregate>.<event>`, such as "task.created"."""
     workspace_id: _builtins.str
-    """Empty for what belongs to no workspace."""
+    """Empty when the event belongs to no workspace."""
     aggregate_id: _builtins.str
-    """The id of the task, project, job, … that the event is about."""
+    """The id of the aggregate that the event is about: a task, project, job, …."""
     revision: _builtins.int
-    """The aggregate's revision after the event; events of one aggregate come in this order."""
+    """The aggregate's revision after the event. Events of one aggregate are published in this order."""
     actor_id: _builtins.str
-    """The user who did it; empty for the system."""
+    """The user who caused the event; empty for the system."""
     trace_parent: _builtins.str
     """W3C trace context; empty when tracing is off."""
     @_builtins.property
@@ -150,7 +150,7 @@ class TaskCreated(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     AI_DISABLED_FIELD_NUMBER: _builtins.int
     ai_disabled: _builtins.bool
-    """The workspace had AI switched off, so nobody makes suggestions."""
+    """Whether the workspace had AI switched off; if so, no suggestions are made."""
     @_builtins.property
     def task(self) -> _task_pb2.Task: ...
     def __init__(
@@ -178,18 +178,18 @@ class TaskUpdated(_message.Message):
     CHANGED_FIELDS_FIELD_NUMBER: _builtins.int
     AI_DISABLED_FIELD_NUMBER: _builtins.int
     ai_disabled: _builtins.bool
-    """The workspace had AI switched off, so nobody makes suggestions for a new text. Set only with one."""
+    """Whether the workspace had AI switched off; if so, no suggestions are made. Set only when the text changed."""
     @_builtins.property
     def task(self) -> _task_pb2.Task:
         """After the change."""
 
     @_builtins.property
     def before(self) -> _task_pb2.Task:
-        """The changed fields as they were before; the others aren't set."""
+        """The changed fields as they were before the change; other fields aren't set."""
 
     @_builtins.property
     def changed_fields(self) -> _field_mask_pb2.FieldMask:
-        """Output-only fields that followed (update_time, revision, etag) aren't named."""
+        """Without the output-only fields that change every time: update_time, revision, etag."""
 
     def __init__(
         self,
@@ -209,7 +209,7 @@ Global___TaskUpdated: _TypeAlias = TaskUpdated  # noqa: Y015
 
 @_typing.final
 class TaskDeleted(_message.Message):
-    """A task was deleted; it can be undeleted."""
+    """A task was deleted. It can still be undeleted."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -231,7 +231,7 @@ Global___TaskDeleted: _TypeAlias = TaskDeleted  # noqa: Y015
 
 @_typing.final
 class TaskUndeleted(_message.Message):
-    """A deleted task was brought back."""
+    """A deleted task was undeleted."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -253,7 +253,7 @@ Global___TaskUndeleted: _TypeAlias = TaskUndeleted  # noqa: Y015
 
 @_typing.final
 class ReminderDue(_message.Message):
-    """A reminder of a task's deadline is due."""
+    """The time of a task's reminder has come."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -52,7 +52,7 @@ class PrepareEmailBatchResponse(_message.Message):
     email: _builtins.str
     display_name: _builtins.str
     time_zone: _builtins.str
-    """IANA zone that times are shown in."""
+    """IANA name of the time zone in which the mail shows times."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmailItem]:
         """Empty when there is nothing to send."""
@@ -75,7 +75,7 @@ Global___PrepareEmailBatchResponse: _TypeAlias = PrepareEmailBatchResponse  # no
 
 @_typing.final
 class EmailItem(_message.Message):
-    """A notification as it stands in a mail."""
+    """A notification with the names that the mail shows."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -84,7 +84,7 @@ class EmailItem(_message.Message):
     ACTOR_NAME_FIELD_NUMBER: _builtins.int
     workspace_name: _builtins.str
     actor_name: _builtins.str
-    """Who caused it; empty for the system."""
+    """The user who caused it; empty for the system."""
     @_builtins.property
     def notification(self) -> _notification_pb2.Notification: ...
     def __init__(
@@ -110,7 +110,7 @@ class FinishEmailBatchRequest(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.str
     error: _builtins.str
-    """Why it can't be sent, for operators; empty when it was sent. At most 500 characters."""
+    """Why the batch can never be sent, for operators; empty when it was sent. At most 500 characters."""
     def __init__(
         self,
         *,

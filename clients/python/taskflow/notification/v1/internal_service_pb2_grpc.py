@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class EmailInternalServiceStub:
-    """What workers need to send mail. Only for service identities; not routed by the gateway.
+    """Batches of notifications, for the worker that sends mail. Only for TaskFlow's own processes; the gateway doesn't
+    route it.
     """
 
     def __init__(self, channel):
@@ -48,20 +49,22 @@ class EmailInternalServiceStub:
 
 
 class EmailInternalServiceServicer:
-    """What workers need to send mail. Only for service identities; not routed by the gateway.
+    """Batches of notifications, for the worker that sends mail. Only for TaskFlow's own processes; the gateway doesn't
+    route it.
     """
 
     def PrepareEmailBatch(self, request, context):
-        """Puts the user's notifications that are due for mail into a batch and returns it: unread ones that weren't mailed
-        before, of workspaces that the user is still a member of, if the user wants mail. Called again with the same batch_id
-        it returns those of the same batch that are still wanted.
+        """Puts the user's unread notifications that weren't mailed yet into a batch, and returns the batch.
+
+        Leaves out workspaces that the user is no longer a member of. Empty if the user switched mail off. A repeat with
+        the same batch_id returns the notifications of that batch to which all this still applies.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FinishEmailBatch(self, request, context):
-        """Records that a batch was accepted by the mail server, or can't ever be sent. A repeated call changes nothing.
+        """Records that the mail server accepted a batch, or that it can never be sent. A repeat changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,7 +92,8 @@ def add_EmailInternalServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EmailInternalService:
-    """What workers need to send mail. Only for service identities; not routed by the gateway.
+    """Batches of notifications, for the worker that sends mail. Only for TaskFlow's own processes; the gateway doesn't
+    route it.
     """
 
     @staticmethod

@@ -13,19 +13,24 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EmailInternalServiceStub:
-    """What workers need to send mail. Only for service identities; not routed by the gateway."""
+    """Batches of notifications, for the worker that sends mail. Only for TaskFlow's own processes; the gateway doesn't
+    route it.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PrepareEmailBatch: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.PrepareEmailBatchRequest, _internal_service_pb2.PrepareEmailBatchResponse]
-    """Puts the user's notifications that are due for mail into a batch and returns it: unread ones that weren't mailed
-    before, of workspaces that the user is still a member of, if the user wants mail. Called again with the same batch_id
-    it returns those of the same batch that are still wanted.
+    """Puts the user's unread notifications that weren't mailed yet into a batch, and returns the batch.
+
+    Leaves out workspaces that the user is no longer a member of. Empty if the user switched mail off. A repeat with
+    the same batch_id returns the notifications of that batch to which all this still applies.
     """
     FinishEmailBatch: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.FinishEmailBatchRequest, _internal_service_pb2.FinishEmailBatchResponse]
-    """Records that a batch was accepted by the mail server, or can't ever be sent. A repeated call changes nothing."""
+    """Records that the mail server accepted a batch, or that it can never be sent. A repeat changes nothing."""
 
 class EmailInternalServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What workers need to send mail. Only for service identities; not routed by the gateway."""
+    """Batches of notifications, for the worker that sends mail. Only for TaskFlow's own processes; the gateway doesn't
+    route it.
+    """
 
     @_abc_1.abstractmethod
     def PrepareEmailBatch(
@@ -33,9 +38,10 @@ class EmailInternalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _internal_service_pb2.PrepareEmailBatchRequest,
         context: _aio.ServicerContext[_internal_service_pb2.PrepareEmailBatchRequest, _abc.Awaitable[_internal_service_pb2.PrepareEmailBatchResponse]],
     ) -> _abc.Awaitable[_internal_service_pb2.PrepareEmailBatchResponse]:
-        """Puts the user's notifications that are due for mail into a batch and returns it: unread ones that weren't mailed
-        before, of workspaces that the user is still a member of, if the user wants mail. Called again with the same batch_id
-        it returns those of the same batch that are still wanted.
+        """Puts the user's unread notifications that weren't mailed yet into a batch, and returns the batch.
+
+        Leaves out workspaces that the user is no longer a member of. Empty if the user switched mail off. A repeat with
+        the same batch_id returns the notifications of that batch to which all this still applies.
         """
 
     @_abc_1.abstractmethod
@@ -44,6 +50,6 @@ class EmailInternalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _internal_service_pb2.FinishEmailBatchRequest,
         context: _aio.ServicerContext[_internal_service_pb2.FinishEmailBatchRequest, _abc.Awaitable[_internal_service_pb2.FinishEmailBatchResponse]],
     ) -> _abc.Awaitable[_internal_service_pb2.FinishEmailBatchResponse]:
-        """Records that a batch was accepted by the mail server, or can't ever be sent. A repeated call changes nothing."""
+        """Records that the mail server accepted a batch, or that it can never be sent. A repeat changes nothing."""
 
 def add_EmailInternalServiceServicer_to_server(servicer: EmailInternalServiceServicer, server: _aio.Server) -> None: ...

@@ -37,7 +37,7 @@ class _NotificationKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Noti
     """A deadline has passed."""
 
 class NotificationKind(_NotificationKind, metaclass=_NotificationKindEnumTypeWrapper):
-    """What a notification tells."""
+    """What a notification is about."""
 
 NOTIFICATION_KIND_UNSPECIFIED: NotificationKind.ValueType  # 0
 NOTIFICATION_KIND_ASSIGNED: NotificationKind.ValueType  # 1
@@ -52,7 +52,7 @@ Global___NotificationKind: _TypeAlias = NotificationKind  # noqa: Y015
 
 @_typing.final
 class Notification(_message.Message):
-    """Something that one user is told."""
+    """A message to one user about a task."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -70,7 +70,7 @@ class Notification(_message.Message):
     id: _builtins.str
     """UUIDv7."""
     sequence: _builtins.int
-    """The place of its creation in the user's sequence of changes."""
+    """The sequence number of the change that created it."""
     kind: Global___NotificationKind.ValueType
     workspace_id: _builtins.str
     task_id: _builtins.str
@@ -79,14 +79,14 @@ class Notification(_message.Message):
     task_title: _builtins.str
     """The task's title when the notification was made."""
     headline: _builtins.str
-    """One line for people, such as "OPS-12 is now in progress"."""
+    """One line of text to show, such as "OPS-12 is now in progress"."""
     actor_id: _builtins.str
-    """Who caused it; empty for the system."""
+    """The user who caused it; empty for the system."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def read_time(self) -> _timestamp_pb2.Timestamp:
-        """Set once it has been read."""
+        """When the user read it; not set before."""
 
     def __init__(
         self,
@@ -113,8 +113,8 @@ Global___Notification: _TypeAlias = Notification  # noqa: Y015
 
 @_typing.final
 class NotificationChange(_message.Message):
-    """A change of a user's notifications. Applied in order of the sequence, changes lead to what ListNotifications shows;
-    applying one twice does no harm.
+    """A change of a user's notifications. A client that applies all changes in order of their sequence has the same
+    notifications as ListNotifications. Applying a change twice does no harm.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -125,7 +125,7 @@ class NotificationChange(_message.Message):
     ALL_READ_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """Counts the changes of the user's notifications, from 1, without a gap."""
+    """Numbers the changes of the user's notifications, from 1, without gaps."""
     @_builtins.property
     def created(self) -> Global___Notification: ...
     @_builtins.property
@@ -155,7 +155,7 @@ Global___NotificationChange: _TypeAlias = NotificationChange  # noqa: Y015
 
 @_typing.final
 class NotificationsRead(_message.Message):
-    """Some notifications were read."""
+    """The user read some notifications."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -181,7 +181,7 @@ Global___NotificationsRead: _TypeAlias = NotificationsRead  # noqa: Y015
 
 @_typing.final
 class AllNotificationsRead(_message.Message):
-    """All notifications that were created up to a sequence, and weren't read, were read."""
+    """The user marked as read all unread notifications that were created up to a sequence number."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -206,7 +206,7 @@ Global___AllNotificationsRead: _TypeAlias = AllNotificationsRead  # noqa: Y015
 
 @_typing.final
 class NotificationsRemoved(_message.Message):
-    """Notifications that were read long ago were deleted. How long they are kept is up to the operators: 90 days by default."""
+    """Read notifications were deleted after the retention period, 90 days unless the operators changed it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

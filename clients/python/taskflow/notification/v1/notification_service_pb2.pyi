@@ -29,9 +29,9 @@ class ListNotificationsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     unread_only: _builtins.bool
     page_size: _builtins.int
-    """0 means 50; more than 1000 means 1000."""
+    """Default 50, at most 1000: larger values count as 1000."""
     page_token: _builtins.str
-    """From the page before."""
+    """The next_page_token of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -57,7 +57,7 @@ class ListNotificationsResponse(_message.Message):
     next_page_token: _builtins.str
     """Empty on the last page."""
     cursor: _builtins.str
-    """The position of this page: watching from it misses nothing that came after."""
+    """Watching from this cursor yields every change after this page was read."""
     @_builtins.property
     def notifications(self) -> _containers.RepeatedCompositeFieldContainer[_notification_pb2.Notification]: ...
     def __init__(
@@ -135,7 +135,7 @@ class MarkReadResponse(_message.Message):
 
     MARKED_COUNT_FIELD_NUMBER: _builtins.int
     marked_count: _builtins.int
-    """How many became read by this call."""
+    """How many unread notifications this call marked as read."""
     def __init__(
         self,
         *,
@@ -155,7 +155,7 @@ class MarkAllReadRequest(_message.Message):
 
     UP_TO_SEQUENCE_FIELD_NUMBER: _builtins.int
     up_to_sequence: _builtins.int
-    """0 means all that exist now."""
+    """0 means all notifications that exist now."""
     def __init__(
         self,
         *,
@@ -175,7 +175,7 @@ class MarkAllReadResponse(_message.Message):
 
     MARKED_COUNT_FIELD_NUMBER: _builtins.int
     marked_count: _builtins.int
-    """How many became read by this call."""
+    """How many unread notifications this call marked as read."""
     def __init__(
         self,
         *,
@@ -195,7 +195,7 @@ class WatchNotificationsRequest(_message.Message):
 
     CURSOR_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
-    """From the last message that was received, or from ListNotifications. Empty: from now."""
+    """The cursor of the last received message or of ListNotifications; empty to start now."""
     def __init__(
         self,
         *,
@@ -215,7 +215,7 @@ class WatchNotificationsResponse(_message.Message):
 
     @_typing.final
     class Heartbeat(_message.Message):
-        """Sent every 15 seconds, and first of all when the stream starts from now."""
+        """Sent every 15 seconds, and as the first message when the stream starts now."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -239,7 +239,7 @@ class WatchNotificationsResponse(_message.Message):
 
     @_typing.final
     class Reset(_message.Message):
-        """The cursor can't be continued: list again, then watch from this message's cursor."""
+        """The cursor is too old: list again, then watch from this message's cursor."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -257,7 +257,7 @@ class WatchNotificationsResponse(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     RESET_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
-    """Where the stream goes on after this message."""
+    """Continues the stream after this message."""
     @_builtins.property
     def change(self) -> _notification_pb2.NotificationChange: ...
     @_builtins.property

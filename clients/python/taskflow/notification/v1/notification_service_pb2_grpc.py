@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class NotificationServiceStub:
-    """The caller's notifications. Nobody sees another user's.
+    """The caller's notifications. No user sees another user's notifications.
     """
 
     def __init__(self, channel):
@@ -63,11 +63,11 @@ class NotificationServiceStub:
 
 
 class NotificationServiceServicer:
-    """The caller's notifications. Nobody sees another user's.
+    """The caller's notifications. No user sees another user's notifications.
     """
 
     def ListNotifications(self, request, context):
-        """Lists the caller's notifications, newest first, with the cursor that WatchNotifications goes on from.
+        """Lists the caller's notifications, newest first, with a cursor to continue from in WatchNotifications.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -81,14 +81,15 @@ class NotificationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def MarkRead(self, request, context):
-        """Marks notifications as read. Those that are read already, or aren't the caller's, are passed over.
+        """Marks notifications as read. Skips ids that are already read, unknown, or another user's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def MarkAllRead(self, request, context):
-        """Marks as read all that were created up to a sequence: what came since the client last looked stays unread.
+        """Marks as read all notifications created up to a sequence number. Later ones, which the user hasn't seen, stay
+        unread.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,11 +98,13 @@ class NotificationServiceServicer:
     def WatchNotifications(self, request, context):
         """Streams the changes of the caller's notifications.
 
-        Every message carries a cursor; the stream goes on from it when it's sent in the next call. Without a cursor it starts
-        now, and the first message, sent at once, is a heartbeat with the current cursor. Changes come in order of their
-        sequence and without a gap, at least once. A cursor that can't be continued is answered with reset: list again, then
-        watch from the reset's cursor. Ends with UNAUTHENTICATED when the session ends, RESOURCE_EXHAUSTED when the reader
-        didn't read for 30 seconds, UNAVAILABLE when the server shuts down.
+        Every message has a cursor; a new call with that cursor continues after that message. Without a cursor the stream
+        starts now: its first message, sent at once, is a heartbeat with the current cursor. Changes arrive at least once,
+        in order of their sequence, without gaps. If the cursor is too old, the server sends reset: list again, then watch
+        from the reset's cursor.
+
+        Ends with UNAUTHENTICATED when the session ends, RESOURCE_EXHAUSTED when the client reads nothing for 30 seconds,
+        and UNAVAILABLE when the server shuts down.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,7 +147,7 @@ def add_NotificationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class NotificationService:
-    """The caller's notifications. Nobody sees another user's.
+    """The caller's notifications. No user sees another user's notifications.
     """
 
     @staticmethod

@@ -13,29 +13,33 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class NotificationServiceStub:
-    """The caller's notifications. Nobody sees another user's."""
+    """The caller's notifications. No user sees another user's notifications."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListNotifications: _aio.UnaryUnaryMultiCallable[_notification_service_pb2.ListNotificationsRequest, _notification_service_pb2.ListNotificationsResponse]
-    """Lists the caller's notifications, newest first, with the cursor that WatchNotifications goes on from."""
+    """Lists the caller's notifications, newest first, with a cursor to continue from in WatchNotifications."""
     GetUnreadCount: _aio.UnaryUnaryMultiCallable[_notification_service_pb2.GetUnreadCountRequest, _notification_service_pb2.GetUnreadCountResponse]
     """Counts the caller's unread notifications."""
     MarkRead: _aio.UnaryUnaryMultiCallable[_notification_service_pb2.MarkReadRequest, _notification_service_pb2.MarkReadResponse]
-    """Marks notifications as read. Those that are read already, or aren't the caller's, are passed over."""
+    """Marks notifications as read. Skips ids that are already read, unknown, or another user's."""
     MarkAllRead: _aio.UnaryUnaryMultiCallable[_notification_service_pb2.MarkAllReadRequest, _notification_service_pb2.MarkAllReadResponse]
-    """Marks as read all that were created up to a sequence: what came since the client last looked stays unread."""
+    """Marks as read all notifications created up to a sequence number. Later ones, which the user hasn't seen, stay
+    unread.
+    """
     WatchNotifications: _aio.UnaryStreamMultiCallable[_notification_service_pb2.WatchNotificationsRequest, _notification_service_pb2.WatchNotificationsResponse]
     """Streams the changes of the caller's notifications.
 
-    Every message carries a cursor; the stream goes on from it when it's sent in the next call. Without a cursor it starts
-    now, and the first message, sent at once, is a heartbeat with the current cursor. Changes come in order of their
-    sequence and without a gap, at least once. A cursor that can't be continued is answered with reset: list again, then
-    watch from the reset's cursor. Ends with UNAUTHENTICATED when the session ends, RESOURCE_EXHAUSTED when the reader
-    didn't read for 30 seconds, UNAVAILABLE when the server shuts down.
+    Every message has a cursor; a new call with that cursor continues after that message. Without a cursor the stream
+    starts now: its first message, sent at once, is a heartbeat with the current cursor. Changes arrive at least once,
+    in order of their sequence, without gaps. If the cursor is too old, the server sends reset: list again, then watch
+    from the reset's cursor.
+
+    Ends with UNAUTHENTICATED when the session ends, RESOURCE_EXHAUSTED when the client reads nothing for 30 seconds,
+    and UNAVAILABLE when the server shuts down.
     """
 
 class NotificationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The caller's notifications. Nobody sees another user's."""
+    """The caller's notifications. No user sees another user's notifications."""
 
     @_abc_1.abstractmethod
     def ListNotifications(
@@ -43,7 +47,7 @@ class NotificationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _notification_service_pb2.ListNotificationsRequest,
         context: _aio.ServicerContext[_notification_service_pb2.ListNotificationsRequest, _abc.Awaitable[_notification_service_pb2.ListNotificationsResponse]],
     ) -> _abc.Awaitable[_notification_service_pb2.ListNotificationsResponse]:
-        """Lists the caller's notifications, newest first, with the cursor that WatchNotifications goes on from."""
+        """Lists the caller's notifications, newest first, with a cursor to continue from in WatchNotifications."""
 
     @_abc_1.abstractmethod
     def GetUnreadCount(
@@ -59,7 +63,7 @@ class NotificationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _notification_service_pb2.MarkReadRequest,
         context: _aio.ServicerContext[_notification_service_pb2.MarkReadRequest, _abc.Awaitable[_notification_service_pb2.MarkReadResponse]],
     ) -> _abc.Awaitable[_notification_service_pb2.MarkReadResponse]:
-        """Marks notifications as read. Those that are read already, or aren't the caller's, are passed over."""
+        """Marks notifications as read. Skips ids that are already read, unknown, or another user's."""
 
     @_abc_1.abstractmethod
     def MarkAllRead(
@@ -67,7 +71,9 @@ class NotificationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _notification_service_pb2.MarkAllReadRequest,
         context: _aio.ServicerContext[_notification_service_pb2.MarkAllReadRequest, _abc.Awaitable[_notification_service_pb2.MarkAllReadResponse]],
     ) -> _abc.Awaitable[_notification_service_pb2.MarkAllReadResponse]:
-        """Marks as read all that were created up to a sequence: what came since the client last looked stays unread."""
+        """Marks as read all notifications created up to a sequence number. Later ones, which the user hasn't seen, stay
+        unread.
+        """
 
     @_abc_1.abstractmethod
     def WatchNotifications(
@@ -77,11 +83,13 @@ class NotificationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_notification_service_pb2.WatchNotificationsResponse]:
         """Streams the changes of the caller's notifications.
 
-        Every message carries a cursor; the stream goes on from it when it's sent in the next call. Without a cursor it starts
-        now, and the first message, sent at once, is a heartbeat with the current cursor. Changes come in order of their
-        sequence and without a gap, at least once. A cursor that can't be continued is answered with reset: list again, then
-        watch from the reset's cursor. Ends with UNAUTHENTICATED when the session ends, RESOURCE_EXHAUSTED when the reader
-        didn't read for 30 seconds, UNAVAILABLE when the server shuts down.
+        Every message has a cursor; a new call with that cursor continues after that message. Without a cursor the stream
+        starts now: its first message, sent at once, is a heartbeat with the current cursor. Changes arrive at least once,
+        in order of their sequence, without gaps. If the cursor is too old, the server sends reset: list again, then watch
+        from the reset's cursor.
+
+        Ends with UNAUTHENTICATED when the session ends, RESOURCE_EXHAUSTED when the client reads nothing for 30 seconds,
+        and UNAVAILABLE when the server shuts down.
         """
 
 def add_NotificationServiceServicer_to_server(servicer: NotificationServiceServicer, server: _aio.Server) -> None: ...

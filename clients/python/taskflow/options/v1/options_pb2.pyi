@@ -44,7 +44,7 @@ class Access(_Access, metaclass=_AccessEnumTypeWrapper):
     """What methods, services and events declare about themselves. Servers, clients, the gateway and the tests read these
     options from the descriptors, so that each fact is written once.
 
-    Who may call a method. Roles are the least one that the caller needs in the workspace that the request is about.
+    Who may call a method. A role is the lowest one that suffices, in the workspace that the request is about.
     """
 
 ACCESS_UNSPECIFIED: Access.ValueType  # 0
@@ -70,26 +70,26 @@ class _RepeatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Repeat.ValueTy
     DESCRIPTOR: _descriptor.EnumDescriptor
     REPEAT_UNSPECIFIED: _Repeat.ValueType  # 0
     REPEAT_SAFE: _Repeat.ValueType  # 1
-    """Yes: it only reads, or the second execution changes nothing and answers like the first. A write that carries an etag
-    is the exception: after a first success the etag is stale.
+    """Yes: the call only reads, or a second execution changes nothing and returns the first response. Except a write with
+    an etag: after the first execution that etag is stale.
     """
     REPEAT_SAFE_WITH_FIELD: _Repeat.ValueType  # 2
     """Only when the request sets the field that `repeat_field` names."""
     REPEAT_UNSAFE: _Repeat.ValueType  # 3
-    """No: the second answer would take a success for a failure."""
+    """No: after a first success the second call would fail."""
 
 class Repeat(_Repeat, metaclass=_RepeatEnumTypeWrapper):
-    """Whether a client may send a call again when it doesn't know whether the first one was carried out."""
+    """Whether a client may repeat a call without knowing whether the server executed the first one."""
 
 REPEAT_UNSPECIFIED: Repeat.ValueType  # 0
 REPEAT_SAFE: Repeat.ValueType  # 1
-"""Yes: it only reads, or the second execution changes nothing and answers like the first. A write that carries an etag
-is the exception: after a first success the etag is stale.
+"""Yes: the call only reads, or a second execution changes nothing and returns the first response. Except a write with
+an etag: after the first execution that etag is stale.
 """
 REPEAT_SAFE_WITH_FIELD: Repeat.ValueType  # 2
 """Only when the request sets the field that `repeat_field` names."""
 REPEAT_UNSAFE: Repeat.ValueType  # 3
-"""No: the second answer would take a success for a failure."""
+"""No: after a first success the second call would fail."""
 Global___Repeat: _TypeAlias = Repeat  # noqa: Y015
 
 class _Scope:
@@ -100,9 +100,9 @@ class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType
     DESCRIPTOR: _descriptor.EnumDescriptor
     SCOPE_UNSPECIFIED: _Scope.ValueType  # 0
     SCOPE_ANY: _Scope.ValueType  # 1
-    """Any token."""
+    """Any access token suffices."""
     SCOPE_SESSION_ONLY: _Scope.ValueType  # 2
-    """No token will do, only a session."""
+    """No access token suffices, only a session."""
     SCOPE_TASKS_READ: _Scope.ValueType  # 3
     SCOPE_TASKS_WRITE: _Scope.ValueType  # 4
     SCOPE_NOTIFICATIONS_READ: _Scope.ValueType  # 5
@@ -111,13 +111,13 @@ class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType
     SCOPE_WORKSPACES_ADMIN: _Scope.ValueType  # 8
 
 class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
-    """What a personal access token must grant for the method. Sessions have every scope."""
+    """The scope that a personal access token needs for the method. Sessions have every scope."""
 
 SCOPE_UNSPECIFIED: Scope.ValueType  # 0
 SCOPE_ANY: Scope.ValueType  # 1
-"""Any token."""
+"""Any access token suffices."""
 SCOPE_SESSION_ONLY: Scope.ValueType  # 2
-"""No token will do, only a session."""
+"""No access token suffices, only a session."""
 SCOPE_TASKS_READ: Scope.ValueType  # 3
 SCOPE_TASKS_WRITE: Scope.ValueType  # 4
 SCOPE_NOTIFICATIONS_READ: Scope.ValueType  # 5
@@ -133,22 +133,22 @@ class _Capacity:
 class _CapacityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Capacity.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CAPACITY_UNSPECIFIED: _Capacity.ValueType  # 0
-    """Calls of the service."""
+    """The service's limit of calls."""
     CAPACITY_PASSWORDS: _Capacity.ValueType  # 1
-    """Calls that hash a password: few can run at once."""
+    """The lower limit of calls that hash a password, which takes much processor time."""
 
 class Capacity(_Capacity, metaclass=_CapacityEnumTypeWrapper):
-    """Which of a service's limits at the gateway a method counts against. Streams have a limit of their own."""
+    """Which of the service's concurrency limits at the gateway a method counts against. Streams have a separate limit."""
 
 CAPACITY_UNSPECIFIED: Capacity.ValueType  # 0
-"""Calls of the service."""
+"""The service's limit of calls."""
 CAPACITY_PASSWORDS: Capacity.ValueType  # 1
-"""Calls that hash a password: few can run at once."""
+"""The lower limit of calls that hash a password, which takes much processor time."""
 Global___Capacity: _TypeAlias = Capacity  # noqa: Y015
 
 @_typing.final
 class MethodRules(_message.Message):
-    """What a method declares. `access` and `repeat` are required; so is `scope`, unless the method is open or for services."""
+    """What a method declares. `access` and `repeat` are required. `scope` is required unless access is OPEN or SERVICE."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -185,8 +185,8 @@ PROCESS_FIELD_NUMBER: _builtins.int
 EVENT_TYPE_FIELD_NUMBER: _builtins.int
 method: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___MethodRules]
 process: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.ServiceOptions, _builtins.str]
-"""The process that serves it: "auth", "task" or "notification"."""
+"""The process that serves the service: "auth", "task" or "notification"."""
 event_type: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOptions, _containers.RepeatedScalarFieldContainer[_builtins.str]]
-"""For the facts of an event: the types that the event can have, `<aggregate>.<event>`. It is published on the subject
-`taskflow.<workspace id>.<type>`.
+"""On a message of Event.facts: the types that such an event can have, as `<aggregate>.<event>`. The relay publishes
+it on the subject `taskflow.<workspace id>.<type>`.
 """

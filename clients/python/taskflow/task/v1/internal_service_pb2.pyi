@@ -34,33 +34,33 @@ class _ReminderOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Remin
     REMINDER_OUTCOME_UNSPECIFIED: _ReminderOutcome.ValueType  # 0
     REMINDER_OUTCOME_SENT: _ReminderOutcome.ValueType  # 1
     REMINDER_OUTCOME_SKIPPED_PAST: _ReminderOutcome.ValueType  # 2
-    """Its instant had passed, and the deadline too."""
+    """Skipped: a later reminder's time, or the deadline, had passed as well."""
     REMINDER_OUTCOME_MOVED: _ReminderOutcome.ValueType  # 3
-    """The task has another deadline now, or none."""
+    """The task now has another deadline or none."""
     REMINDER_OUTCOME_FINISHED: _ReminderOutcome.ValueType  # 4
     """The task is done or canceled."""
     REMINDER_OUTCOME_DELETED: _ReminderOutcome.ValueType  # 5
     """The task is deleted."""
     REMINDER_OUTCOME_EARLY: _ReminderOutcome.ValueType  # 6
-    """It isn't time yet."""
+    """The reminder's time hasn't come yet."""
     REMINDER_OUTCOME_ARCHIVED: _ReminderOutcome.ValueType  # 7
     """The task's project is archived."""
 
 class ReminderOutcome(_ReminderOutcome, metaclass=_ReminderOutcomeEnumTypeWrapper):
-    """What became of a reminder."""
+    """The outcome of a reminder."""
 
 REMINDER_OUTCOME_UNSPECIFIED: ReminderOutcome.ValueType  # 0
 REMINDER_OUTCOME_SENT: ReminderOutcome.ValueType  # 1
 REMINDER_OUTCOME_SKIPPED_PAST: ReminderOutcome.ValueType  # 2
-"""Its instant had passed, and the deadline too."""
+"""Skipped: a later reminder's time, or the deadline, had passed as well."""
 REMINDER_OUTCOME_MOVED: ReminderOutcome.ValueType  # 3
-"""The task has another deadline now, or none."""
+"""The task now has another deadline or none."""
 REMINDER_OUTCOME_FINISHED: ReminderOutcome.ValueType  # 4
 """The task is done or canceled."""
 REMINDER_OUTCOME_DELETED: ReminderOutcome.ValueType  # 5
 """The task is deleted."""
 REMINDER_OUTCOME_EARLY: ReminderOutcome.ValueType  # 6
-"""It isn't time yet."""
+"""The reminder's time hasn't come yet."""
 REMINDER_OUTCOME_ARCHIVED: ReminderOutcome.ValueType  # 7
 """The task's project is archived."""
 Global___ReminderOutcome: _TypeAlias = ReminderOutcome  # noqa: Y015
@@ -73,7 +73,7 @@ class GetEnrichmentInputRequest(_message.Message):
     TEXT_REVISION_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     text_revision: _builtins.int
-    """The text that suggestions are to be made for; for another one than the task's nothing is counted. 0: the task's."""
+    """The text revision to make suggestions for; 0 means the current one. An outdated revision isn't counted."""
     def __init__(
         self,
         *,
@@ -101,20 +101,22 @@ class GetEnrichmentInputResponse(_message.Message):
     WORKSPACE_ID_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
     wanted: _builtins.bool
-    """Whether suggestions are wanted: the task is live and its workspace has AI switched on."""
+    """Whether to make suggestions: the task isn't deleted or archived, and its workspace has AI switched on."""
     title: _builtins.str
     description: _builtins.str
     text_revision: _builtins.int
     deadline: _builtins.str
-    """The deadline in words; empty without one."""
+    """The deadline as text; empty without a deadline."""
     workspace_id: _builtins.str
     @_builtins.property
     def similar_titles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Titles of similar tasks of the same workspace, best first."""
+        """Titles of similar tasks of the same project, most similar first."""
 
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
-        """Set: the text isn't told yet. With more than 12 hours no place was kept."""
+        """If set, the limit is reached and the text is left out: call again after this time. Above 12 hours no slot is
+        reserved.
+        """
 
     def __init__(
         self,
@@ -138,7 +140,7 @@ Global___GetEnrichmentInputResponse: _TypeAlias = GetEnrichmentInputResponse  # 
 
 @_typing.final
 class SuggestionDraft(_message.Message):
-    """A suggestion to be stored."""
+    """A suggestion to store."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -209,7 +211,7 @@ class StoreSuggestionsResponse(_message.Message):
 
     STORED_FIELD_NUMBER: _builtins.int
     stored: _builtins.bool
-    """False when the text had changed, or the task was deleted."""
+    """False when the text had changed or the task was deleted."""
     def __init__(
         self,
         *,
@@ -233,7 +235,7 @@ class FailEnrichmentRequest(_message.Message):
     task_id: _builtins.str
     base_text_revision: _builtins.int
     error: _builtins.str
-    """For people; at most 500 characters."""
+    """Why, as text for people; at most 500 characters."""
     def __init__(
         self,
         *,
@@ -298,7 +300,7 @@ class ClaimJobResponse(_message.Message):
     def job(self) -> _job_pb2.Job: ...
     @_builtins.property
     def payload(self) -> _struct_pb2.Struct:
-        """The task's payload as it was when the job was made."""
+        """The task's payload at the time when the job was created."""
 
     def __init__(
         self,
@@ -326,7 +328,7 @@ class FinishJobRequest(_message.Message):
     job_id: _builtins.str
     attempt: _builtins.int
     error: _builtins.str
-    """Why it failed for good, for people; at most 500 characters."""
+    """Why the attempt failed for good, as text for people; at most 500 characters."""
     @_builtins.property
     def result(self) -> _struct_pb2.Struct: ...
     def __init__(
@@ -393,7 +395,7 @@ class PlanReminderResponse(_message.Message):
     NEXT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def next(self) -> Global___Reminder:
-        """The next reminder; empty when none is left to send."""
+        """Not set when no reminder is left to send."""
 
     def __init__(
         self,
@@ -410,7 +412,7 @@ Global___PlanReminderResponse: _TypeAlias = PlanReminderResponse  # noqa: Y015
 
 @_typing.final
 class Reminder(_message.Message):
-    """One reminder of a task: unique by deadline and offset."""
+    """A reminder of a task, identified by deadline and offset."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -418,12 +420,12 @@ class Reminder(_message.Message):
     OFFSET_SECONDS_FIELD_NUMBER: _builtins.int
     REMIND_TIME_FIELD_NUMBER: _builtins.int
     offset_seconds: _builtins.int
-    """Seconds before the deadline; 0 for the one at the deadline itself (overdue)."""
+    """Seconds before the deadline; 0 for the reminder at the deadline itself (overdue)."""
     @_builtins.property
     def due_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def remind_time(self) -> _timestamp_pb2.Timestamp:
-        """When it's to be sent: due_time - offset."""
+        """When to send it: due_time minus the offset."""
 
     def __init__(
         self,
@@ -472,7 +474,7 @@ class EmitReminderResponse(_message.Message):
     outcome: Global___ReminderOutcome.ValueType
     @_builtins.property
     def next(self) -> Global___Reminder:
-        """The one after it; empty when none is left to send."""
+        """The reminder after it; not set when no reminder is left to send."""
 
     def __init__(
         self,

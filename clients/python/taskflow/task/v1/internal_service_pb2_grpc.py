@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class SuggestionInternalServiceStub:
-    """What workers need for suggestions. Only for service identities; not routed by the gateway.
+    """Suggestions, for the worker that makes them. Only for TaskFlow's own processes; the gateway doesn't route it.
     """
 
     def __init__(self, channel):
@@ -53,28 +53,29 @@ class SuggestionInternalServiceStub:
 
 
 class SuggestionInternalServiceServicer:
-    """What workers need for suggestions. Only for service identities; not routed by the gateway.
+    """Suggestions, for the worker that makes them. Only for TaskFlow's own processes; the gateway doesn't route it.
     """
 
     def GetEnrichmentInput(self, request, context):
-        """Returns a task's text and what a model may know besides, and counts that as one call of a model for the workspace,
-        once an hour for each text: a repeated call counts no more. When the workspace has used up its calls, it answers how
-        long to wait instead, and keeps a place for this text: called again then, it returns the text.
+        """Returns a task's text and its context for a model, and counts an AI call against the workspace's hourly limit.
+
+        A repeat for the same text within an hour isn't counted. When the limit is reached, the server reserves a slot for
+        this text and returns only the wait until then. A call after the wait returns the text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StoreSuggestions(self, request, context):
-        """Stores suggestions that were made for one text revision; those stored before for the same are kept, so a repeated
-        call changes nothing. Stores nothing when the text has changed since, or the task is deleted.
+        """Stores suggestions for one text revision. A repeat changes nothing: the suggestions stored first are kept. Stores
+        nothing when the text has changed or the task is deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FailEnrichment(self, request, context):
-        """Records as a failed job that no suggestion could be made. A repeated call changes nothing.
+        """Records in a failed job that suggestions couldn't be made. A repeat changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,7 +108,7 @@ def add_SuggestionInternalServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SuggestionInternalService:
-    """What workers need for suggestions. Only for service identities; not routed by the gateway.
+    """Suggestions, for the worker that makes them. Only for TaskFlow's own processes; the gateway doesn't route it.
     """
 
     @staticmethod
@@ -193,7 +194,7 @@ class SuggestionInternalService:
 
 
 class JobInternalServiceStub:
-    """What workers need to process payloads. Only for service identities; not routed by the gateway.
+    """Jobs, for the worker that processes payloads. Only for TaskFlow's own processes; the gateway doesn't route it.
     """
 
     def __init__(self, channel):
@@ -215,19 +216,19 @@ class JobInternalServiceStub:
 
 
 class JobInternalServiceServicer:
-    """What workers need to process payloads. Only for service identities; not routed by the gateway.
+    """Jobs, for the worker that processes payloads. Only for TaskFlow's own processes; the gateway doesn't route it.
     """
 
     def ClaimJob(self, request, context):
-        """Takes a job from PENDING to PROCESSING and returns what to do. Repeated for the same attempt it answers the same;
-        for a job that is finished, or at another attempt, it answers claimed = false.
+        """Changes a job from PENDING to PROCESSING and returns its payload. A repeat for the same attempt returns the same.
+        Returns claimed = false for a finished job and for another attempt than the current one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FinishJob(self, request, context):
-        """Records how a claimed attempt ended. A repeated call changes nothing.
+        """Records the result or the error of a claimed attempt. A repeat changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -255,7 +256,7 @@ def add_JobInternalServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class JobInternalService:
-    """What workers need to process payloads. Only for service identities; not routed by the gateway.
+    """Jobs, for the worker that processes payloads. Only for TaskFlow's own processes; the gateway doesn't route it.
     """
 
     @staticmethod
@@ -314,7 +315,7 @@ class JobInternalService:
 
 
 class ReminderInternalServiceStub:
-    """What workers need for reminders. Only for service identities; not routed by the gateway.
+    """Reminders, for the worker that sends them. Only for TaskFlow's own processes; the gateway doesn't route it.
     """
 
     def __init__(self, channel):
@@ -341,27 +342,27 @@ class ReminderInternalServiceStub:
 
 
 class ReminderInternalServiceServicer:
-    """What workers need for reminders. Only for service identities; not routed by the gateway.
+    """Reminders, for the worker that sends them. Only for TaskFlow's own processes; the gateway doesn't route it.
     """
 
     def PlanReminder(self, request, context):
-        """Says when the task's next reminder is to be sent, and records those as skipped whose instant has passed while the
-        deadline has, too, or which an undeletion left behind.
+        """Returns the task's next reminder. Records reminders as skipped when a later reminder or the deadline has passed,
+        too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EmitReminder(self, request, context):
-        """Sends a reminder if, in this very transaction, the task still has this deadline, is open, and isn't deleted; says why
-        not otherwise. Each reminder is sent once, however often this is called.
+        """Sends a reminder if the task is open, not deleted or archived, and still has this deadline; otherwise returns why
+        not. The transaction that sends it checks this. Each reminder is sent once, however often a worker calls this.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def MoveDueTimes(self, request, context):
-        """Computes the deadlines that are dates anew for the open tasks of a user whose time zone changed. Handles a bounded
+        """Recomputes the deadlines that are dates for the open tasks of a user whose time zone changed. Handles a bounded
         number of tasks; call again while `more` is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -395,7 +396,7 @@ def add_ReminderInternalServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ReminderInternalService:
-    """What workers need for reminders. Only for service identities; not routed by the gateway.
+    """Reminders, for the worker that sends them. Only for TaskFlow's own processes; the gateway doesn't route it.
     """
 
     @staticmethod

@@ -13,23 +13,24 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SuggestionInternalServiceStub:
-    """What workers need for suggestions. Only for service identities; not routed by the gateway."""
+    """Suggestions, for the worker that makes them. Only for TaskFlow's own processes; the gateway doesn't route it."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetEnrichmentInput: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.GetEnrichmentInputRequest, _internal_service_pb2.GetEnrichmentInputResponse]
-    """Returns a task's text and what a model may know besides, and counts that as one call of a model for the workspace,
-    once an hour for each text: a repeated call counts no more. When the workspace has used up its calls, it answers how
-    long to wait instead, and keeps a place for this text: called again then, it returns the text.
+    """Returns a task's text and its context for a model, and counts an AI call against the workspace's hourly limit.
+
+    A repeat for the same text within an hour isn't counted. When the limit is reached, the server reserves a slot for
+    this text and returns only the wait until then. A call after the wait returns the text.
     """
     StoreSuggestions: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.StoreSuggestionsRequest, _internal_service_pb2.StoreSuggestionsResponse]
-    """Stores suggestions that were made for one text revision; those stored before for the same are kept, so a repeated
-    call changes nothing. Stores nothing when the text has changed since, or the task is deleted.
+    """Stores suggestions for one text revision. A repeat changes nothing: the suggestions stored first are kept. Stores
+    nothing when the text has changed or the task is deleted.
     """
     FailEnrichment: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.FailEnrichmentRequest, _internal_service_pb2.FailEnrichmentResponse]
-    """Records as a failed job that no suggestion could be made. A repeated call changes nothing."""
+    """Records in a failed job that suggestions couldn't be made. A repeat changes nothing."""
 
 class SuggestionInternalServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What workers need for suggestions. Only for service identities; not routed by the gateway."""
+    """Suggestions, for the worker that makes them. Only for TaskFlow's own processes; the gateway doesn't route it."""
 
     @_abc_1.abstractmethod
     def GetEnrichmentInput(
@@ -37,9 +38,10 @@ class SuggestionInternalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _internal_service_pb2.GetEnrichmentInputRequest,
         context: _aio.ServicerContext[_internal_service_pb2.GetEnrichmentInputRequest, _abc.Awaitable[_internal_service_pb2.GetEnrichmentInputResponse]],
     ) -> _abc.Awaitable[_internal_service_pb2.GetEnrichmentInputResponse]:
-        """Returns a task's text and what a model may know besides, and counts that as one call of a model for the workspace,
-        once an hour for each text: a repeated call counts no more. When the workspace has used up its calls, it answers how
-        long to wait instead, and keeps a place for this text: called again then, it returns the text.
+        """Returns a task's text and its context for a model, and counts an AI call against the workspace's hourly limit.
+
+        A repeat for the same text within an hour isn't counted. When the limit is reached, the server reserves a slot for
+        this text and returns only the wait until then. A call after the wait returns the text.
         """
 
     @_abc_1.abstractmethod
@@ -48,8 +50,8 @@ class SuggestionInternalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _internal_service_pb2.StoreSuggestionsRequest,
         context: _aio.ServicerContext[_internal_service_pb2.StoreSuggestionsRequest, _abc.Awaitable[_internal_service_pb2.StoreSuggestionsResponse]],
     ) -> _abc.Awaitable[_internal_service_pb2.StoreSuggestionsResponse]:
-        """Stores suggestions that were made for one text revision; those stored before for the same are kept, so a repeated
-        call changes nothing. Stores nothing when the text has changed since, or the task is deleted.
+        """Stores suggestions for one text revision. A repeat changes nothing: the suggestions stored first are kept. Stores
+        nothing when the text has changed or the task is deleted.
         """
 
     @_abc_1.abstractmethod
@@ -58,23 +60,23 @@ class SuggestionInternalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _internal_service_pb2.FailEnrichmentRequest,
         context: _aio.ServicerContext[_internal_service_pb2.FailEnrichmentRequest, _abc.Awaitable[_internal_service_pb2.FailEnrichmentResponse]],
     ) -> _abc.Awaitable[_internal_service_pb2.FailEnrichmentResponse]:
-        """Records as a failed job that no suggestion could be made. A repeated call changes nothing."""
+        """Records in a failed job that suggestions couldn't be made. A repeat changes nothing."""
 
 def add_SuggestionInternalServiceServicer_to_server(servicer: SuggestionInternalServiceServicer, server: _aio.Server) -> None: ...
 
 class JobInternalServiceStub:
-    """What workers need to process payloads. Only for service identities; not routed by the gateway."""
+    """Jobs, for the worker that processes payloads. Only for TaskFlow's own processes; the gateway doesn't route it."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ClaimJob: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.ClaimJobRequest, _internal_service_pb2.ClaimJobResponse]
-    """Takes a job from PENDING to PROCESSING and returns what to do. Repeated for the same attempt it answers the same;
-    for a job that is finished, or at another attempt, it answers claimed = false.
+    """Changes a job from PENDING to PROCESSING and returns its payload. A repeat for the same attempt returns the same.
+    Returns claimed = false for a finished job and for another attempt than the current one.
     """
     FinishJob: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.FinishJobRequest, _internal_service_pb2.FinishJobResponse]
-    """Records how a claimed attempt ended. A repeated call changes nothing."""
+    """Records the result or the error of a claimed attempt. A repeat changes nothing."""
 
 class JobInternalServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What workers need to process payloads. Only for service identities; not routed by the gateway."""
+    """Jobs, for the worker that processes payloads. Only for TaskFlow's own processes; the gateway doesn't route it."""
 
     @_abc_1.abstractmethod
     def ClaimJob(
@@ -82,8 +84,8 @@ class JobInternalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _internal_service_pb2.ClaimJobRequest,
         context: _aio.ServicerContext[_internal_service_pb2.ClaimJobRequest, _abc.Awaitable[_internal_service_pb2.ClaimJobResponse]],
     ) -> _abc.Awaitable[_internal_service_pb2.ClaimJobResponse]:
-        """Takes a job from PENDING to PROCESSING and returns what to do. Repeated for the same attempt it answers the same;
-        for a job that is finished, or at another attempt, it answers claimed = false.
+        """Changes a job from PENDING to PROCESSING and returns its payload. A repeat for the same attempt returns the same.
+        Returns claimed = false for a finished job and for another attempt than the current one.
         """
 
     @_abc_1.abstractmethod
@@ -92,29 +94,29 @@ class JobInternalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _internal_service_pb2.FinishJobRequest,
         context: _aio.ServicerContext[_internal_service_pb2.FinishJobRequest, _abc.Awaitable[_internal_service_pb2.FinishJobResponse]],
     ) -> _abc.Awaitable[_internal_service_pb2.FinishJobResponse]:
-        """Records how a claimed attempt ended. A repeated call changes nothing."""
+        """Records the result or the error of a claimed attempt. A repeat changes nothing."""
 
 def add_JobInternalServiceServicer_to_server(servicer: JobInternalServiceServicer, server: _aio.Server) -> None: ...
 
 class ReminderInternalServiceStub:
-    """What workers need for reminders. Only for service identities; not routed by the gateway."""
+    """Reminders, for the worker that sends them. Only for TaskFlow's own processes; the gateway doesn't route it."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PlanReminder: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.PlanReminderRequest, _internal_service_pb2.PlanReminderResponse]
-    """Says when the task's next reminder is to be sent, and records those as skipped whose instant has passed while the
-    deadline has, too, or which an undeletion left behind.
+    """Returns the task's next reminder. Records reminders as skipped when a later reminder or the deadline has passed,
+    too.
     """
     EmitReminder: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.EmitReminderRequest, _internal_service_pb2.EmitReminderResponse]
-    """Sends a reminder if, in this very transaction, the task still has this deadline, is open, and isn't deleted; says why
-    not otherwise. Each reminder is sent once, however often this is called.
+    """Sends a reminder if the task is open, not deleted or archived, and still has this deadline; otherwise returns why
+    not. The transaction that sends it checks this. Each reminder is sent once, however often a worker calls this.
     """
     MoveDueTimes: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.MoveDueTimesRequest, _internal_service_pb2.MoveDueTimesResponse]
-    """Computes the deadlines that are dates anew for the open tasks of a user whose time zone changed. Handles a bounded
+    """Recomputes the deadlines that are dates for the open tasks of a user whose time zone changed. Handles a bounded
     number of tasks; call again while `more` is set.
     """
 
 class ReminderInternalServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What workers need for reminders. Only for service identities; not routed by the gateway."""
+    """Reminders, for the worker that sends them. Only for TaskFlow's own processes; the gateway doesn't route it."""
 
     @_abc_1.abstractmethod
     def PlanReminder(
@@ -122,8 +124,8 @@ class ReminderInternalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _internal_service_pb2.PlanReminderRequest,
         context: _aio.ServicerContext[_internal_service_pb2.PlanReminderRequest, _abc.Awaitable[_internal_service_pb2.PlanReminderResponse]],
     ) -> _abc.Awaitable[_internal_service_pb2.PlanReminderResponse]:
-        """Says when the task's next reminder is to be sent, and records those as skipped whose instant has passed while the
-        deadline has, too, or which an undeletion left behind.
+        """Returns the task's next reminder. Records reminders as skipped when a later reminder or the deadline has passed,
+        too.
         """
 
     @_abc_1.abstractmethod
@@ -132,8 +134,8 @@ class ReminderInternalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _internal_service_pb2.EmitReminderRequest,
         context: _aio.ServicerContext[_internal_service_pb2.EmitReminderRequest, _abc.Awaitable[_internal_service_pb2.EmitReminderResponse]],
     ) -> _abc.Awaitable[_internal_service_pb2.EmitReminderResponse]:
-        """Sends a reminder if, in this very transaction, the task still has this deadline, is open, and isn't deleted; says why
-        not otherwise. Each reminder is sent once, however often this is called.
+        """Sends a reminder if the task is open, not deleted or archived, and still has this deadline; otherwise returns why
+        not. The transaction that sends it checks this. Each reminder is sent once, however often a worker calls this.
         """
 
     @_abc_1.abstractmethod
@@ -142,7 +144,7 @@ class ReminderInternalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _internal_service_pb2.MoveDueTimesRequest,
         context: _aio.ServicerContext[_internal_service_pb2.MoveDueTimesRequest, _abc.Awaitable[_internal_service_pb2.MoveDueTimesResponse]],
     ) -> _abc.Awaitable[_internal_service_pb2.MoveDueTimesResponse]:
-        """Computes the deadlines that are dates anew for the open tasks of a user whose time zone changed. Handles a bounded
+        """Recomputes the deadlines that are dates for the open tasks of a user whose time zone changed. Handles a bounded
         number of tasks; call again while `more` is set.
         """
 

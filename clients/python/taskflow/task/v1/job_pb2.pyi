@@ -29,19 +29,19 @@ class _JobKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobKind.Value
     JOB_KIND_PAYLOAD: _JobKind.ValueType  # 1
     """Processes the task's payload."""
     JOB_KIND_ENRICHMENT: _JobKind.ValueType  # 2
-    """Couldn't make suggestions: the job begins as FAILED. Retried, it's PENDING until suggestions for the task arrive (DONE)
-    or fail again (FAILED).
+    """Records that suggestions for the task couldn't be made: the job is created as FAILED. A retry makes it PENDING,
+    until suggestions arrive (DONE) or fail again (FAILED).
     """
 
 class JobKind(_JobKind, metaclass=_JobKindEnumTypeWrapper):
-    """What a job does."""
+    """The kind of a job's work."""
 
 JOB_KIND_UNSPECIFIED: JobKind.ValueType  # 0
 JOB_KIND_PAYLOAD: JobKind.ValueType  # 1
 """Processes the task's payload."""
 JOB_KIND_ENRICHMENT: JobKind.ValueType  # 2
-"""Couldn't make suggestions: the job begins as FAILED. Retried, it's PENDING until suggestions for the task arrive (DONE)
-or fail again (FAILED).
+"""Records that suggestions for the task couldn't be made: the job is created as FAILED. A retry makes it PENDING,
+until suggestions arrive (DONE) or fail again (FAILED).
 """
 Global___JobKind: _TypeAlias = JobKind  # noqa: Y015
 
@@ -56,16 +56,17 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     JOB_STATE_PROCESSING: _JobState.ValueType  # 2
     JOB_STATE_DONE: _JobState.ValueType  # 3
     JOB_STATE_FAILED: _JobState.ValueType  # 4
-    """All retries failed: the dead letters."""
+    """The last attempt failed, automatic retries included. These jobs are the dead letters."""
 
-class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper): ...
+class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper):
+    """The state of a job."""
 
 JOB_STATE_UNSPECIFIED: JobState.ValueType  # 0
 JOB_STATE_PENDING: JobState.ValueType  # 1
 JOB_STATE_PROCESSING: JobState.ValueType  # 2
 JOB_STATE_DONE: JobState.ValueType  # 3
 JOB_STATE_FAILED: JobState.ValueType  # 4
-"""All retries failed: the dead letters."""
+"""The last attempt failed, automatic retries included. These jobs are the dead letters."""
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
 
 @_typing.final
@@ -92,14 +93,14 @@ class Job(_message.Message):
     kind: Global___JobKind.ValueType
     state: Global___JobState.ValueType
     attempt: _builtins.int
-    """Which run this is, from 1; RetryJob starts the next."""
+    """The number of the current attempt, from 1. RetryJob starts the next one."""
     error: _builtins.str
-    """Why the last run failed, for people."""
+    """Why the last attempt failed, as text for people."""
     revision: _builtins.int
-    """Counts the changes of the job, from 1."""
+    """Starts at 1 and grows by 1 with every change of the job."""
     @_builtins.property
     def result(self) -> _struct_pb2.Struct:
-        """What the handler returned."""
+        """The handler's result."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...

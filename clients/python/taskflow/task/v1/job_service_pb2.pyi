@@ -69,14 +69,14 @@ class ListJobsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     workspace_id: _builtins.str
     task_id: _builtins.str
-    """Empty: of all tasks."""
+    """Empty: jobs of all tasks."""
     page_size: _builtins.int
-    """0 means 50; more than 1000 means 1000."""
+    """Default 50, at most 1000: larger values count as 1000."""
     page_token: _builtins.str
-    """From the page before."""
+    """The next_page_token of the previous page; empty for the first page."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_job_pb2.JobState.ValueType]:
-        """Empty: in any state."""
+        """Empty: jobs in any state."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class JobServiceStub:
-    """The jobs of tasks that carry a payload.
+    """Jobs: background work for tasks.
     """
 
     def __init__(self, channel):
@@ -53,7 +53,7 @@ class JobServiceStub:
 
 
 class JobServiceServicer:
-    """The jobs of tasks that carry a payload.
+    """Jobs: background work for tasks.
     """
 
     def GetJob(self, request, context):
@@ -64,15 +64,19 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListJobs(self, request, context):
-        """Lists the jobs of a workspace, newest first; those in state FAILED are the dead letters.
+        """Lists the jobs of a workspace or of one task, newest first. Jobs in state FAILED are the dead letters.
+
+        A page ends early rather than exceeding 3 MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RetryJob(self, request, context):
-        """Runs a failed job again. For members. Fails with FAILED_PRECONDITION JOB_STATE_INVALID unless the state is FAILED, and
-        where suggestions are asked for again, as RequestSuggestions does.
+        """Starts the next attempt of a failed job. For members.
+
+        Fails with FAILED_PRECONDITION JOB_STATE_INVALID unless the state is FAILED. A job of kind ENRICHMENT requests
+        suggestions again, with the same errors as RequestSuggestions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,7 +109,7 @@ def add_JobServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class JobService:
-    """The jobs of tasks that carry a payload.
+    """Jobs: background work for tasks.
     """
 
     @staticmethod

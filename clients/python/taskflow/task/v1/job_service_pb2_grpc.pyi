@@ -13,20 +13,25 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class JobServiceStub:
-    """The jobs of tasks that carry a payload."""
+    """Jobs: background work for tasks."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_service_pb2.GetJobResponse]
     """Returns a job."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]
-    """Lists the jobs of a workspace, newest first; those in state FAILED are the dead letters."""
+    """Lists the jobs of a workspace or of one task, newest first. Jobs in state FAILED are the dead letters.
+
+    A page ends early rather than exceeding 3 MiB.
+    """
     RetryJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobRequest, _job_service_pb2.RetryJobResponse]
-    """Runs a failed job again. For members. Fails with FAILED_PRECONDITION JOB_STATE_INVALID unless the state is FAILED, and
-    where suggestions are asked for again, as RequestSuggestions does.
+    """Starts the next attempt of a failed job. For members.
+
+    Fails with FAILED_PRECONDITION JOB_STATE_INVALID unless the state is FAILED. A job of kind ENRICHMENT requests
+    suggestions again, with the same errors as RequestSuggestions.
     """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The jobs of tasks that carry a payload."""
+    """Jobs: background work for tasks."""
 
     @_abc_1.abstractmethod
     def GetJob(
@@ -42,7 +47,10 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.ListJobsRequest,
         context: _aio.ServicerContext[_job_service_pb2.ListJobsRequest, _abc.Awaitable[_job_service_pb2.ListJobsResponse]],
     ) -> _abc.Awaitable[_job_service_pb2.ListJobsResponse]:
-        """Lists the jobs of a workspace, newest first; those in state FAILED are the dead letters."""
+        """Lists the jobs of a workspace or of one task, newest first. Jobs in state FAILED are the dead letters.
+
+        A page ends early rather than exceeding 3 MiB.
+        """
 
     @_abc_1.abstractmethod
     def RetryJob(
@@ -50,8 +58,10 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.RetryJobRequest,
         context: _aio.ServicerContext[_job_service_pb2.RetryJobRequest, _abc.Awaitable[_job_service_pb2.RetryJobResponse]],
     ) -> _abc.Awaitable[_job_service_pb2.RetryJobResponse]:
-        """Runs a failed job again. For members. Fails with FAILED_PRECONDITION JOB_STATE_INVALID unless the state is FAILED, and
-        where suggestions are asked for again, as RequestSuggestions does.
+        """Starts the next attempt of a failed job. For members.
+
+        Fails with FAILED_PRECONDITION JOB_STATE_INVALID unless the state is FAILED. A job of kind ENRICHMENT requests
+        suggestions again, with the same errors as RequestSuggestions.
         """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _aio.Server) -> None: ...

@@ -19,7 +19,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Project(_message.Message):
-    """A series of tasks within a workspace."""
+    """A group of tasks within a workspace, with numbers of their own."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -34,11 +34,11 @@ class Project(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """UUIDv7, given by the server."""
+    """UUIDv7, chosen by the server."""
     workspace_id: _builtins.str
     """Output only; set from CreateProjectRequest.workspace_id."""
     key: _builtins.str
-    """What its tasks are numbered under, such as "OPS" for OPS-12: a capital letter, then up to 9 capital letters or digits.
+    """The prefix of its tasks' keys, such as "OPS" for OPS-12: a capital letter, then up to 9 capital letters or digits.
     Unique in the workspace; never changes.
     """
     display_name: _builtins.str

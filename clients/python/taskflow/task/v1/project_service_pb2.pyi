@@ -29,7 +29,7 @@ class CreateProjectRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     workspace_id: _builtins.str
     request_id: _builtins.str
-    """A UUID of the client's choice that makes the call safe to repeat for 24 hours."""
+    """A UUID chosen by the client. A repeat with the same UUID within 24 hours returns the first response."""
     @_builtins.property
     def project(self) -> _project_pb2.Project:
         """key and display_name are required."""
@@ -118,11 +118,11 @@ class ListProjectsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     workspace_id: _builtins.str
     include_archived: _builtins.bool
-    """Whether archived projects are listed as well."""
+    """Whether to include archived projects."""
     page_size: _builtins.int
-    """0 means 50; more than 1000 means 1000."""
+    """Default 50, at most 1000: larger values count as 1000."""
     page_token: _builtins.str
-    """From the page before."""
+    """The next_page_token of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -171,11 +171,11 @@ class UpdateProjectRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def project(self) -> _project_pb2.Project:
-        """With its id; with an etag the call fails with ABORTED if the project changed since it was read."""
+        """Its id is required. If its etag is set, the call fails with ABORTED when the project changed since it was read."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Of display_name, description. Omitted: the fields that are set. "*": all of them."""
+        """Of display_name, description. Omitted: the fields that are set. "*": all of these."""
 
     def __init__(
         self,
@@ -219,7 +219,7 @@ class ArchiveProjectRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     etag: _builtins.str
-    """When sent, the call fails with ABORTED if the project changed since it was read."""
+    """If set, the call fails with ABORTED when the project changed since it was read."""
     def __init__(
         self,
         *,
@@ -262,7 +262,7 @@ class UnarchiveProjectRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     etag: _builtins.str
-    """When sent, the call fails with ABORTED if the project changed since it was read."""
+    """If set, the call fails with ABORTED when the project changed since it was read."""
     def __init__(
         self,
         *,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ProjectServiceStub:
-    """Projects of a workspace.
+    """The projects of a workspace.
     """
 
     def __init__(self, channel):
@@ -68,13 +68,13 @@ class ProjectServiceStub:
 
 
 class ProjectServiceServicer:
-    """Projects of a workspace.
+    """The projects of a workspace.
     """
 
     def CreateProject(self, request, context):
         """Creates a project. For members.
 
-        Fails with ALREADY_EXISTS PROJECT_KEY_TAKEN when the workspace has a project with this key, archived ones included.
+        Fails with ALREADY_EXISTS PROJECT_KEY_TAKEN when a project of the workspace, even an archived one, has this key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,7 +88,7 @@ class ProjectServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListProjects(self, request, context):
-        """Lists the projects of a workspace, oldest first.
+        """Lists the projects of a workspace, oldest first. A page ends early rather than exceeding 3 MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,15 +102,17 @@ class ProjectServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ArchiveProject(self, request, context):
-        """Archives a project: its tasks can be read, and every write to them fails with FAILED_PRECONDITION PROJECT_ARCHIVED.
-        For members. Archiving an archived project changes nothing. Reminders of its tasks are held back while it's archived.
+        """Archives a project. For members. Archiving an archived project changes nothing.
+
+        Its tasks stay readable; every write to them fails with FAILED_PRECONDITION PROJECT_ARCHIVED. Their reminders
+        aren't sent while the project is archived.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnarchiveProject(self, request, context):
-        """Takes a project out of the archive. For members. A project that isn't archived stays as it is.
+        """Takes a project out of the archive. For members. Changes nothing unless the project is archived.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,7 +160,7 @@ def add_ProjectServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ProjectService:
-    """Projects of a workspace.
+    """The projects of a workspace.
     """
 
     @staticmethod

@@ -13,29 +13,31 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ProjectServiceStub:
-    """Projects of a workspace."""
+    """The projects of a workspace."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.CreateProjectRequest, _project_service_pb2.CreateProjectResponse]
     """Creates a project. For members.
 
-    Fails with ALREADY_EXISTS PROJECT_KEY_TAKEN when the workspace has a project with this key, archived ones included.
+    Fails with ALREADY_EXISTS PROJECT_KEY_TAKEN when a project of the workspace, even an archived one, has this key.
     """
     GetProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.GetProjectRequest, _project_service_pb2.GetProjectResponse]
     """Returns a project of a workspace that the caller is a member of."""
     ListProjects: _aio.UnaryUnaryMultiCallable[_project_service_pb2.ListProjectsRequest, _project_service_pb2.ListProjectsResponse]
-    """Lists the projects of a workspace, oldest first."""
+    """Lists the projects of a workspace, oldest first. A page ends early rather than exceeding 3 MiB."""
     UpdateProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.UpdateProjectRequest, _project_service_pb2.UpdateProjectResponse]
     """Changes a project's name or description. For members."""
     ArchiveProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.ArchiveProjectRequest, _project_service_pb2.ArchiveProjectResponse]
-    """Archives a project: its tasks can be read, and every write to them fails with FAILED_PRECONDITION PROJECT_ARCHIVED.
-    For members. Archiving an archived project changes nothing. Reminders of its tasks are held back while it's archived.
+    """Archives a project. For members. Archiving an archived project changes nothing.
+
+    Its tasks stay readable; every write to them fails with FAILED_PRECONDITION PROJECT_ARCHIVED. Their reminders
+    aren't sent while the project is archived.
     """
     UnarchiveProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.UnarchiveProjectRequest, _project_service_pb2.UnarchiveProjectResponse]
-    """Takes a project out of the archive. For members. A project that isn't archived stays as it is."""
+    """Takes a project out of the archive. For members. Changes nothing unless the project is archived."""
 
 class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Projects of a workspace."""
+    """The projects of a workspace."""
 
     @_abc_1.abstractmethod
     def CreateProject(
@@ -45,7 +47,7 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_project_service_pb2.CreateProjectResponse]:
         """Creates a project. For members.
 
-        Fails with ALREADY_EXISTS PROJECT_KEY_TAKEN when the workspace has a project with this key, archived ones included.
+        Fails with ALREADY_EXISTS PROJECT_KEY_TAKEN when a project of the workspace, even an archived one, has this key.
         """
 
     @_abc_1.abstractmethod
@@ -62,7 +64,7 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_service_pb2.ListProjectsRequest,
         context: _aio.ServicerContext[_project_service_pb2.ListProjectsRequest, _abc.Awaitable[_project_service_pb2.ListProjectsResponse]],
     ) -> _abc.Awaitable[_project_service_pb2.ListProjectsResponse]:
-        """Lists the projects of a workspace, oldest first."""
+        """Lists the projects of a workspace, oldest first. A page ends early rather than exceeding 3 MiB."""
 
     @_abc_1.abstractmethod
     def UpdateProject(
@@ -78,8 +80,10 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_service_pb2.ArchiveProjectRequest,
         context: _aio.ServicerContext[_project_service_pb2.ArchiveProjectRequest, _abc.Awaitable[_project_service_pb2.ArchiveProjectResponse]],
     ) -> _abc.Awaitable[_project_service_pb2.ArchiveProjectResponse]:
-        """Archives a project: its tasks can be read, and every write to them fails with FAILED_PRECONDITION PROJECT_ARCHIVED.
-        For members. Archiving an archived project changes nothing. Reminders of its tasks are held back while it's archived.
+        """Archives a project. For members. Archiving an archived project changes nothing.
+
+        Its tasks stay readable; every write to them fails with FAILED_PRECONDITION PROJECT_ARCHIVED. Their reminders
+        aren't sent while the project is archived.
         """
 
     @_abc_1.abstractmethod
@@ -88,6 +92,6 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_service_pb2.UnarchiveProjectRequest,
         context: _aio.ServicerContext[_project_service_pb2.UnarchiveProjectRequest, _abc.Awaitable[_project_service_pb2.UnarchiveProjectResponse]],
     ) -> _abc.Awaitable[_project_service_pb2.UnarchiveProjectResponse]:
-        """Takes a project out of the archive. For members. A project that isn't archived stays as it is."""
+        """Takes a project out of the archive. For members. Changes nothing unless the project is archived."""
 
 def add_ProjectServiceServicer_to_server(servicer: ProjectServiceServicer, server: _aio.Server) -> None: ...

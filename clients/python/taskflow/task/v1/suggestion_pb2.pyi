@@ -32,7 +32,7 @@ class _SuggestionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sugges
     """A better description with the same meaning."""
 
 class SuggestionKind(_SuggestionKind, metaclass=_SuggestionKindEnumTypeWrapper):
-    """What a suggestion is about."""
+    """What a suggestion proposes."""
 
 SUGGESTION_KIND_UNSPECIFIED: SuggestionKind.ValueType  # 0
 SUGGESTION_KIND_PRIORITY: SuggestionKind.ValueType  # 1
@@ -52,21 +52,22 @@ class _SuggestionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sugge
     SUGGESTION_STATE_ACCEPTED: _SuggestionState.ValueType  # 2
     SUGGESTION_STATE_REJECTED: _SuggestionState.ValueType  # 3
     SUGGESTION_STATE_STALE: _SuggestionState.ValueType  # 4
-    """The task's text changed, or a newer suggestion of its kind was made, before anyone decided."""
+    """The task's text changed, or a newer suggestion of the same kind was made, before a user decided."""
 
-class SuggestionState(_SuggestionState, metaclass=_SuggestionStateEnumTypeWrapper): ...
+class SuggestionState(_SuggestionState, metaclass=_SuggestionStateEnumTypeWrapper):
+    """The state of a suggestion."""
 
 SUGGESTION_STATE_UNSPECIFIED: SuggestionState.ValueType  # 0
 SUGGESTION_STATE_PENDING: SuggestionState.ValueType  # 1
 SUGGESTION_STATE_ACCEPTED: SuggestionState.ValueType  # 2
 SUGGESTION_STATE_REJECTED: SuggestionState.ValueType  # 3
 SUGGESTION_STATE_STALE: SuggestionState.ValueType  # 4
-"""The task's text changed, or a newer suggestion of its kind was made, before anyone decided."""
+"""The task's text changed, or a newer suggestion of the same kind was made, before a user decided."""
 Global___SuggestionState: _TypeAlias = SuggestionState  # noqa: Y015
 
 @_typing.final
 class Suggestion(_message.Message):
-    """A change that was proposed for a task. It changes nothing until someone accepts it."""
+    """A proposed change of a task. The task changes only when a user accepts it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -94,21 +95,21 @@ class Suggestion(_message.Message):
     priority: _task_pb2.TaskPriority.ValueType
     description: _builtins.str
     reason: _builtins.str
-    """Why, in words."""
+    """Why, as text for people."""
     confidence: _builtins.float
-    """How sure, from 0 to 1."""
+    """How sure the model is, from 0 to 1."""
     model: _builtins.str
-    """Who proposed it, such as "heuristic" or the model's name."""
+    """The name of the model, or "heuristic"."""
     prompt_version: _builtins.str
     base_text_revision: _builtins.int
-    """The text_revision of the task that it was made for."""
+    """The task's text_revision that the suggestion was made for."""
     state: Global___SuggestionState.ValueType
     resolver_id: _builtins.str
-    """Who accepted or rejected it."""
+    """The user who accepted or rejected it."""
     reject_reason: _builtins.str
-    """What was said when it was rejected."""
+    """The reason that the user gave in RejectSuggestion."""
     accepted_with_edits: _builtins.bool
-    """Whether what was accepted differs from what was proposed."""
+    """Whether the accepted value differs from the proposed one."""
     @_builtins.property
     def resolve_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -146,7 +147,7 @@ Global___Suggestion: _TypeAlias = Suggestion  # noqa: Y015
 
 @_typing.final
 class SuggestionEdit(_message.Message):
-    """What someone accepts instead of what was proposed; of the suggestion's kind."""
+    """The value to accept instead of the proposed one. It must be of the suggestion's kind."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

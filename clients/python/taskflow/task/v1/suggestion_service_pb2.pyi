@@ -45,7 +45,7 @@ class RequestSuggestionsResponse(_message.Message):
 
     TEXT_REVISION_FIELD_NUMBER: _builtins.int
     text_revision: _builtins.int
-    """The text_revision that suggestions are made for."""
+    """The task's text_revision that the suggestions will be made for."""
     def __init__(
         self,
         *,
@@ -70,14 +70,14 @@ class ListSuggestionsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     workspace_id: _builtins.str
     task_id: _builtins.str
-    """Empty: of all tasks."""
+    """Empty: suggestions for all tasks."""
     page_size: _builtins.int
-    """0 means 50; more than 1000 means 1000."""
+    """Default 50, at most 1000: larger values count as 1000."""
     page_token: _builtins.str
-    """From the page before."""
+    """The next_page_token of the previous page; empty for the first page."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_suggestion_pb2.SuggestionState.ValueType]:
-        """Empty: in any state."""
+        """Empty: suggestions in any state."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class AcceptSuggestionRequest(_message.Message):
     id: _builtins.str
     @_builtins.property
     def edit(self) -> _suggestion_pb2.SuggestionEdit:
-        """Accept this instead of what was proposed."""
+        """The value to accept instead of the proposed one."""
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class RejectSuggestionRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     reason: _builtins.str
-    """Why, in words; at most 500 characters."""
+    """Why, as text for people; at most 500 characters."""
     def __init__(
         self,
         *,

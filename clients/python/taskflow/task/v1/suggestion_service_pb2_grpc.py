@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class SuggestionServiceStub:
-    """Suggestions for tasks. They are made in the background, and people decide.
+    """Suggestions for tasks. TaskFlow makes them in the background; users accept or reject them.
     """
 
     def __init__(self, channel):
@@ -58,41 +58,42 @@ class SuggestionServiceStub:
 
 
 class SuggestionServiceServicer:
-    """Suggestions for tasks. They are made in the background, and people decide.
+    """Suggestions for tasks. TaskFlow makes them in the background; users accept or reject them.
     """
 
     def RequestSuggestions(self, request, context):
-        """Asks for suggestions on the task's current text. For members. They are made in the background and appear in
+        """Requests suggestions for the task's current text. For members. They are made in the background and appear in
         ListSuggestions and WatchTasks.
 
-        Fails with FAILED_PRECONDITION AI_DISABLED where the workspace has AI switched off, with RESOURCE_EXHAUSTED
-        AI_LIMIT_REACHED when the caller or the workspace has asked too often in the last hour.
+        Fails with FAILED_PRECONDITION AI_DISABLED when the workspace has AI switched off, with RESOURCE_EXHAUSTED
+        AI_LIMIT_REACHED when the caller or the workspace has reached its hourly limit of AI calls.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSuggestions(self, request, context):
-        """Lists suggestions of a workspace or of one task, newest first.
+        """Lists suggestions of a workspace or of one task, newest first. A page ends early rather than exceeding 3 MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AcceptSuggestion(self, request, context):
-        """Accepts a pending suggestion, as it is or edited: the task changes as by UpdateTask, in the same transaction.
-        For members.
+        """Accepts a pending suggestion, as proposed or edited. For members. The same transaction changes the task, as
+        UpdateTask does.
 
-        Fails with FAILED_PRECONDITION SUGGESTION_STALE when the text changed since, SUGGESTION_RESOLVED when it was decided.
+        Fails with FAILED_PRECONDITION SUGGESTION_STALE for a stale suggestion, with FAILED_PRECONDITION
+        SUGGESTION_RESOLVED for one that was accepted or rejected before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RejectSuggestion(self, request, context):
-        """Rejects a pending suggestion; the task stays as it is. For members.
+        """Rejects a pending or stale suggestion. The task doesn't change. For members.
 
-        Fails with FAILED_PRECONDITION SUGGESTION_RESOLVED when it was decided. A stale one can be rejected.
+        Fails with FAILED_PRECONDITION SUGGESTION_RESOLVED for one that was accepted or rejected before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,7 +131,7 @@ def add_SuggestionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SuggestionService:
-    """Suggestions for tasks. They are made in the background, and people decide.
+    """Suggestions for tasks. TaskFlow makes them in the background; users accept or reject them.
     """
 
     @staticmethod

@@ -13,32 +13,33 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SuggestionServiceStub:
-    """Suggestions for tasks. They are made in the background, and people decide."""
+    """Suggestions for tasks. TaskFlow makes them in the background; users accept or reject them."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RequestSuggestions: _aio.UnaryUnaryMultiCallable[_suggestion_service_pb2.RequestSuggestionsRequest, _suggestion_service_pb2.RequestSuggestionsResponse]
-    """Asks for suggestions on the task's current text. For members. They are made in the background and appear in
+    """Requests suggestions for the task's current text. For members. They are made in the background and appear in
     ListSuggestions and WatchTasks.
 
-    Fails with FAILED_PRECONDITION AI_DISABLED where the workspace has AI switched off, with RESOURCE_EXHAUSTED
-    AI_LIMIT_REACHED when the caller or the workspace has asked too often in the last hour.
+    Fails with FAILED_PRECONDITION AI_DISABLED when the workspace has AI switched off, with RESOURCE_EXHAUSTED
+    AI_LIMIT_REACHED when the caller or the workspace has reached its hourly limit of AI calls.
     """
     ListSuggestions: _aio.UnaryUnaryMultiCallable[_suggestion_service_pb2.ListSuggestionsRequest, _suggestion_service_pb2.ListSuggestionsResponse]
-    """Lists suggestions of a workspace or of one task, newest first."""
+    """Lists suggestions of a workspace or of one task, newest first. A page ends early rather than exceeding 3 MiB."""
     AcceptSuggestion: _aio.UnaryUnaryMultiCallable[_suggestion_service_pb2.AcceptSuggestionRequest, _suggestion_service_pb2.AcceptSuggestionResponse]
-    """Accepts a pending suggestion, as it is or edited: the task changes as by UpdateTask, in the same transaction.
-    For members.
+    """Accepts a pending suggestion, as proposed or edited. For members. The same transaction changes the task, as
+    UpdateTask does.
 
-    Fails with FAILED_PRECONDITION SUGGESTION_STALE when the text changed since, SUGGESTION_RESOLVED when it was decided.
+    Fails with FAILED_PRECONDITION SUGGESTION_STALE for a stale suggestion, with FAILED_PRECONDITION
+    SUGGESTION_RESOLVED for one that was accepted or rejected before.
     """
     RejectSuggestion: _aio.UnaryUnaryMultiCallable[_suggestion_service_pb2.RejectSuggestionRequest, _suggestion_service_pb2.RejectSuggestionResponse]
-    """Rejects a pending suggestion; the task stays as it is. For members.
+    """Rejects a pending or stale suggestion. The task doesn't change. For members.
 
-    Fails with FAILED_PRECONDITION SUGGESTION_RESOLVED when it was decided. A stale one can be rejected.
+    Fails with FAILED_PRECONDITION SUGGESTION_RESOLVED for one that was accepted or rejected before.
     """
 
 class SuggestionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Suggestions for tasks. They are made in the background, and people decide."""
+    """Suggestions for tasks. TaskFlow makes them in the background; users accept or reject them."""
 
     @_abc_1.abstractmethod
     def RequestSuggestions(
@@ -46,11 +47,11 @@ class SuggestionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _suggestion_service_pb2.RequestSuggestionsRequest,
         context: _aio.ServicerContext[_suggestion_service_pb2.RequestSuggestionsRequest, _abc.Awaitable[_suggestion_service_pb2.RequestSuggestionsResponse]],
     ) -> _abc.Awaitable[_suggestion_service_pb2.RequestSuggestionsResponse]:
-        """Asks for suggestions on the task's current text. For members. They are made in the background and appear in
+        """Requests suggestions for the task's current text. For members. They are made in the background and appear in
         ListSuggestions and WatchTasks.
 
-        Fails with FAILED_PRECONDITION AI_DISABLED where the workspace has AI switched off, with RESOURCE_EXHAUSTED
-        AI_LIMIT_REACHED when the caller or the workspace has asked too often in the last hour.
+        Fails with FAILED_PRECONDITION AI_DISABLED when the workspace has AI switched off, with RESOURCE_EXHAUSTED
+        AI_LIMIT_REACHED when the caller or the workspace has reached its hourly limit of AI calls.
         """
 
     @_abc_1.abstractmethod
@@ -59,7 +60,7 @@ class SuggestionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _suggestion_service_pb2.ListSuggestionsRequest,
         context: _aio.ServicerContext[_suggestion_service_pb2.ListSuggestionsRequest, _abc.Awaitable[_suggestion_service_pb2.ListSuggestionsResponse]],
     ) -> _abc.Awaitable[_suggestion_service_pb2.ListSuggestionsResponse]:
-        """Lists suggestions of a workspace or of one task, newest first."""
+        """Lists suggestions of a workspace or of one task, newest first. A page ends early rather than exceeding 3 MiB."""
 
     @_abc_1.abstractmethod
     def AcceptSuggestion(
@@ -67,10 +68,11 @@ class SuggestionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _suggestion_service_pb2.AcceptSuggestionRequest,
         context: _aio.ServicerContext[_suggestion_service_pb2.AcceptSuggestionRequest, _abc.Awaitable[_suggestion_service_pb2.AcceptSuggestionResponse]],
     ) -> _abc.Awaitable[_suggestion_service_pb2.AcceptSuggestionResponse]:
-        """Accepts a pending suggestion, as it is or edited: the task changes as by UpdateTask, in the same transaction.
-        For members.
+        """Accepts a pending suggestion, as proposed or edited. For members. The same transaction changes the task, as
+        UpdateTask does.
 
-        Fails with FAILED_PRECONDITION SUGGESTION_STALE when the text changed since, SUGGESTION_RESOLVED when it was decided.
+        Fails with FAILED_PRECONDITION SUGGESTION_STALE for a stale suggestion, with FAILED_PRECONDITION
+        SUGGESTION_RESOLVED for one that was accepted or rejected before.
         """
 
     @_abc_1.abstractmethod
@@ -79,9 +81,9 @@ class SuggestionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _suggestion_service_pb2.RejectSuggestionRequest,
         context: _aio.ServicerContext[_suggestion_service_pb2.RejectSuggestionRequest, _abc.Awaitable[_suggestion_service_pb2.RejectSuggestionResponse]],
     ) -> _abc.Awaitable[_suggestion_service_pb2.RejectSuggestionResponse]:
-        """Rejects a pending suggestion; the task stays as it is. For members.
+        """Rejects a pending or stale suggestion. The task doesn't change. For members.
 
-        Fails with FAILED_PRECONDITION SUGGESTION_RESOLVED when it was decided. A stale one can be rejected.
+        Fails with FAILED_PRECONDITION SUGGESTION_RESOLVED for one that was accepted or rejected before.
         """
 
 def add_SuggestionServiceServicer_to_server(servicer: SuggestionServiceServicer, server: _aio.Server) -> None: ...

@@ -38,7 +38,7 @@ class _TaskStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskStatus
     """Won't be done; finish_time is set."""
 
 class TaskStatus(_TaskStatus, metaclass=_TaskStatusEnumTypeWrapper):
-    """Where a task stands. Every status can follow every other one; TODO or IN_PROGRESS after DONE or CANCELED reopens."""
+    """The status of a task. Any status can follow any other; TODO or IN_PROGRESS after DONE or CANCELED reopens the task."""
 
 TASK_STATUS_UNSPECIFIED: TaskStatus.ValueType  # 0
 TASK_STATUS_TODO: TaskStatus.ValueType  # 1
@@ -56,17 +56,17 @@ class _TaskPriority:
 class _TaskPriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskPriority.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TASK_PRIORITY_UNSPECIFIED: _TaskPriority.ValueType  # 0
-    """Nobody has said yet."""
+    """No priority was set."""
     TASK_PRIORITY_LOW: _TaskPriority.ValueType  # 1
     TASK_PRIORITY_MEDIUM: _TaskPriority.ValueType  # 2
     TASK_PRIORITY_HIGH: _TaskPriority.ValueType  # 3
     TASK_PRIORITY_URGENT: _TaskPriority.ValueType  # 4
 
 class TaskPriority(_TaskPriority, metaclass=_TaskPriorityEnumTypeWrapper):
-    """How much a task matters. Set by people only: by hand, or by accepting a suggestion."""
+    """The importance of a task. Only users set it: directly, or by accepting a suggestion."""
 
 TASK_PRIORITY_UNSPECIFIED: TaskPriority.ValueType  # 0
-"""Nobody has said yet."""
+"""No priority was set."""
 TASK_PRIORITY_LOW: TaskPriority.ValueType  # 1
 TASK_PRIORITY_MEDIUM: TaskPriority.ValueType  # 2
 TASK_PRIORITY_HIGH: TaskPriority.ValueType  # 3
@@ -75,7 +75,7 @@ Global___TaskPriority: _TypeAlias = TaskPriority  # noqa: Y015
 
 @_typing.final
 class Due(_message.Message):
-    """When a task is due, as people say it."""
+    """A deadline, as the user stated it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -83,15 +83,15 @@ class Due(_message.Message):
     DATE_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def date(self) -> _date_pb2.Date:
-        """Due at the last second of this day (23:59:59, or what comes before the next day) in the assignee's time zone; without
-        an assignee, the creator's. A full date. due_time follows when the task is assigned or that person's zone changes.
+        """Due at the last second of this day, usually 23:59:59, in the time zone of the assignee, or of the creator while
+        no user is assigned. Year, month and day are required. due_time is computed again when the assignee or that
+        user's time zone changes.
         """
 
     @_builtins.property
     def date_time(self) -> _datetime_pb2.DateTime:
-        """Due at this local time in this zone; time_zone.id (IANA) is required, utc_offset refused, seconds and nanos allowed.
-        A local time that a change to daylight saving time skips means the first valid instant after it, one that happens
-        twice means the first.
+        """Due at this local time in this time zone. time_zone.id (IANA) is required; utc_offset is rejected. When clocks
+        change, a skipped local time means the first valid instant after it, and a repeated one its first occurrence.
         """
 
     def __init__(
@@ -139,13 +139,13 @@ class Task(_message.Message):
     TEXT_REVISION_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """UUIDv7, given by the server."""
+    """UUIDv7, chosen by the server."""
     workspace_id: _builtins.str
     """Output only."""
     project_id: _builtins.str
     """Output only; set from CreateTaskRequest.project_id."""
     key: _builtins.str
-    """The project's key and a number, such as "OPS-12". Numbers are never used again, and some are left out. Output only."""
+    """The project's key and a number, such as "OPS-12". Numbers are never reused; gaps can occur. Output only."""
     title: _builtins.str
     """1 to 255 characters on one line."""
     description: _builtins.str
@@ -154,22 +154,24 @@ class Task(_message.Message):
     """Default TODO."""
     priority: Global___TaskPriority.ValueType
     assignee_id: _builtins.str
-    """Empty while nobody is assigned. A member of the workspace, or the call fails with FAILED_PRECONDITION
+    """A member of the workspace; empty when the task isn't assigned. Otherwise the call fails with FAILED_PRECONDITION
     ASSIGNEE_NOT_MEMBER.
     """
     creator_id: _builtins.str
     """Output only."""
     parent_id: _builtins.str
-    """The task that this one is a part of, in the same project."""
+    """The parent task, in the same project."""
     revision: _builtins.int
-    """Counts the changes of the task, from 1. Output only."""
+    """Starts at 1 and grows by 1 with every change of the task. Output only."""
     text_revision: _builtins.int
-    """Counts the changes of title and description, from 1; suggestions are made for one of them. Output only."""
+    """Starts at 1 and grows by 1 with every change of title or description. Suggestions are made for one text revision.
+    Output only.
+    """
     etag: _builtins.str
     """Changes with every change of the task."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Up to 20 of 1 to 64 characters each, kept in the order given, without repetitions."""
+        """At most 20 labels of 1 to 64 characters each. Kept in the order of the request, without duplicates."""
 
     @_builtins.property
     def due(self) -> Global___Due: ...
@@ -179,8 +181,8 @@ class Task(_message.Message):
 
     @_builtins.property
     def payload(self) -> _struct_pb2.Struct:
-        """Data for a worker: at most 16 levels, itself included, and 64 KiB as a serialized Struct. NUL characters and numbers
-        that aren't finite are refused. Setting it makes a job that processes it.
+        """Data for a worker; setting it creates a job that processes it. At most 64 KiB as a serialized Struct and 16 levels
+        deep, itself included. NUL characters and infinite or NaN numbers are rejected.
         """
 
     @_builtins.property
@@ -193,7 +195,7 @@ class Task(_message.Message):
 
     @_builtins.property
     def finish_time(self) -> _timestamp_pb2.Timestamp:
-        """Since when the status is DONE or CANCELED; not set while it's another. Output only."""
+        """When the status became DONE or CANCELED; not set for an open task. Output only."""
 
     @_builtins.property
     def delete_time(self) -> _timestamp_pb2.Timestamp:
@@ -235,7 +237,7 @@ Global___Task: _TypeAlias = Task  # noqa: Y015
 
 @_typing.final
 class TaskFilter(_message.Message):
-    """Which tasks to list or watch. Fields are ANDed, the values within a field ORed; an empty field doesn't restrict."""
+    """Which tasks to list or watch. A task must match every field that is set, and any one of the values of a field."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -251,9 +253,9 @@ class TaskFilter(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     INCLUDE_DELETED_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """Contained in the title or description, upper and lower case being the same."""
+    """The title or the description contains this text, ignoring case."""
     include_deleted: _builtins.bool
-    """Whether deleted tasks match as well."""
+    """Whether deleted tasks match, too."""
     @_builtins.property
     def project_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property

@@ -31,25 +31,25 @@ class _TaskOrderField:
 class _TaskOrderFieldEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskOrderField.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TASK_ORDER_FIELD_UNSPECIFIED: _TaskOrderField.ValueType  # 0
-    """CREATE_TIME."""
+    """Means CREATE_TIME."""
     TASK_ORDER_FIELD_CREATE_TIME: _TaskOrderField.ValueType  # 1
     TASK_ORDER_FIELD_UPDATE_TIME: _TaskOrderField.ValueType  # 2
     TASK_ORDER_FIELD_DUE_TIME: _TaskOrderField.ValueType  # 3
     """Tasks without a deadline come last, in both directions."""
     TASK_ORDER_FIELD_PRIORITY: _TaskOrderField.ValueType  # 4
-    """From none to URGENT."""
+    """From no priority to URGENT."""
 
 class TaskOrderField(_TaskOrderField, metaclass=_TaskOrderFieldEnumTypeWrapper):
-    """What tasks are ordered by. Ties are broken by the order of creation, in the same direction."""
+    """What tasks are ordered by. Tasks with equal values are ordered by creation, in the same direction."""
 
 TASK_ORDER_FIELD_UNSPECIFIED: TaskOrderField.ValueType  # 0
-"""CREATE_TIME."""
+"""Means CREATE_TIME."""
 TASK_ORDER_FIELD_CREATE_TIME: TaskOrderField.ValueType  # 1
 TASK_ORDER_FIELD_UPDATE_TIME: TaskOrderField.ValueType  # 2
 TASK_ORDER_FIELD_DUE_TIME: TaskOrderField.ValueType  # 3
 """Tasks without a deadline come last, in both directions."""
 TASK_ORDER_FIELD_PRIORITY: TaskOrderField.ValueType  # 4
-"""From none to URGENT."""
+"""From no priority to URGENT."""
 Global___TaskOrderField: _TypeAlias = TaskOrderField  # noqa: Y015
 
 class _TaskChangeKind:
@@ -65,7 +65,7 @@ class _TaskChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskCh
     TASK_CHANGE_KIND_UNDELETED: _TaskChangeKind.ValueType  # 4
 
 class TaskChangeKind(_TaskChangeKind, metaclass=_TaskChangeKindEnumTypeWrapper):
-    """What happened to a task."""
+    """The kind of a task's change."""
 
 TASK_CHANGE_KIND_UNSPECIFIED: TaskChangeKind.ValueType  # 0
 TASK_CHANGE_KIND_CREATED: TaskChangeKind.ValueType  # 1
@@ -83,7 +83,7 @@ class CreateTaskRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     request_id: _builtins.str
-    """A UUID of the client's choice that makes the call safe to repeat for 24 hours."""
+    """A UUID chosen by the client. A repeat with the same UUID within 24 hours returns the first response."""
     @_builtins.property
     def task(self) -> _task_pb2.Task:
         """title is required."""
@@ -132,7 +132,7 @@ class GetTaskRequest(_message.Message):
     id: _builtins.str
     """The task's id, or its key ("OPS-12")."""
     workspace_id: _builtins.str
-    """Required with a key, which is unique within a workspace only."""
+    """Required with a key, because keys are unique only within a workspace."""
     def __init__(
         self,
         *,
@@ -202,9 +202,9 @@ class ListTasksRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     workspace_id: _builtins.str
     page_size: _builtins.int
-    """0 means 50; more than 1000 means 1000."""
+    """Default 50, at most 1000: larger values count as 1000."""
     page_token: _builtins.str
-    """From the page before, with the same filter and order."""
+    """The next_page_token of the previous page, with the same filter and order; empty for the first page."""
     @_builtins.property
     def filter(self) -> _task_pb2.TaskFilter: ...
     @_builtins.property
@@ -258,12 +258,12 @@ class UpdateTaskRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def task(self) -> _task_pb2.Task:
-        """With its id; with an etag the call fails with ABORTED if the task changed since it was read."""
+        """Its id is required. If its etag is set, the call fails with ABORTED when the task changed since it was read."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """Of title, description, status, priority, assignee_id, labels, due, payload, parent_id. Omitted: the fields that are
-        set. "*": all of them. Unknown paths fail with INVALID_ARGUMENT, output-only ones are ignored.
+        set. "*": all of these. Unknown paths fail with INVALID_ARGUMENT; paths of output-only fields are ignored.
         """
 
     def __init__(
@@ -309,9 +309,9 @@ class AssignTaskRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     assignee_id: _builtins.str
-    """Empty to assign to nobody."""
+    """Empty to unassign the task."""
     etag: _builtins.str
-    """When sent, the call fails with ABORTED if the task changed since it was read."""
+    """If set, the call fails with ABORTED when the task changed since it was read."""
     def __init__(
         self,
         *,
@@ -357,7 +357,7 @@ class ChangeTaskStatusRequest(_message.Message):
     id: _builtins.str
     status: _task_pb2.TaskStatus.ValueType
     etag: _builtins.str
-    """When sent, the call fails with ABORTED if the task changed since it was read."""
+    """If set, the call fails with ABORTED when the task changed since it was read."""
     def __init__(
         self,
         *,
@@ -401,7 +401,7 @@ class DeleteTaskRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     etag: _builtins.str
-    """When sent, the call fails with ABORTED if the task changed since it was read."""
+    """If set, the call fails with ABORTED when the task changed since it was read."""
     def __init__(
         self,
         *,
@@ -423,7 +423,7 @@ class DeleteTaskResponse(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def task(self) -> _task_pb2.Task:
-        """As deleted, with its delete_time."""
+        """The deleted task, with its delete_time."""
 
     def __init__(
         self,
@@ -487,9 +487,9 @@ class WatchTasksRequest(_message.Message):
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     workspace_id: _builtins.str
     cursor: _builtins.str
-    """From the last message that was received. Empty: from now."""
+    """The cursor of the last received message; empty to start now."""
     snapshot: _builtins.bool
-    """Whether the current tasks are sent first. Not together with a cursor."""
+    """Whether the server sends the current tasks first. Can't be combined with a cursor."""
     @_builtins.property
     def filter(self) -> _task_pb2.TaskFilter: ...
     def __init__(
@@ -529,14 +529,14 @@ class WatchTasksResponse(_message.Message):
 
     @_typing.final
     class Heartbeat(_message.Message):
-        """Sent every 15 seconds, and first of all when the stream starts from now."""
+        """Sent every 15 seconds, and as the first message when the stream starts now."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
         TIME_FIELD_NUMBER: _builtins.int
         HEAD_CURSOR_FIELD_NUMBER: _builtins.int
         head_cursor: _builtins.str
-        """The cursor of the newest change that the server knows of."""
+        """The cursor of the newest change that the server has read."""
         @_builtins.property
         def time(self) -> _timestamp_pb2.Timestamp: ...
         def __init__(
@@ -553,7 +553,7 @@ class WatchTasksResponse(_message.Message):
 
     @_typing.final
     class Reset(_message.Message):
-        """The cursor can't be continued: list again, then watch from this message's cursor."""
+        """The cursor is too old: list again, then watch from this message's cursor."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -575,24 +575,24 @@ class WatchTasksResponse(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     RESET_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
-    """Where the stream goes on after this message."""
+    """Continues the stream after this message."""
     @_builtins.property
     def change(self) -> Global___TaskChange: ...
     @_builtins.property
     def job(self) -> _job_pb2.Job:
-        """A job of a task changed its state."""
+        """A job was created or its state changed."""
 
     @_builtins.property
     def suggestion(self) -> _suggestion_pb2.Suggestion:
-        """A suggestion was made, resolved, or became stale."""
+        """A suggestion was made, was accepted or rejected, or became stale."""
 
     @_builtins.property
     def snapshot(self) -> _task_pb2.Task:
-        """One of the tasks that exist when the stream begins."""
+        """One of the tasks that exist when the stream starts."""
 
     @_builtins.property
     def snapshot_complete(self) -> Global___WatchTasksResponse.SnapshotComplete:
-        """All of them have been sent; changes follow."""
+        """The whole snapshot has been sent; changes follow."""
 
     @_builtins.property
     def heartbeat(self) -> Global___WatchTasksResponse.Heartbeat: ...
@@ -633,14 +633,14 @@ class TaskChange(_message.Message):
     CHANGE_TIME_FIELD_NUMBER: _builtins.int
     kind: Global___TaskChangeKind.ValueType
     actor_id: _builtins.str
-    """Who changed it; empty for the system."""
+    """The user who changed it; empty for the system."""
     @_builtins.property
     def task(self) -> _task_pb2.Task:
         """The task after the change."""
 
     @_builtins.property
     def changed_fields(self) -> _field_mask_pb2.FieldMask:
-        """Which fields an update changed."""
+        """The fields that an update changed."""
 
     @_builtins.property
     def change_time(self) -> _timestamp_pb2.Timestamp: ...

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class TaskServiceStub:
-    """Tasks of a project.
+    """The tasks of projects.
     """
 
     def __init__(self, channel):
@@ -83,31 +83,31 @@ class TaskServiceStub:
 
 
 class TaskServiceServicer:
-    """Tasks of a project.
+    """The tasks of projects.
     """
 
     def CreateTask(self, request, context):
         """Creates a task. For members.
 
-        A task with a payload gets a job in the same transaction. Suggestions follow by themselves when the workspace has AI
-        switched on; the call doesn't wait for them.
+        A task with a payload gets a job in the same transaction. If the workspace has AI switched on, suggestions follow
+        in the background; the call doesn't wait for them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTask(self, request, context):
-        """Returns a task, also a deleted one (which has a delete_time).
+        """Returns a task. A deleted task is returned, too, and has a delete_time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListTasks(self, request, context):
-        """Lists tasks of a workspace. Deleted ones only when the filter asks for them.
+        """Lists tasks of a workspace, without deleted ones unless the filter includes them.
 
-        Tasks that don't change meanwhile neither repeat nor vanish from page to page, while others are created. A page ends
-        before its size when it would be larger than 3 MiB.
+        A task that doesn't change while a client reads the pages is in exactly one of them. A page ends early rather than
+        exceeding 3 MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,42 +116,42 @@ class TaskServiceServicer:
     def UpdateTask(self, request, context):
         """Changes the masked fields of a task. For members.
 
-        Without an etag the last write wins, field by field. Changing title or description makes pending suggestions STALE.
+        Without an etag the last write wins, per field. A change of title or description makes pending suggestions STALE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AssignTask(self, request, context):
-        """Assigns a task to a member of the workspace, or to nobody. For members. The assignee is notified.
+        """Assigns a task to a member of the workspace, or unassigns it. For members. The new assignee is notified.
 
-        A task that is reopened or undeleted loses an assignee who is no longer a member.
+        Reopening or undeleting a task unassigns it if the assignee is no longer a member.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ChangeTaskStatus(self, request, context):
-        """Sets the status, and finish_time with it. For members. Creator and assignee are notified, whoever acted excepted.
+        """Sets the status and finish_time. For members. Creator and assignee are notified, except the caller.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteTask(self, request, context):
-        """Deletes a task so that it can be undeleted. For members. Deleting a deleted task fails with NOT_FOUND.
+        """Deletes a task; UndeleteTask can bring it back. For members. Fails with NOT_FOUND for a deleted task.
 
-        It's kept for the time that the operators chose, 30 days by default. Then it's gone with its suggestions, jobs and
-        reminders, tasks below it have no parent any more, and its key is not given again.
+        After the retention period (30 days unless the operators changed it) the task, its suggestions, jobs and reminders
+        are gone for good. Its child tasks then have no parent. Its key is never reused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UndeleteTask(self, request, context):
-        """Brings a deleted task back, and plans its reminders anew. For members.
+        """Brings a deleted task back and plans its reminders again. For members.
 
-        Fails with ALREADY_EXISTS TASK_NOT_DELETED for a live task, with NOT_FOUND when it was deleted too long ago.
+        Fails with ALREADY_EXISTS TASK_NOT_DELETED unless the task is deleted, with NOT_FOUND after the retention period.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,15 +160,16 @@ class TaskServiceServicer:
     def WatchTasks(self, request, context):
         """Streams the changes of a workspace's tasks, with their jobs and suggestions.
 
-        Every message carries a cursor; the stream goes on from it when it's sent in the next call. Without a cursor it starts
-        now, and the first message, sent at once, is a heartbeat with the current cursor. With snapshot the current tasks come
-        first, then snapshot_complete, then changes; nothing between is lost, a change can come twice. Changes come at least
-        once and, task by task, in order of the revision. A task that leaves the filter is sent once more, as it is then.
-        A job or suggestion is sent when its task, as it is about then, matches the filter.
+        Every message has a cursor; a new call with that cursor continues after that message. Without a cursor the stream
+        starts now: its first message, sent at once, is a heartbeat with the current cursor. With snapshot the current
+        tasks come first, then snapshot_complete, then changes, with no change missing in between.
 
-        A cursor that can't be continued is answered with reset: list again, then watch from the reset's cursor. Ends with
-        UNAUTHENTICATED when the session ends, PERMISSION_DENIED when the membership does, RESOURCE_EXHAUSTED when the reader
-        didn't read for 30 seconds, UNAVAILABLE when the server shuts down.
+        Changes arrive at least once and, for each task, in order of its revision. When a task stops matching the filter,
+        that change is still sent. A job or suggestion is sent if its task matches the filter at about that time.
+
+        If the cursor is too old, the server sends reset: list again, then watch from the reset's cursor. Ends with
+        UNAUTHENTICATED when the session ends, PERMISSION_DENIED when the membership ends, RESOURCE_EXHAUSTED when the
+        client reads nothing for 30 seconds, and UNAVAILABLE when the server shuts down.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -231,7 +232,7 @@ def add_TaskServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TaskService:
-    """Tasks of a project.
+    """The tasks of projects.
     """
 
     @staticmethod

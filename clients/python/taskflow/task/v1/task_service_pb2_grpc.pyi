@@ -13,62 +13,63 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TaskServiceStub:
-    """Tasks of a project."""
+    """The tasks of projects."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.CreateTaskRequest, _task_service_pb2.CreateTaskResponse]
     """Creates a task. For members.
 
-    A task with a payload gets a job in the same transaction. Suggestions follow by themselves when the workspace has AI
-    switched on; the call doesn't wait for them.
+    A task with a payload gets a job in the same transaction. If the workspace has AI switched on, suggestions follow
+    in the background; the call doesn't wait for them.
     """
     GetTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskRequest, _task_service_pb2.GetTaskResponse]
-    """Returns a task, also a deleted one (which has a delete_time)."""
+    """Returns a task. A deleted task is returned, too, and has a delete_time."""
     ListTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ListTasksRequest, _task_service_pb2.ListTasksResponse]
-    """Lists tasks of a workspace. Deleted ones only when the filter asks for them.
+    """Lists tasks of a workspace, without deleted ones unless the filter includes them.
 
-    Tasks that don't change meanwhile neither repeat nor vanish from page to page, while others are created. A page ends
-    before its size when it would be larger than 3 MiB.
+    A task that doesn't change while a client reads the pages is in exactly one of them. A page ends early rather than
+    exceeding 3 MiB.
     """
     UpdateTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.UpdateTaskRequest, _task_service_pb2.UpdateTaskResponse]
     """Changes the masked fields of a task. For members.
 
-    Without an etag the last write wins, field by field. Changing title or description makes pending suggestions STALE.
+    Without an etag the last write wins, per field. A change of title or description makes pending suggestions STALE.
     """
     AssignTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.AssignTaskRequest, _task_service_pb2.AssignTaskResponse]
-    """Assigns a task to a member of the workspace, or to nobody. For members. The assignee is notified.
+    """Assigns a task to a member of the workspace, or unassigns it. For members. The new assignee is notified.
 
-    A task that is reopened or undeleted loses an assignee who is no longer a member.
+    Reopening or undeleting a task unassigns it if the assignee is no longer a member.
     """
     ChangeTaskStatus: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ChangeTaskStatusRequest, _task_service_pb2.ChangeTaskStatusResponse]
-    """Sets the status, and finish_time with it. For members. Creator and assignee are notified, whoever acted excepted."""
+    """Sets the status and finish_time. For members. Creator and assignee are notified, except the caller."""
     DeleteTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.DeleteTaskRequest, _task_service_pb2.DeleteTaskResponse]
-    """Deletes a task so that it can be undeleted. For members. Deleting a deleted task fails with NOT_FOUND.
+    """Deletes a task; UndeleteTask can bring it back. For members. Fails with NOT_FOUND for a deleted task.
 
-    It's kept for the time that the operators chose, 30 days by default. Then it's gone with its suggestions, jobs and
-    reminders, tasks below it have no parent any more, and its key is not given again.
+    After the retention period (30 days unless the operators changed it) the task, its suggestions, jobs and reminders
+    are gone for good. Its child tasks then have no parent. Its key is never reused.
     """
     UndeleteTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.UndeleteTaskRequest, _task_service_pb2.UndeleteTaskResponse]
-    """Brings a deleted task back, and plans its reminders anew. For members.
+    """Brings a deleted task back and plans its reminders again. For members.
 
-    Fails with ALREADY_EXISTS TASK_NOT_DELETED for a live task, with NOT_FOUND when it was deleted too long ago.
+    Fails with ALREADY_EXISTS TASK_NOT_DELETED unless the task is deleted, with NOT_FOUND after the retention period.
     """
     WatchTasks: _aio.UnaryStreamMultiCallable[_task_service_pb2.WatchTasksRequest, _task_service_pb2.WatchTasksResponse]
     """Streams the changes of a workspace's tasks, with their jobs and suggestions.
 
-    Every message carries a cursor; the stream goes on from it when it's sent in the next call. Without a cursor it starts
-    now, and the first message, sent at once, is a heartbeat with the current cursor. With snapshot the current tasks come
-    first, then snapshot_complete, then changes; nothing between is lost, a change can come twice. Changes come at least
-    once and, task by task, in order of the revision. A task that leaves the filter is sent once more, as it is then.
-    A job or suggestion is sent when its task, as it is about then, matches the filter.
+    Every message has a cursor; a new call with that cursor continues after that message. Without a cursor the stream
+    starts now: its first message, sent at once, is a heartbeat with the current cursor. With snapshot the current
+    tasks come first, then snapshot_complete, then changes, with no change missing in between.
 
-    A cursor that can't be continued is answered with reset: list again, then watch from the reset's cursor. Ends with
-    UNAUTHENTICATED when the session ends, PERMISSION_DENIED when the membership does, RESOURCE_EXHAUSTED when the reader
-    didn't read for 30 seconds, UNAVAILABLE when the server shuts down.
+    Changes arrive at least once and, for each task, in order of its revision. When a task stops matching the filter,
+    that change is still sent. A job or suggestion is sent if its task matches the filter at about that time.
+
+    If the cursor is too old, the server sends reset: list again, then watch from the reset's cursor. Ends with
+    UNAUTHENTICATED when the session ends, PERMISSION_DENIED when the membership ends, RESOURCE_EXHAUSTED when the
+    client reads nothing for 30 seconds, and UNAVAILABLE when the server shuts down.
     """
 
 class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Tasks of a project."""
+    """The tasks of projects."""
 
     @_abc_1.abstractmethod
     def CreateTask(
@@ -78,8 +79,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_task_service_pb2.CreateTaskResponse]:
         """Creates a task. For members.
 
-        A task with a payload gets a job in the same transaction. Suggestions follow by themselves when the workspace has AI
-        switched on; the call doesn't wait for them.
+        A task with a payload gets a job in the same transaction. If the workspace has AI switched on, suggestions follow
+        in the background; the call doesn't wait for them.
         """
 
     @_abc_1.abstractmethod
@@ -88,7 +89,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.GetTaskRequest,
         context: _aio.ServicerContext[_task_service_pb2.GetTaskRequest, _abc.Awaitable[_task_service_pb2.GetTaskResponse]],
     ) -> _abc.Awaitable[_task_service_pb2.GetTaskResponse]:
-        """Returns a task, also a deleted one (which has a delete_time)."""
+        """Returns a task. A deleted task is returned, too, and has a delete_time."""
 
     @_abc_1.abstractmethod
     def ListTasks(
@@ -96,10 +97,10 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.ListTasksRequest,
         context: _aio.ServicerContext[_task_service_pb2.ListTasksRequest, _abc.Awaitable[_task_service_pb2.ListTasksResponse]],
     ) -> _abc.Awaitable[_task_service_pb2.ListTasksResponse]:
-        """Lists tasks of a workspace. Deleted ones only when the filter asks for them.
+        """Lists tasks of a workspace, without deleted ones unless the filter includes them.
 
-        Tasks that don't change meanwhile neither repeat nor vanish from page to page, while others are created. A page ends
-        before its size when it would be larger than 3 MiB.
+        A task that doesn't change while a client reads the pages is in exactly one of them. A page ends early rather than
+        exceeding 3 MiB.
         """
 
     @_abc_1.abstractmethod
@@ -110,7 +111,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_task_service_pb2.UpdateTaskResponse]:
         """Changes the masked fields of a task. For members.
 
-        Without an etag the last write wins, field by field. Changing title or description makes pending suggestions STALE.
+        Without an etag the last write wins, per field. A change of title or description makes pending suggestions STALE.
         """
 
     @_abc_1.abstractmethod
@@ -119,9 +120,9 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.AssignTaskRequest,
         context: _aio.ServicerContext[_task_service_pb2.AssignTaskRequest, _abc.Awaitable[_task_service_pb2.AssignTaskResponse]],
     ) -> _abc.Awaitable[_task_service_pb2.AssignTaskResponse]:
-        """Assigns a task to a member of the workspace, or to nobody. For members. The assignee is notified.
+        """Assigns a task to a member of the workspace, or unassigns it. For members. The new assignee is notified.
 
-        A task that is reopened or undeleted loses an assignee who is no longer a member.
+        Reopening or undeleting a task unassigns it if the assignee is no longer a member.
         """
 
     @_abc_1.abstractmethod
@@ -130,7 +131,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.ChangeTaskStatusRequest,
         context: _aio.ServicerContext[_task_service_pb2.ChangeTaskStatusRequest, _abc.Awaitable[_task_service_pb2.ChangeTaskStatusResponse]],
     ) -> _abc.Awaitable[_task_service_pb2.ChangeTaskStatusResponse]:
-        """Sets the status, and finish_time with it. For members. Creator and assignee are notified, whoever acted excepted."""
+        """Sets the status and finish_time. For members. Creator and assignee are notified, except the caller."""
 
     @_abc_1.abstractmethod
     def DeleteTask(
@@ -138,10 +139,10 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.DeleteTaskRequest,
         context: _aio.ServicerContext[_task_service_pb2.DeleteTaskRequest, _abc.Awaitable[_task_service_pb2.DeleteTaskResponse]],
     ) -> _abc.Awaitable[_task_service_pb2.DeleteTaskResponse]:
-        """Deletes a task so that it can be undeleted. For members. Deleting a deleted task fails with NOT_FOUND.
+        """Deletes a task; UndeleteTask can bring it back. For members. Fails with NOT_FOUND for a deleted task.
 
-        It's kept for the time that the operators chose, 30 days by default. Then it's gone with its suggestions, jobs and
-        reminders, tasks below it have no parent any more, and its key is not given again.
+        After the retention period (30 days unless the operators changed it) the task, its suggestions, jobs and reminders
+        are gone for good. Its child tasks then have no parent. Its key is never reused.
         """
 
     @_abc_1.abstractmethod
@@ -150,9 +151,9 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.UndeleteTaskRequest,
         context: _aio.ServicerContext[_task_service_pb2.UndeleteTaskRequest, _abc.Awaitable[_task_service_pb2.UndeleteTaskResponse]],
     ) -> _abc.Awaitable[_task_service_pb2.UndeleteTaskResponse]:
-        """Brings a deleted task back, and plans its reminders anew. For members.
+        """Brings a deleted task back and plans its reminders again. For members.
 
-        Fails with ALREADY_EXISTS TASK_NOT_DELETED for a live task, with NOT_FOUND when it was deleted too long ago.
+        Fails with ALREADY_EXISTS TASK_NOT_DELETED unless the task is deleted, with NOT_FOUND after the retention period.
         """
 
     @_abc_1.abstractmethod
@@ -163,15 +164,16 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_task_service_pb2.WatchTasksResponse]:
         """Streams the changes of a workspace's tasks, with their jobs and suggestions.
 
-        Every message carries a cursor; the stream goes on from it when it's sent in the next call. Without a cursor it starts
-        now, and the first message, sent at once, is a heartbeat with the current cursor. With snapshot the current tasks come
-        first, then snapshot_complete, then changes; nothing between is lost, a change can come twice. Changes come at least
-        once and, task by task, in order of the revision. A task that leaves the filter is sent once more, as it is then.
-        A job or suggestion is sent when its task, as it is about then, matches the filter.
+        Every message has a cursor; a new call with that cursor continues after that message. Without a cursor the stream
+        starts now: its first message, sent at once, is a heartbeat with the current cursor. With snapshot the current
+        tasks come first, then snapshot_complete, then changes, with no change missing in between.
 
-        A cursor that can't be continued is answered with reset: list again, then watch from the reset's cursor. Ends with
-        UNAUTHENTICATED when the session ends, PERMISSION_DENIED when the membership does, RESOURCE_EXHAUSTED when the reader
-        didn't read for 30 seconds, UNAVAILABLE when the server shuts down.
+        Changes arrive at least once and, for each task, in order of its revision. When a task stops matching the filter,
+        that change is still sent. A job or suggestion is sent if its task matches the filter at about that time.
+
+        If the cursor is too old, the server sends reset: list again, then watch from the reset's cursor. Ends with
+        UNAUTHENTICATED when the session ends, PERMISSION_DENIED when the membership ends, RESOURCE_EXHAUSTED when the
+        client reads nothing for 30 seconds, and UNAVAILABLE when the server shuts down.
         """
 
 def add_TaskServiceServicer_to_server(servicer: TaskServiceServicer, server: _aio.Server) -> None: ...

@@ -1,0 +1,36 @@
+"""Users."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    text,
+)
+
+from services.auth.schema import metadata
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    # As the user typed it: for display, and for sending mail to.
+    Column("email", Text, nullable=False),
+    # The canonical form that e-mails are compared by (emails.py).
+    Column("email_key", Text, nullable=False),
+    Column("display_name", Text, nullable=False),
+    Column("time_zone", Text, nullable=False),
+    Column("email_notifications", Boolean, nullable=False, server_default=text("true")),
+    Column("operator", Boolean, nullable=False, server_default=text("false")),
+    # Argon2id with its parameters and salt.
+    Column("password_hash", Text, nullable=False),
+    Column("revision", BigInteger, nullable=False, server_default=text("1")),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    UniqueConstraint("email_key", name="users_email_key"),
+)

@@ -1,0 +1,64 @@
+"""Sessions: start, refresh, revoke."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from services.auth.sessions import events, queries
+from services.auth.sessions.queries import LockedSession, Session
+from services.platform.config import Settings
+from services.platform.data.db import Transaction
+from services.platform.events.outbox import add_event
+from services.platform.rpc import text
+from services.platform.rpc.errors import DomainError
+from taskflow.error.v1 import error_reason_pb2 as reasons
+
+# A client whose answer got lost can use its old refresh token for this long and gets the same new tokens.
+REFRESH_GRACE = timedelta(seconds=10)
+
+
+async def start(tx: Transaction, settings: Settings, user_id: UUID, device: str) -> Session:
+    row = await tx.one(
+        queries.ADD_SESSION,
+        id=uuid7(),
+        user_id=user_id,
+        device=text.stored(device).strip(),
+        expires_at=_expiry(settings),
+    )
+    assert row is not None
+    return row
+
+
+async def refresh(
+    tx: Transaction, settings: Settings, session_id: UUID, generation: int
+) -> Session | LockedSession | None:
+    """The session after its refresh token of this generation was used. Raises SESSION_REVOKED, TOKEN_INVALID.
+
+    None when the token had been used before: the session is revoked then. The caller has to commit that before it
+    raises REFRESH_TOKEN_REUSED.
+    """
+    session = await tx.one(queries.LOCK_SESSION, session_id=session_id)
+    if session is None or session.revoked_at is not None:
+        raise DomainError(reasons.ERROR_REASON_SESSION_REVOKED)
+    if session.expired or generation > session.generation:
+        raise DomainError(reasons.ERROR_REASON_TOKEN_INVALID)
+    if generation == session.generation:
+        return await tx.one(
+            queries.ROTATE_SESSION, session_id=session_id, new_expires_at=_expiry(settings)
+        )
+    if generation == session.generation - 1 and session.since_rotation < REFRESH_GRACE:
+        return session
+    await revoke(tx, session_id, session.user_id)
+    return None
+
+
+async def revoke(tx: Transaction, session_id: UUID, user_id: UUID) -> None:
+    """Raises SESSION_REVOKED when the session has ended already."""
+    if not await tx.run(queries.REVOKE_SESSION, session_id=session_id, user_id=user_id):
+        raise DomainError(reasons.ERROR_REASON_SESSION_REVOKED)
+    await add_event(tx, events.revoked(session_id, user_id))
+
+
+def _expiry(settings: Settings) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=settings.refresh_token_lifetime)

@@ -1,0 +1,135 @@
+"""Passwords: Argon2id, in few threads and with a short queue, so that logins can't take over the machine."""
+
+import asyncio
+import os
+import sys
+import threading
+import time
+import unicodedata
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from argon2 import PasswordHasher
+from argon2.exceptions import VerificationError
+
+from services.platform.rpc.errors import DomainError
+from taskflow.error.v1 import error_reason_pb2 as reasons
+
+# The first choice of the OWASP cheat sheet for password storage: 19 MiB, 2 passes. About 20 ms.
+_HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
+# Half of the cores may hash, the same ones in all processes of a machine; the other half is never used for it.
+_ALL_CORES = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else [0]
+_CORES = _ALL_CORES[-max(1, len(_ALL_CORES) // 2) :]
+# Reject new passwords once the oldest waiter exceeds this (seconds): the threads slow down on a busy machine.
+_LONGEST_WAIT = 1.0
+# Reject new passwords once this many wait: about a second of work for one thread.
+_QUEUE_LIMIT = 12
+# Part of its time that a thread may spend on hashing: some 10 passwords a second. Hashing takes caches and memory
+# bandwidth from everything else on the machine, whatever its priority.
+_SHARE = 0.2
+# Processor time (seconds) that an idle thread saves up: this much it may hash before it has to pause.
+_BURST = 0.04
+
+_T = TypeVar("_T")
+
+_thread = threading.local()
+
+
+class Passwords:
+    """Hashes and verifies. Both raise OVERLOADED when the queue is full or too slow."""
+
+    def __init__(self, hasher: PasswordHasher = _HASHER) -> None:
+        self._hasher = hasher
+        self._threads = ThreadPoolExecutor(
+            len(_CORES), thread_name_prefix="argon2", initializer=_prepare
+        )
+        self._lock = threading.Lock()
+        # The jobs that wait, oldest first → since when (time.monotonic()).
+        self._waiting: dict[object, float] = {}
+        # Verified when an account doesn't exist, so that the answer takes as long as for one that does.
+        self._dummy_hash = hasher.hash(os.urandom(16))
+
+    def check_queue(self) -> None:
+        """Raises OVERLOADED when a password would be rejected now. Lets a call fail before it costs anything."""
+        with self._lock:
+            oldest = next(iter(self._waiting.values()), None)
+            full = len(self._waiting) >= _QUEUE_LIMIT
+        if full or (oldest is not None and time.monotonic() - oldest > _LONGEST_WAIT):
+            raise DomainError(reasons.ERROR_REASON_OVERLOADED)
+
+    async def hash(self, password: str) -> str:
+        return await self._run(lambda: self._hasher.hash(_canonical(password)))
+
+    async def verify(self, password: str, stored: str | None) -> bool:
+        """Whether the password matches the hash. Without a hash it is False, after the same time."""
+        right = await self._run(lambda: self._matches(password, stored or self._dummy_hash))
+        return right and stored is not None
+
+    def outdated(self, stored: str) -> bool:
+        """Whether the hash was made with parameters other than today's."""
+        return self._hasher.check_needs_rehash(stored)
+
+    def _matches(self, password: str, stored: str) -> bool:
+        try:
+            return self._hasher.verify(stored, _canonical(password))
+        except VerificationError:
+            return False
+
+    async def _run(self, work: Callable[[], _T]) -> _T:
+        self.check_queue()
+        ticket = object()
+        with self._lock:
+            self._waiting[ticket] = time.monotonic()
+
+        def leave_queue(_: object = None) -> None:
+            with self._lock:
+                self._waiting.pop(ticket, None)
+
+        def run() -> _T:
+            _thread.pace.wait()
+            leave_queue()
+            try:
+                return work()
+            finally:
+                _thread.pace.count()
+
+        job = self._threads.submit(run)
+        # Callers who are cancelled while they wait leave the queue as well. Work that a thread has started continues.
+        job.add_done_callback(leave_queue)
+        return await asyncio.wrap_future(job)
+
+
+def _canonical(password: str) -> str:
+    """NFC, because systems differ in the normal form that their keyboards produce (RFC 8265, OpaqueString)."""
+    return unicodedata.normalize("NFC", password)
+
+
+class _Pace:
+    """Limits the thread that creates it to its share of a core: `wait` before each piece of work, `count` after it."""
+
+    def __init__(self) -> None:
+        # Processor time (seconds) that the thread may still use; negative while it has to pause.
+        self._saved = _BURST
+        self._used = time.thread_time()
+        self._seen = time.monotonic()
+
+    def wait(self) -> None:
+        now = time.monotonic()
+        self._saved = min(_BURST, self._saved + (now - self._seen) * _SHARE)
+        self._seen = now
+        if self._saved < 0:
+            time.sleep(-self._saved / _SHARE)
+
+    def count(self) -> None:
+        used = time.thread_time()
+        self._saved -= used - self._used
+        self._used = used
+
+
+def _prepare() -> None:
+    """Runs in each new thread. On Linux it also pins the thread to `_CORES` and lowers its priority."""
+    _thread.pace = _Pace()
+    if sys.platform == "linux":
+        os.sched_setaffinity(threading.get_native_id(), _CORES)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 15)

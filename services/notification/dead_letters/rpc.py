@@ -1,0 +1,108 @@
+"""Dead letters of all consumers: operators list and replay them, and consumers without a database park them here."""
+
+from datetime import datetime
+from uuid import UUID
+
+import grpc.aio
+
+from services.platform.events import dead_letters
+from services.platform.events.dead_letters import FIRST, Place
+from services.platform.rpc import directory, pages
+from services.platform.rpc.grpc_types import Context
+from services.platform.rpc.identity import current_caller
+from services.platform.runtime import Loop, Platform
+from taskflow.event.v1 import dead_letter_service_pb2_grpc
+from taskflow.event.v1.dead_letter_service_pb2 import (
+    DeadLetter,
+    ListDeadLettersRequest,
+    ListDeadLettersResponse,
+    ParkEventRequest,
+    ParkEventResponse,
+    ReplayDeadLetterRequest,
+    ReplayDeadLetterResponse,
+)
+
+
+def register(server: grpc.aio.Server, platform: Platform) -> list[Loop]:
+    dead_letter_service_pb2_grpc.add_DeadLetterServiceServicer_to_server(
+        DeadLetters(platform), server
+    )
+    dead_letter_service_pb2_grpc.add_DeadLetterInternalServiceServicer_to_server(
+        Parking(platform), server
+    )
+    return []
+
+
+class DeadLetters(dead_letter_service_pb2_grpc.DeadLetterServiceServicer):
+    def __init__(self, platform: Platform) -> None:
+        self._db = platform.db
+        self._seal = platform.seal
+
+    async def ListDeadLetters(
+        self, request: ListDeadLettersRequest, context: Context
+    ) -> ListDeadLettersResponse:
+        caller = current_caller()
+        size = pages.size(request.page_size)
+        async with self._db.read() as tx:
+            await directory.require_operator(tx, caller)
+            position = pages.position(self._seal, caller.user_id, request)
+            rows = await dead_letters.page(
+                tx,
+                _place(*position) if position else FIRST,
+                size + 1,
+                include_replayed=request.include_replayed,
+            )
+        page, token = pages.cut(
+            self._seal,
+            caller.user_id,
+            request,
+            rows,
+            size,
+            lambda last: [last.parked_at.isoformat(), str(last.id)],
+        )
+        return ListDeadLettersResponse(
+            dead_letters=[_message(row) for row in page], next_page_token=token
+        )
+
+    async def ReplayDeadLetter(
+        self, request: ReplayDeadLetterRequest, context: Context
+    ) -> ReplayDeadLetterResponse:
+        async with self._db.transaction() as tx:
+            await directory.require_operator(tx, current_caller())
+            letter = await dead_letters.replay(tx, UUID(request.id))
+        return ReplayDeadLetterResponse(dead_letter=_message(letter))
+
+
+class Parking(dead_letter_service_pb2_grpc.DeadLetterInternalServiceServicer):
+    def __init__(self, platform: Platform) -> None:
+        self._db = platform.db
+
+    async def ParkEvent(self, request: ParkEventRequest, context: Context) -> ParkEventResponse:
+        async with self._db.transaction() as tx:
+            await dead_letters.park(
+                tx,
+                consumer=request.consumer,
+                subject=request.subject,
+                event_id=request.event_id,
+                payload=request.payload,
+                error=request.error,
+            )
+        return ParkEventResponse()
+
+
+def _place(parked_at: str, letter_id: str) -> Place:
+    return Place(datetime.fromisoformat(parked_at), UUID(letter_id))
+
+
+def _message(row: dead_letters.DeadLetter) -> DeadLetter:
+    letter = DeadLetter(
+        id=str(row.id),
+        consumer=row.consumer,
+        event_id=row.event_id,
+        event_type=row.event_type,
+        error=row.error,
+    )
+    letter.park_time.FromDatetime(row.parked_at)
+    if row.replayed_at:
+        letter.replay_time.FromDatetime(row.replayed_at)
+    return letter

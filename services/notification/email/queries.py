@@ -1,0 +1,131 @@
+"""Statements on mails. The feed's lock keeps apart two mails to one user, and a mail and reading at the same time."""
+
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import (
+    ARRAY,
+    Integer,
+    SmallInteger,
+    Text,
+    Uuid,
+    and_,
+    any_,
+    bindparam,
+    delete,
+    func,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert
+
+from services.notification.email.models import email_batches
+from services.notification.inbox.models import notifications
+from services.notification.inbox.queries import shown, unread
+from services.notification.stream.models import feeds
+from services.platform.data.db import Statement
+from services.platform.rpc.directory import members, users, workspaces
+
+
+class BatchRow(NamedTuple):
+    user_id: UUID
+    state: str
+
+
+class LockedFeed(NamedTuple):
+    user_id: UUID
+
+
+class EmailItemRow(NamedTuple):
+    """The columns of NotificationRow (inbox), then names."""
+
+    id: UUID
+    sequence: int
+    kind: int
+    workspace_id: UUID
+    task_id: UUID
+    task_key: str
+    task_title: str
+    headline: str
+    actor_id: UUID | None
+    created_at: datetime
+    read_at: datetime | None
+    workspace_name: str
+    # Empty for the system.
+    actor_name: str
+
+
+_user = bindparam("user_id", type_=Uuid)
+_batch = bindparam("batch_id", type_=Uuid)
+_prepared = email_batches.c.state == "PREPARED"
+_in_batch = notifications.c.email_batch_id == _batch
+
+LOCK_FEED_OF_BATCH = Statement(
+    select(feeds.c.user_id)
+    .where(
+        feeds.c.user_id
+        == select(email_batches.c.user_id).where(email_batches.c.id == _batch).scalar_subquery()
+    )
+    .with_for_update()
+)
+LOCK_FEED = Statement(
+    select(feeds.c.user_id).where(feeds.c.user_id == _user).with_for_update(), row=LockedFeed
+)
+BATCH = Statement(
+    select(email_batches.c.user_id, email_batches.c.state).where(email_batches.c.id == _batch),
+    row=BatchRow,
+)
+ADD_BATCH = Statement(
+    insert(email_batches).values(id=_batch, user_id=_user, state="PREPARED", error="")
+)
+_is_member = and_(
+    members.c.workspace_id == notifications.c.workspace_id,
+    members.c.user_id == notifications.c.user_id,
+)
+_unmailed = (
+    select(notifications.c.id)
+    .join(members, _is_member)
+    .where(
+        notifications.c.user_id == _user,
+        unread,
+        notifications.c.email_batch_id.is_(None),
+        notifications.c.kind == any_(bindparam("kinds", type_=ARRAY(SmallInteger))),
+    )
+    .order_by(notifications.c.sequence.desc())
+    .limit(bindparam("count", type_=Integer))
+)
+FILL_BATCH = Statement(
+    update(notifications).where(notifications.c.id.in_(_unmailed)).values(email_batch_id=_batch)
+)
+ITEMS = Statement(
+    select(
+        *shown,
+        workspaces.c.display_name.label("workspace_name"),
+        func.coalesce(users.c.display_name, "").label("actor_name"),
+    )
+    .join(members, _is_member)
+    .join(workspaces, workspaces.c.id == notifications.c.workspace_id)
+    .outerjoin(users, users.c.id == notifications.c.actor_id)
+    .where(_in_batch, unread)
+    .order_by(notifications.c.sequence),
+    row=EmailItemRow,
+)
+FINISH_BATCH = Statement(
+    update(email_batches)
+    .where(email_batches.c.id == _batch, _prepared)
+    .values(
+        state=bindparam("to_state", type_=Text),
+        error=bindparam("why", type_=Text),
+        finished_at=func.now(),
+    )
+)
+MARK_EMAILED = Statement(update(notifications).where(_in_batch).values(emailed_at=func.now()))
+
+# After a restore of the database.
+RELEASE_PREPARED = Statement(
+    update(notifications)
+    .where(notifications.c.email_batch_id.in_(select(email_batches.c.id).where(_prepared)))
+    .values(email_batch_id=None)
+)
+DELETE_PREPARED = Statement(delete(email_batches).where(_prepared))

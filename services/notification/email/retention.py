@@ -1,0 +1,13 @@
+"""When records of mails are deleted."""
+
+from datetime import timedelta
+
+from services.notification.email.models import email_batches
+from services.platform.data.retention import Kind, aged
+
+# The worker gives up a mail after one day.
+_KEPT = timedelta(days=30)
+
+
+def kinds() -> list[Kind]:
+    return [aged("email_batches", email_batches, email_batches.c.created_at, _KEPT)]

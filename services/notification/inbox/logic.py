@@ -1,0 +1,85 @@
+"""Listing, counting and reading notifications."""
+
+from collections.abc import Iterable
+from uuid import UUID
+
+from services.notification.inbox import queries
+from services.notification.inbox.messages import notification
+from services.notification.stream import logic as stream
+from services.notification.stream.messages import Announcement, cursor
+from services.platform.data.db import Transaction
+from services.platform.rpc import directory, pages
+from services.platform.rpc.identity import Caller
+from services.platform.rpc.seal import Seal
+from taskflow.notification.v1.notification_pb2 import (
+    AllNotificationsRead,
+    NotificationChange,
+    NotificationsRead,
+)
+from taskflow.notification.v1.notification_service_pb2 import (
+    ListNotificationsRequest,
+    ListNotificationsResponse,
+)
+
+# Greater than every sequence.
+_NEWEST = 2**63 - 1
+
+
+async def list_notifications(
+    tx: Transaction, seal: Seal, caller: Caller, request: ListNotificationsRequest
+) -> ListNotificationsResponse:
+    """A page, and the cursor of the same state; `tx` is a snapshot."""
+    [before] = pages.position(seal, caller.user_id, request) or [_NEWEST]
+    at = await stream.head(tx, caller)
+    size = pages.size(request.page_size)
+    rows = await tx.all(
+        queries.OLDER_UNREAD if request.unread_only else queries.OLDER,
+        caller_id=caller.user_id,
+        before=before,
+        count=size + 1,
+    )
+    page, token = pages.cut(seal, caller.user_id, request, rows, size, lambda last: [last.sequence])
+    return ListNotificationsResponse(
+        notifications=[notification(row) for row in page],
+        next_page_token=token,
+        cursor=cursor(seal, caller.user_id, at),
+    )
+
+
+async def unread_count(tx: Transaction, caller: Caller) -> int:
+    row = await tx.one(queries.UNREAD_COUNT, caller_id=caller.user_id, session_id=caller.session_id)
+    if row is None or not row.alive:
+        raise await directory.absence(tx, caller, "feed", caller.user_id)
+    return row.unread
+
+
+async def mark_read(
+    tx: Transaction, caller: Caller, ids: Iterable[UUID]
+) -> tuple[int, Announcement | None]:
+    """Returns how many it marked, and what to announce after the commit."""
+    feed = await stream.lock_feed(tx, caller)
+    if feed is None:
+        return 0, None
+    rows = await tx.all(queries.MARK, user_id=caller.user_id, ids=sorted(set(ids)), now=feed.now)
+    if not rows:
+        return 0, None
+    change = NotificationChange(read=NotificationsRead(ids=sorted(str(row.id) for row in rows)))
+    change.read.read_time.FromDatetime(feed.now)
+    return len(rows), await stream.append(tx, feed, change)
+
+
+async def mark_all_read(
+    tx: Transaction, caller: Caller, up_to_sequence: int
+) -> tuple[int, Announcement | None]:
+    """As `mark_read`, up to a sequence. 0, or a sequence after the feed's end, means the feed's end."""
+    feed = await stream.lock_feed(tx, caller)
+    if feed is None:
+        return 0, None
+    # The change names the sequence, so that a client that applies it later doesn't mark newer notifications.
+    up_to = min(up_to_sequence or feed.last_sequence, feed.last_sequence)
+    count = await tx.run(queries.MARK_UP_TO, user_id=caller.user_id, up_to=up_to, now=feed.now)
+    if not count:
+        return 0, None
+    change = NotificationChange(all_read=AllNotificationsRead(up_to_sequence=up_to))
+    change.all_read.read_time.FromDatetime(feed.now)
+    return count, await stream.append(tx, feed, change)

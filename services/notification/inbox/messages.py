@@ -1,0 +1,22 @@
+"""Notifications as the API shows them."""
+
+from services.notification.inbox.queries import NotificationRow
+from taskflow.notification.v1.notification_pb2 import Notification, NotificationKind
+
+
+def notification(row: NotificationRow) -> Notification:
+    message = Notification(
+        id=str(row.id),
+        sequence=row.sequence,
+        kind=NotificationKind.ValueType(row.kind),
+        workspace_id=str(row.workspace_id),
+        task_id=str(row.task_id),
+        task_key=row.task_key,
+        task_title=row.task_title,
+        headline=row.headline,
+        actor_id=str(row.actor_id) if row.actor_id else "",
+    )
+    message.create_time.FromDatetime(row.created_at)
+    if row.read_at:
+        message.read_time.FromDatetime(row.read_at)
+    return message

@@ -1,0 +1,56 @@
+"""Notifications."""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Index,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+)
+
+from services.notification.schema import metadata
+
+notifications = Table(
+    "notifications",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("user_id", Uuid, nullable=False),
+    Column("event_id", Uuid, nullable=False),
+    # The sequence of the change that created it, in the user's feed.
+    Column("sequence", BigInteger, nullable=False),
+    # taskflow.notification.v1.NotificationKind
+    Column("kind", SmallInteger, nullable=False),
+    Column("workspace_id", Uuid, nullable=False),
+    Column("task_id", Uuid, nullable=False),
+    Column("task_key", Text, nullable=False),
+    Column("task_title", Text, nullable=False),
+    Column("headline", Text, nullable=False),
+    # NULL for the system.
+    Column("actor_id", Uuid),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("read_at", DateTime(timezone=True)),
+    # The mail that contains it.
+    Column("email_batch_id", Uuid),
+    Column("emailed_at", DateTime(timezone=True)),
+    # An event creates at most one notification for a user.
+    UniqueConstraint("event_id", "user_id", name="notifications_event"),
+    Index("notifications_user", "user_id", "sequence", unique=True),
+    Index("notifications_unread", "user_id", "sequence", postgresql_where="read_at IS NULL"),
+    Index("notifications_read", "read_at", postgresql_where="read_at IS NOT NULL"),
+    # Users who read only mail keep thousands of unread rows that were already mailed.
+    Index(
+        "notifications_unmailed",
+        "user_id",
+        "sequence",
+        postgresql_where="read_at IS NULL AND email_batch_id IS NULL",
+    ),
+    Index(
+        "notifications_email_batch",
+        "email_batch_id",
+        postgresql_where="email_batch_id IS NOT NULL",
+    ),
+)

@@ -1,0 +1,110 @@
+"""Statements that list, count, mark and delete notifications."""
+
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    DateTime,
+    Integer,
+    Uuid,
+    any_,
+    bindparam,
+    delete,
+    func,
+    select,
+    update,
+)
+
+from services.notification.inbox.models import notifications
+from services.platform.data.db import Statement
+from services.platform.data.retention import expired
+from services.platform.rpc.directory import live_session
+
+
+class NotificationRow(NamedTuple):
+    """A notification with what the API shows of it."""
+
+    id: UUID
+    sequence: int
+    kind: int
+    workspace_id: UUID
+    task_id: UUID
+    task_key: str
+    task_title: str
+    headline: str
+    # None for the system.
+    actor_id: UUID | None
+    created_at: datetime
+    read_at: datetime | None
+
+
+class UnreadRow(NamedTuple):
+    unread: int
+    # Whether the caller's session is alive.
+    alive: bool
+
+
+class IdRow(NamedTuple):
+    id: UUID
+
+
+class OwnedRow(NamedTuple):
+    id: UUID
+    user_id: UUID
+
+
+_caller = bindparam("caller_id", type_=Uuid)
+_ids = bindparam("ids", type_=ARRAY(Uuid))
+unread = notifications.c.read_at.is_(None)
+# The columns of NotificationRow.
+shown = tuple(notifications.c[name] for name in NotificationRow._fields)
+
+_older = (
+    select(*shown)
+    .where(
+        notifications.c.user_id == _caller,
+        notifications.c.sequence < bindparam("before", type_=BigInteger),
+    )
+    .order_by(notifications.c.sequence.desc())
+    .limit(bindparam("count", type_=Integer))
+)
+OLDER = Statement(_older, row=NotificationRow)
+OLDER_UNREAD = Statement(_older.where(unread), row=NotificationRow)
+UNREAD_COUNT = Statement(
+    select(
+        select(func.count())
+        .select_from(notifications)
+        .where(notifications.c.user_id == _caller, unread)
+        .scalar_subquery()
+        .label("unread"),
+        live_session().label("alive"),
+    ),
+    row=UnreadRow,
+)
+
+_mark = (
+    update(notifications)
+    .where(notifications.c.user_id == bindparam("user_id", type_=Uuid), unread)
+    .values(read_at=bindparam("now", type_=DateTime(timezone=True)))
+)
+MARK = Statement(
+    _mark.where(notifications.c.id == any_(_ids)).returning(notifications.c.id), row=IdRow
+)
+MARK_UP_TO = Statement(
+    _mark.where(notifications.c.sequence <= bindparam("up_to", type_=BigInteger))
+)
+
+# Notifications that were read longer than :age ago. Nothing else locks such a row, so a transaction may lock it before
+# its feed.
+LOCK_READ = Statement(
+    select(notifications.c.id, notifications.c.user_id)
+    .where(expired(notifications.c.read_at))
+    .order_by(notifications.c.read_at)
+    .limit(bindparam("rows", type_=Integer))
+    .with_for_update(skip_locked=True),
+    row=OwnedRow,
+)
+DELETE = Statement(delete(notifications).where(notifications.c.id == any_(_ids)))

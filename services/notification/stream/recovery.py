@@ -1,0 +1,9 @@
+"""After a restore of the database: all streams are reset."""
+
+from services.notification.stream import queries
+from services.platform.data.db import Transaction
+
+
+async def reset_streams(tx: Transaction) -> None:
+    """Makes earlier cursors invalid: they may name sequences that the restored database gives out again."""
+    await tx.run(queries.RENEW_EPOCH)

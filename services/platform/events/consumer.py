@@ -1,0 +1,170 @@
+"""A durable consumer: batches, halving of batches that fail, retries, and parking as dead letters."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import nats.errors
+import nats.js.errors
+import structlog
+from nats.aio.msg import Msg
+
+from services.platform.events import pull
+from services.platform.events.bus import Bus
+from services.platform.events.subjects import STREAM, copies_stream, event_id, replay_subject
+from services.platform.observe import metrics, tracing
+from services.platform.observe.redaction import describe
+from services.platform.rpc.errors import is_unavailable
+
+log = structlog.get_logger()
+
+# Asks the active relay to keep a durable consumer: {"name", "subjects"}. The relay answers once the consumer exists.
+KEEP_CONSUMER = "relay.keep_consumer"
+# Seconds to wait for the relay's answer, and between two requests while no relay is active.
+_KEEP_INTERVAL = 1.0
+
+# A failed event is delivered again after these pauses (seconds); the last one holds for all further deliveries.
+_BACKOFF = (0.2, 0.5, 1, 2, 5, 10, 20, 30, 60)
+# The consumer parks an event that failed this often.
+MAX_DELIVERIES = 10
+# Pause before a batch is tried again while a store doesn't answer (seconds).
+_UNAVAILABLE_PAUSE = 0.5
+# Pause before the consumer binds again after an error (seconds).
+_RESTART_PAUSE = 0.5
+# SQLSTATE of a statement that exceeded its time limit. The event may be the cause, so it's tried like any failed one.
+_QUERY_CANCELED = "57014"
+
+HandleBatch = Callable[[list[Msg]], Awaitable[None]]
+# Stores an event together with its error.
+Park = Callable[[Msg, str], Awaitable[None]]
+
+
+class PoisonEvent(Exception):
+    """Raised for an event that can't be processed. The dead letter shows its text: no personal data in it."""
+
+
+@dataclass(frozen=True)
+class DurableConsumer:
+    """Processes the events of a durable consumer in order; any number of processes share one.
+
+    `handle` takes effect for the whole batch or, raising, for none of it; then it's called with smaller batches. The
+    consumer acknowledges events after `handle` has returned. An event that fails alone is delivered again later, while
+    the others go on. After MAX_DELIVERIES it goes to `park`, and is acknowledged when that has returned. While a store
+    doesn't answer (errors.is_unavailable), everything waits, and no delivery counts as failed.
+
+    The relay creates the consumer, and feeds it from the outbox while it can't follow the stream (consumers.py).
+    """
+
+    bus: Bus
+    name: str
+    subjects: list[str]
+    handle: HandleBatch
+    park: Park
+    # Most events in a batch.
+    size: int
+
+    async def run(self) -> None:
+        """Runs for ever."""
+        await self.bus.first_connection.wait()
+        registering = asyncio.ensure_future(self._register())
+        batch: list[Msg] = []
+        try:
+            # The relay has to learn of a gap before the consumer reads on behind it. Without a relay nothing is
+            # published, so no gap can arise.
+            await asyncio.wait([registering], timeout=_KEEP_INTERVAL)
+            while True:
+                try:
+                    stream = await self._stream()
+                    pulled = pull.batches_of(self.bus, stream, self.name, self.size, durable=True)
+                    async with aclosing(pulled):
+                        async for batch in pulled:
+                            await self._process(batch)
+                except nats.js.errors.NotFoundError:
+                    log.info("consumer waits for the relay", consumer=self.name)
+                except (nats.errors.Error, OSError, TimeoutError) as error:
+                    log.warning("consumer starts again", consumer=self.name, error=describe(error))
+                await asyncio.sleep(_RESTART_PAUSE)
+        except asyncio.CancelledError:
+            await pull.give_back(batch)
+            raise
+        finally:
+            registering.cancel()
+
+    async def _register(self) -> None:
+        """Asks for the consumer until a relay has answered. From then on the relay keeps it."""
+        subjects = [*self.subjects, replay_subject(self.name, "*")]
+        request = json.dumps({"name": self.name, "subjects": subjects}).encode()
+        while True:
+            try:
+                await self.bus.client.request(KEEP_CONSUMER, request, timeout=_KEEP_INTERVAL)
+                return
+            except (nats.errors.Error, OSError, TimeoutError):
+                await asyncio.sleep(_KEEP_INTERVAL)
+
+    async def _stream(self) -> str:
+        """The stream that the consumer is on: the event stream, or its stream of copies. Raises NotFoundError."""
+        try:
+            await self.bus.jetstream.consumer_info(STREAM, self.name)
+            return STREAM
+        except nats.js.errors.NotFoundError:
+            copies = copies_stream(self.name)
+            await self.bus.jetstream.consumer_info(copies, self.name)
+            return copies
+
+    async def _process(self, batch: list[Msg]) -> None:
+        error = await self._attempt(batch)
+        if error is None:
+            metrics.EVENTS_CONSUMED.labels(self.name, "done").inc(len(batch))
+            for message in batch:
+                await message.ack()
+        elif len(batch) > 1:
+            # Halving finds one bad event among n in about 2 log n attempts.
+            middle = len(batch) // 2
+            await self._process(batch[:middle])
+            await self._process(batch[middle:])
+        else:
+            await self._retry_or_park(batch[0], error)
+
+    async def _attempt(self, batch: list[Msg]) -> Exception | None:
+        """Returns the error of `handle`, or None. Repeats the batch while a store doesn't answer."""
+        while True:
+            try:
+                with tracing.consuming(self.name, (message.data for message in batch)):
+                    await self.handle(batch)
+                return None
+            except Exception as error:
+                state = getattr(error, "sqlstate", None)
+                if not is_unavailable(error) or state == _QUERY_CANCELED:
+                    return error
+                log.warning("consumer waits", consumer=self.name, error=type(error).__name__)
+            await asyncio.sleep(_UNAVAILABLE_PAUSE)
+            for message in batch:
+                await message.in_progress()
+
+    async def _retry_or_park(self, message: Msg, error: Exception) -> None:
+        deliveries = message.metadata.num_delivered
+        # `describe` leaves out the exception's text, which can quote the event.
+        log.warning(
+            "event failed",
+            consumer=self.name,
+            subject=message.subject,
+            event_id=event_id(message),
+            deliveries=deliveries,
+            error=describe(error),
+        )
+        longest_pause = self.bus.settings.event_retry_pause
+        if deliveries < MAX_DELIVERIES:
+            metrics.EVENTS_CONSUMED.labels(self.name, "failed").inc()
+            pause = _BACKOFF[min(deliveries, len(_BACKOFF)) - 1]
+            await message.nak(delay=min(pause, longest_pause))
+            return
+        try:
+            await self.park(message, describe(error))
+        except Exception as failure:
+            log.error("event can't be parked", consumer=self.name, error=describe(failure))
+            await message.nak(delay=min(_BACKOFF[-1], longest_pause))
+            return
+        metrics.EVENTS_CONSUMED.labels(self.name, "parked").inc()
+        await message.ack()

@@ -1,0 +1,237 @@
+"""The relay: publishes the outbox to JetStream in order, and refills a stream that lost its end.
+
+One relay is active at a time, others stand by. The active one holds an advisory lock on a connection of its own.
+Postgres ends that connection when the relay is paused (idle_session_timeout), and a standby takes over. What the paused
+relay does when it wakes up is harmless. Each message names its own id (Nats-Msg-Id) and its predecessor
+(Nats-Expected-Last-Msg-Id, Nats-Expected-Last-Sequence), so JetStream refuses it out of place. Marking events as
+published takes effect only at the position that the relay knows.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from uuid import UUID
+
+import nats.errors
+import nats.js.errors
+import psycopg
+import psycopg_pool
+import structlog
+from nats.js.api import StreamInfo
+from psycopg.rows import TupleRow
+
+from services.platform.config import Settings
+from services.platform.data.db import Database
+from services.platform.data.tables import RECREATE_STREAM
+from services.platform.events import relay_queries as queries
+from services.platform.events.bus import WAKE_RELAY, Bus
+from services.platform.events.consumers import Consumers
+from services.platform.events.publisher import Outgoing, Publisher
+from services.platform.events.relay_queries import UnpublishedEvent
+from services.platform.events.subjects import STREAM
+from services.platform.observe import metrics
+from services.platform.observe.redaction import describe
+
+log = structlog.get_logger()
+
+# Any number that nothing else locks.
+_LOCK = 7_402_001
+# A standby takes over when the active relay was paused for this long (seconds).
+_TAKEOVER = 4
+# Seconds between a standby's attempts to get the lock. It doesn't wait for it in one statement: a statement that runs
+# for days keeps Postgres from cleaning up.
+_STANDBY = 0.25
+# Seconds before the relay starts again after an error.
+_RESTART_PAUSE = 0.5
+# What a message takes in the stream besides its payload: subject, headers, record (bytes).
+_MESSAGE_OVERHEAD = 300
+
+
+class Relay:
+    """Publishes the outbox to the event stream."""
+
+    def __init__(self, settings: Settings, db: Database, bus: Bus) -> None:
+        self._settings = settings
+        self._db = db
+        self._bus = bus
+        self._publisher = Publisher(bus.client)
+        self._consumers = Consumers(db, bus, self._publisher)
+        self._awake = asyncio.Event()
+        # The connection on which `refill` last compared outbox and stream.
+        self._checked_connection = 0
+        # The position: when the stream was created, and its last sequence that the outbox knows.
+        self._stream_created = ""
+        self._last_sequence = 0
+        # Whether this relay holds the lock.
+        self.active = False
+
+    async def run(self) -> None:
+        """Runs for ever; stands by while another relay is active."""
+        await self._bus.client.subscribe(WAKE_RELAY, cb=self._wake)
+        await self._consumers.listen(self._awake)
+        while True:
+            try:
+                async with self._hold_lock() as lock:
+                    log.info("relay active")
+                    self.active = True
+                    await self._work(lock)
+            except (
+                psycopg.Error,
+                psycopg_pool.PoolTimeout,
+                nats.errors.Error,
+                OSError,
+                TimeoutError,
+            ) as error:
+                log.warning("relay starts again", error=describe(error))
+            finally:
+                self.active = False
+                self._checked_connection = 0
+                self._consumers.forget()
+            await asyncio.sleep(_RESTART_PAUSE)
+
+    async def _wake(self, _: object) -> None:
+        self._awake.set()
+
+    @asynccontextmanager
+    async def _hold_lock(self) -> AsyncIterator[psycopg.AsyncConnection[TupleRow]]:
+        """Waits for the lock and yields the connection that holds it."""
+        connection = await psycopg.AsyncConnection.connect(
+            self._settings.postgres,
+            autocommit=True,
+            connect_timeout=5,
+            application_name="taskflow-relay-lock",
+            options=f"-c idle_session_timeout={_TAKEOVER * 1000}",
+        )
+        async with connection:
+            while True:
+                cursor = await connection.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK,))
+                row = await cursor.fetchone()
+                if row and row[0]:
+                    break
+                await asyncio.sleep(_STANDBY)
+            yield connection
+
+    async def _work(self, lock: psycopg.AsyncConnection[TupleRow]) -> None:
+        while True:
+            self._awake.clear()
+            while self._checked_connection != self._bus.connections:
+                await self.refill()
+            published = await self.drain_once()
+            await self._consumers.look_if_due()
+            copied = await self._consumers.copy(self._last_sequence)
+            # Renews the lock before its session idles out; raises when the session has ended.
+            await lock.execute("SELECT 1")
+            if published or copied:
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.relay_interval):
+                    await self._awake.wait()
+
+    async def drain_once(self) -> int:
+        """Publishes a batch of the oldest unpublished events; returns how many JetStream took.
+
+        Raises what NATS or Postgres raised, after marking the events that JetStream took.
+        """
+        async with self._db.read() as tx:
+            rows = await tx.all(queries.UNPUBLISHED)
+        if not rows:
+            return 0
+        batch = self._within_allowance(rows)
+        published = await self._publisher.publish_in_order(
+            (Outgoing(row.subject, row.payload, str(row.event_id)) for row in batch),
+            self._last_sequence,
+        )
+        marked = 0
+        if published.sequences:
+            ids = [row.id for row in batch[: len(published.sequences)]]
+            marked = await self._mark(dict(zip(ids, published.sequences, strict=True)))
+        if published.failure:
+            raise published.failure
+        return marked
+
+    def _within_allowance(self, rows: list[UnpublishedEvent]) -> list[UnpublishedEvent]:
+        """The first rows, at least one, that may be published before the next look at the consumers."""
+        size = 0
+        for count, row in enumerate(rows):
+            size += len(row.payload) + _MESSAGE_OVERHEAD
+            if count and size > self._consumers.allowance:
+                return rows[:count]
+            self._consumers.published(len(row.payload) + _MESSAGE_OVERHEAD)
+        return rows
+
+    async def _mark(self, sequences: dict[int, int]) -> int:
+        """Marks events (row id → stream sequence) as published; returns how many.
+
+        0 means that another relay has moved the position; then `refill` compares outbox and stream again.
+        """
+        before = self._last_sequence
+        self._last_sequence = max(before, *sequences.values())
+        async with self._db.autocommit() as tx:
+            marked = await tx.run(
+                queries.MARK,
+                ids=list(sequences),
+                sequences=list(sequences.values()),
+                created=self._stream_created,
+                before=before,
+                sequence=self._last_sequence,
+            )
+        if not marked:
+            self._checked_connection = 0
+        metrics.EVENTS_PUBLISHED.inc(marked)
+        return marked
+
+    async def refill(self) -> None:
+        """Makes the outbox agree with the stream.
+
+        Events that the stream lost are published again: all for a new stream, else those after its end. Events that a
+        relay published before it died, without marking them, are marked. Publishing them again within a batch would
+        break the order.
+        """
+        connection = self._bus.connections
+        async with self._db.read() as tx:
+            known = await tx.one(queries.POSITION)
+        if known and known.stream_created == RECREATE_STREAM:
+            log.warning("creating a new stream, because the database was restored")
+            await self._bus.delete_stream()
+        info = await self._bus.ensure_stream()
+        created, last = _created(info), info.state.last_seq
+        same = known is not None and known.stream_created == created
+        found = await self._find_events(known.last_sequence + 1, last) if known and same else {}
+        async with self._db.transaction() as tx:
+            if await tx.one(queries.LOCK_POSITION) != known:
+                # This relay was paused while another one worked, so what it knows of the stream is old.
+                return
+            await tx.run(queries.WITHOUT_TIME_LIMIT)
+            if known and (not same or known.last_sequence > last):
+                count = await tx.run(
+                    queries.UNMARK,
+                    after=last if same else 0,
+                    retention=timedelta(seconds=self._settings.event_retention),
+                )
+                log.warning("stream lost events; publishing them again", events=count)
+            if found:
+                await tx.run(
+                    queries.MARK_FOUND, event_ids=list(found), sequences=list(found.values())
+                )
+            await self._consumers.reset(tx, same, last)
+            self._stream_created, self._last_sequence = created, last
+            await tx.run(queries.SET_POSITION, created=created, sequence=last)
+        self._checked_connection = connection
+
+    async def _find_events(self, first: int, last: int) -> dict[UUID, int]:
+        """The ids of the events that the stream holds at these sequences, with their sequence."""
+        found: dict[UUID, int] = {}
+        for sequence in range(first, last + 1):
+            try:
+                message = await self._bus.jetstream.get_msg(STREAM, sequence)
+            except nats.js.errors.NotFoundError:
+                continue
+            with suppress(ValueError):
+                found[UUID((message.headers or {}).get("Nats-Msg-Id", ""))] = sequence
+        return found
+
+
+def _created(info: StreamInfo) -> str:
+    """When the stream was created, to the nanosecond: a stream created again has another time."""
+    return str(info.created)

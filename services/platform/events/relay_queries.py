@@ -1,0 +1,140 @@
+"""Statements on the outbox, and on the relay's position in the event stream."""
+
+from decimal import Decimal
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Interval,
+    Text,
+    Uuid,
+    bindparam,
+    column,
+    exists,
+    func,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert
+
+from services.platform.data.db import Statement
+from services.platform.data.tables import outbox, relay_position
+from services.platform.events.subjects import STREAM
+
+# Events that the relay publishes at once. On a slow disk it's done with them well before a standby takes over.
+BATCH = 250
+
+
+class UnpublishedEvent(NamedTuple):
+    id: int
+    event_id: UUID
+    subject: str
+    payload: bytes
+
+
+class Position(NamedTuple):
+    stream_created: str
+    last_sequence: int
+
+
+class Backlog(NamedTuple):
+    # Events that wait to be published.
+    depth: int
+    # Of the oldest of them (seconds); 0 if there is none.
+    age: Decimal
+
+
+UNPUBLISHED = Statement(
+    select(outbox.c.id, outbox.c.event_id, outbox.c.subject, outbox.c.payload)
+    .where(outbox.c.published_at.is_(None))
+    .order_by(outbox.c.id)
+    .limit(BATCH),
+    row=UnpublishedEvent,
+)
+_position = select(relay_position.c.stream_created, relay_position.c.last_sequence).where(
+    relay_position.c.stream == STREAM
+)
+POSITION = Statement(_position, row=Position)
+LOCK_POSITION = Statement(_position.with_for_update(), row=Position)
+_set_position = insert(relay_position).values(
+    stream=STREAM,
+    stream_created=bindparam("created", type_=Text),
+    last_sequence=bindparam("sequence", type_=BigInteger),
+)
+SET_POSITION = Statement(
+    _set_position.on_conflict_do_update(
+        index_elements=["stream"],
+        set_={
+            "stream_created": _set_position.excluded.stream_created,
+            "last_sequence": _set_position.excluded.last_sequence,
+        },
+    )
+)
+_moved = (
+    update(relay_position)
+    .where(
+        relay_position.c.stream == STREAM,
+        relay_position.c.stream_created == bindparam("created", type_=Text),
+        relay_position.c.last_sequence == bindparam("before", type_=BigInteger),
+    )
+    .values(last_sequence=bindparam("sequence", type_=BigInteger))
+    .returning(relay_position.c.stream)
+    .cte("moved")
+)
+_published = (
+    func.unnest(
+        bindparam("ids", type_=ARRAY(BigInteger)), bindparam("sequences", type_=ARRAY(BigInteger))
+    )
+    .table_valued(column("id", BigInteger), column("sequence", BigInteger), name="published")
+    .render_derived()
+)
+# Marks events as published and moves the position, in one statement and thus one round trip between two batches.
+# Postgres may run it after another relay took over, also for a relay that has died. Then it updates no row.
+MARK = Statement(
+    update(outbox)
+    .where(outbox.c.id == _published.c.id, exists(select(_moved.c.stream)))
+    .values(published_at=func.now(), stream_sequence=_published.c.sequence)
+)
+_found = (
+    func.unnest(
+        bindparam("event_ids", type_=ARRAY(Uuid)), bindparam("sequences", type_=ARRAY(BigInteger))
+    )
+    .table_valued(column("event_id", Uuid), column("sequence", BigInteger), name="found")
+    .render_derived()
+)
+# Marks events that were found in the stream.
+MARK_FOUND = Statement(
+    update(outbox)
+    .where(outbox.c.event_id == _found.c.event_id, outbox.c.published_at.is_(None))
+    .values(published_at=func.now(), stream_sequence=_found.c.sequence)
+)
+UNMARK = Statement(
+    update(outbox)
+    .where(
+        outbox.c.stream_sequence > bindparam("after", type_=BigInteger),
+        outbox.c.published_at > func.now() - bindparam("retention", type_=Interval),
+    )
+    .values(published_at=None, stream_sequence=None)
+)
+UNMARK_ALL = Statement(
+    update(outbox)
+    .where(outbox.c.published_at.is_not(None))
+    .values(published_at=None, stream_sequence=None)
+)
+# A week of events takes longer than `statement_timeout` allows.
+WITHOUT_TIME_LIMIT = Statement(text("SET LOCAL statement_timeout = 0"))
+_waiting = outbox.c.published_at.is_(None)
+# Reads one row, instead of the creation time of every event that waits.
+_oldest = select(outbox.c.created_at).where(_waiting).order_by(outbox.c.id).limit(1)
+BACKLOG = Statement(
+    select(
+        select(func.count()).select_from(outbox).where(_waiting).scalar_subquery().label("depth"),
+        func.coalesce(func.extract("epoch", func.now() - _oldest.scalar_subquery()), 0).label(
+            "age"
+        ),
+    ),
+    row=Backlog,
+)

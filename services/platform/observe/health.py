@@ -1,0 +1,105 @@
+"""Health of a process: its dependencies are checked regularly, and the results shown over gRPC and on /healthz."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.platform.observe.redaction import describe
+
+log = structlog.get_logger()
+
+# Time between two rounds of checks, and the limit of one check (seconds).
+_CHECK_INTERVAL = 1.0
+_CHECK_TIMEOUT = 3.0
+
+_Status = health_pb2.HealthCheckResponse
+
+# Raises when the dependency doesn't respond.
+Check = Callable[[], Awaitable[None]]
+
+
+class Health:
+    """Checks the dependencies of a process and keeps the results. `services` are the full names of what it serves."""
+
+    def __init__(self, services: list[str], checks: Mapping[str, Check]) -> None:
+        self._services = services
+        self._checks = checks
+        self._state = dict.fromkeys(checks, False)
+        self._running: dict[str, asyncio.Future[None]] = {}
+        self._draining = False
+        # Set, and replaced by a new event, after each round of checks.
+        self.changed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Background loop."""
+        while True:
+            await self.run_once()
+            await asyncio.sleep(_CHECK_INTERVAL)
+
+    async def run_once(self) -> None:
+        answers = await asyncio.gather(*(self._responds(name) for name in self._checks))
+        for (name, before), now in zip(list(self._state.items()), answers, strict=True):
+            if before != now:
+                log.info("dependency", name=name, state="ok" if now else "unavailable")
+            self._state[name] = now
+        self._notify()
+
+    def drain(self) -> None:
+        """The process is unhealthy from now on, because it is shutting down."""
+        self._draining = True
+        self._notify()
+
+    def report(self) -> dict[str, bool]:
+        """Whether each dependency responds; `running` is added, as False, during shutdown."""
+        return self._state | ({"running": False} if self._draining else {})
+
+    def status(self, service: str) -> int:
+        """The status of a service in gRPC's terms; that of the whole process for an empty name."""
+        if service and service not in self._services:
+            return _Status.SERVICE_UNKNOWN
+        return _Status.SERVING if all(self.report().values()) else _Status.NOT_SERVING
+
+    def _notify(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def _responds(self, name: str) -> bool:
+        """A check that is still running is awaited again instead of cancelled, because cancelling can hang as well."""
+        check = self._running.get(name)
+        if check is None or check.done():
+            check = self._running[name] = asyncio.ensure_future(self._checks[name]())
+        await asyncio.wait({check}, timeout=_CHECK_TIMEOUT)
+        if not check.done():
+            return False
+        if error := check.exception():
+            log.debug("dependency check failed", error=describe(error))
+        return error is None
+
+
+class Servicer(health_pb2_grpc.HealthServicer):
+    """gRPC's health service. In grpc_health's own, a watcher that doesn't read blocks every change of the status."""
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+
+    async def Check(
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> health_pb2.HealthCheckResponse:
+        status = self._health.status(request.service)
+        if status == _Status.SERVICE_UNKNOWN:
+            await context.abort(grpc.StatusCode.NOT_FOUND)
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
+        sent = None
+        while True:
+            changed = self._health.changed
+            status = self._health.status(request.service)
+            if status != sent:
+                await context.write(health_pb2.HealthCheckResponse(status=status))
+                sent = status
+            await changed.wait()

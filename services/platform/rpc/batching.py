@@ -1,0 +1,68 @@
+"""Concurrent calls share a batch, as concurrent commits share a sync of the disk (docs/adr/0011)."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class Batcher(Generic[Item, Answer]):
+    """Runs one batch at a time. Items that arrive meanwhile form the next batch; a single item runs at once.
+
+    `run` takes up to `size` items and returns for each, in their order, its answer or the exception to raise for it.
+    An exception that `run` itself raises is raised for all items of the batch.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]],
+        *,
+        size: int,
+    ) -> None:
+        self._run = run
+        self._size = size
+        self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._worker: asyncio.Task[None] | None = None
+
+    async def __call__(self, item: Item) -> Answer:
+        """Cancelling one caller doesn't cancel the batch. Before the batch starts, the caller's item is left out."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, answer))
+        if self._worker is None:
+            # With an empty context: a batch belongs to several calls, not only to the one that starts it.
+            self._worker = asyncio.get_running_loop().create_task(self._work(), context=Context())
+        return await answer
+
+    async def _work(self) -> None:
+        try:
+            while batch := self._next():
+                await self._run_batch(batch)
+        finally:
+            self._worker = None
+
+    def _next(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
+        """The items that have waited longest. After an outage most callers have given up, so theirs are skipped."""
+        batch: list[tuple[Item, asyncio.Future[Answer]]] = []
+        while self._waiting and len(batch) < self._size:
+            waiting = self._waiting.popleft()
+            if not waiting[1].cancelled():
+                batch.append(waiting)
+        return batch
+
+    async def _run_batch(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+        answers: Sequence[Answer | Exception]
+        try:
+            answers = await self._run([item for item, _ in batch])
+        except Exception as error:
+            answers = [error] * len(batch)
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if future.cancelled():
+                continue
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)

@@ -1,0 +1,30 @@
+"""gRPC channels between TaskFlow's processes."""
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+import grpc.aio
+
+from services.platform.observe import tracing
+
+_SERVICE_CONFIG: Final = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
+_OPTIONS: Final = [
+    ("grpc.service_config", _SERVICE_CONFIG),
+    # By default gRPC waits between one second and two minutes before it reconnects.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # The services allow this interval (server.py).
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+]
+
+
+def internal_channel(
+    address: str, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()
+) -> grpc.aio.Channel:
+    """A channel to the service at `address` ("host:port"). Its calls are traced."""
+    return grpc.aio.insecure_channel(
+        address, options=_OPTIONS, interceptors=[*interceptors, *tracing.client_interceptors()]
+    )

@@ -1,0 +1,17 @@
+"""Etags: opaque names of a resource's state. Two states of a resource never have the same etag."""
+
+import hashlib
+
+from services.platform.rpc.errors import DomainError
+from taskflow.error.v1 import error_reason_pb2 as reasons
+
+
+def of(name: bytes) -> str:
+    """The etag of the state with this name, such as a resource's id and revision."""
+    return hashlib.blake2b(name, digest_size=8).hexdigest()
+
+
+def check(sent: str, current: str) -> None:
+    """Raises ETAG_MISMATCH with the current etag if the caller sent another one. An empty etag matches any state."""
+    if sent and sent != current:
+        raise DomainError(reasons.ERROR_REASON_ETAG_MISMATCH, {"etag": current})

@@ -1,0 +1,145 @@
+"""Every call passes the gate, in this order:
+
+1. Shutdown and overload: the gate rejects what the process can't serve before it costs anything.
+2. Authentication: an unknown caller doesn't learn whether the request is well-formed.
+3. Validation: parsing, the number of items, the rules of the protos (validation.py).
+4. The servicer, which first authorises the caller and then reads stored state.
+5. Around all of it: exceptions become a public status, and the time limit, the metrics and the log line apply.
+
+The gate is one interceptor and wraps each method once. With several interceptors grpc.aio would wrap every call anew.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from services.platform.config import Settings
+from services.platform.observe import logging, metrics, tracing
+from services.platform.rpc import grpc_services
+from services.platform.rpc.call_log import CallLog
+from services.platform.rpc.errors import DomainError, abort, public
+from services.platform.rpc.grpc_types import Context, Handler
+from services.platform.rpc.identity import Identity
+from services.platform.rpc.load_shedding import LoadShedder
+from services.platform.rpc.methods import METHODS
+from services.platform.rpc.streams import Streams
+from services.platform.rpc.validation import validated
+from taskflow.error.v1 import error_reason_pb2 as reasons
+from taskflow.options.v1.options_pb2 import ACCESS_OPEN
+
+# A call that ends with one of these codes doesn't prove that Postgres and the like respond.
+_UNANSWERED = frozenset(("UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "CANCELLED"))
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    """Wraps the methods of a server as described above."""
+
+    def __init__(self, settings: Settings, identity: Identity) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._handlers: dict[str, Handler] = {}
+        self._load_shedder = LoadShedder(settings)
+        self._log = CallLog(settings)
+        self.streams = Streams(settings, self._log)
+        # When the last call arrived through the gateway (time.monotonic()).
+        self.last_arrival = 0.0
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        method = details.method
+        try:
+            return self._handlers[method]
+        except KeyError:
+            inner = await continuation(details)
+            # Unknown methods aren't kept: clients can make up any number of them.
+            if inner is None:
+                return grpc_services.UNKNOWN
+            self._handlers[method] = self._wrap(method, inner)
+            return self._handlers[method]
+
+    def _wrap(self, method: str, inner: Handler) -> Handler:
+        if method.startswith("/grpc."):
+            return grpc_services.guarded(inner)
+        declared = METHODS[method]
+        parse: Callable[[bytes], Message] = inner.request_deserializer
+        write: Callable[[Any], bytes] = inner.response_serializer
+        most_bytes = self._settings.max_request_bytes
+
+        def serialize(message: Message | bytes) -> bytes:
+            # A stream may send bytes that were serialized once for all its readers.
+            return message if isinstance(message, bytes) else write(message)
+
+        async def admit(raw: bytes, context: Context) -> Message:
+            if not declared.internal:
+                self.last_arrival = time.monotonic()
+            if declared.access != ACCESS_OPEN:
+                await self._identity.authenticate(declared, context)
+            return validated(parse, raw, most_bytes)
+
+        if inner.response_streaming:
+            stream = self.streams.opening(method, inner.unary_stream, admit)
+            return grpc.unary_stream_rpc_method_handler(
+                tracing.serving(method, stream), None, serialize
+            )
+        unary = self._unary(method, inner.unary_unary, admit)
+        return grpc.unary_unary_rpc_method_handler(tracing.serving(method, unary), None, serialize)
+
+    def _unary(
+        self,
+        method: str,
+        serve: Callable[[Message, Context], Awaitable[Message]],
+        admit: Callable[[bytes, Context], Awaitable[Message]],
+    ) -> Callable[[bytes, Context], Awaitable[Message]]:
+        limit = self._settings.max_call_seconds
+        durations: dict[str, Any] = {}
+
+        def observe(code: str, seconds: float) -> None:
+            histogram = durations.get(code)
+            if histogram is None:
+                histogram = durations[code] = metrics.CALLS.labels(method, code)
+            histogram.observe(seconds)
+
+        async def call(raw: bytes, context: Context) -> Message:
+            started = time.perf_counter()
+            code = "OK"
+            if refusal := self._load_shedder.enter(started):
+                # No log line: there can be thousands a second.
+                self.last_arrival = time.monotonic()
+                observe(refusal.code.name, time.perf_counter() - started)
+                await abort(context, refusal)
+            logging.serve(method, context)
+            try:
+                try:
+                    async with asyncio.timeout(limit):
+                        return await serve(await admit(raw, context), context)
+                except TimeoutError:
+                    raise DomainError(
+                        reasons.ERROR_REASON_CALL_TIMED_OUT, {"limit_seconds": f"{limit:g}"}
+                    ) from None
+            except asyncio.CancelledError:
+                code = "CANCELLED"
+                raise
+            except grpc.aio.AbortError:
+                code = "ABORTED_BY_HANDLER"
+                raise
+            except Exception as error:
+                failure = public(error)
+                code = failure.code.name
+                await abort(context, failure)
+            finally:
+                # The exception of a rejected call keeps this frame alive, see `abort`.
+                raw = b""
+                elapsed = time.perf_counter() - started
+                self._load_shedder.leave(answered=code not in _UNANSWERED)
+                observe(code, elapsed)
+                self._log.ended("call", code, elapsed)
+
+        return call

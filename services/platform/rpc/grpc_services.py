@@ -1,0 +1,96 @@
+"""gRPC's own services (health, reflection) and unknown methods, with TaskFlow's limits and errors.
+
+Without this, grpcio answers a failed call with the class and the text of the exception.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from services.platform.rpc.errors import DomainError, abort, public
+from services.platform.rpc.grpc_types import Context, Handler
+from services.platform.rpc.validation import parsed
+from taskflow.error.v1 import error_reason_pb2 as reasons
+
+# Far more than a service's or symbol's name needs (bytes).
+_MOST_BYTES = 1024
+# Open streams of each streaming method.
+_MOST_STREAMS = 500
+
+
+def guarded(inner: Handler) -> Handler:
+    """The handler of a gRPC service of grpcio's.
+
+    It needs no token and no load shedding. Because anybody may call it, requests are small and streams are few.
+    """
+    streams = 0
+
+    @contextmanager
+    def reserved_stream() -> Iterator[None]:
+        nonlocal streams
+        if streams >= _MOST_STREAMS:
+            raise DomainError(reasons.ERROR_REASON_OVERLOADED)
+        streams += 1
+        try:
+            yield
+        finally:
+            streams -= 1
+
+    def read(raw: bytes) -> Any:
+        return parsed(inner.request_deserializer, raw, _MOST_BYTES)
+
+    async def one_request(raw: bytes, context: Context) -> Any:
+        try:
+            if inner.response_streaming:
+                with reserved_stream():
+                    return await inner.unary_stream(read(raw), context)
+            return await inner.unary_unary(read(raw), context)
+        except Exception as error:
+            await _abort(context, error)
+
+    async def many_requests(
+        raws: AsyncIterator[bytes], context: Context
+    ) -> AsyncGenerator[Any, None]:
+        try:
+            with reserved_stream():
+                async for answer in inner.stream_stream(_each(read, raws), context):
+                    yield answer
+        except Exception as error:
+            await _abort(context, error)
+
+    write = inner.response_serializer
+    if inner.request_streaming:
+        return grpc.stream_stream_rpc_method_handler(many_requests, None, write)
+    if inner.response_streaming:
+        return grpc.unary_stream_rpc_method_handler(one_request, None, write)
+    return grpc.unary_unary_rpc_method_handler(one_request, None, write)
+
+
+async def _each(
+    read: Callable[[bytes], Any], raws: AsyncIterator[bytes]
+) -> AsyncGenerator[Any, None]:
+    async for raw in raws:
+        yield read(raw)
+
+
+async def _abort(context: Context, error: Exception) -> None:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if isinstance(error, grpc.aio.BaseError):
+        # The client disconnected, so nobody reads a status. grpcio would log any other exception as an error.
+        raise asyncio.CancelledError from None
+    if isinstance(error, NotImplementedError):
+        error = DomainError(reasons.ERROR_REASON_UNKNOWN_METHOD)
+    await abort(context, public(error))
+
+
+async def _reject(_: AsyncIterator[bytes], context: Context) -> None:
+    await abort(context, DomainError(reasons.ERROR_REASON_UNKNOWN_METHOD))
+
+
+# The handler of any unknown method: answers without reading the request.
+UNKNOWN: Handler = grpc.stream_stream_rpc_method_handler(_reject)

@@ -1,0 +1,44 @@
+"""Sealed strings: page tokens and cursors, which only TaskFlow can make and which hold for one purpose only."""
+
+import base64
+import hashlib
+import hmac
+import json
+from typing import Any
+
+from services.platform.config import Settings
+
+# Of a message authentication code. 96 bits can't be guessed during the lifetime of a secret.
+_MAC_BYTES = 12
+
+
+class Seal:
+    """Makes and opens sealed strings.
+
+    A string opens only with the `purpose` and `context` that it was made with; neither is part of the string.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._key = settings.token_secret.get_secret_value().encode()
+
+    def derive(self, purpose: str, *parts: bytes) -> bytes:
+        """32 bytes that can't be computed without the secret."""
+        message = b"\0".join((purpose.encode(), *(len(p).to_bytes(4, "big") + p for p in parts)))
+        return hmac.digest(self._key, message, hashlib.sha256)
+
+    def close(self, value: Any, *, purpose: str, context: str = "") -> str:
+        """The sealed string of a value, which has to be representable in JSON."""
+        body = json.dumps(value, separators=(",", ":")).encode()
+        mac = self.derive(purpose, context.encode(), body)[:_MAC_BYTES]
+        return base64.urlsafe_b64encode(mac + body).rstrip(b"=").decode()
+
+    def open(self, sealed: str, *, purpose: str, context: str = "") -> Any:
+        """The value. Raises ValueError unless `close` made the string with the same purpose and context."""
+        try:
+            raw = base64.b64decode(sealed + "=" * (-len(sealed) % 4), altchars=b"-_", validate=True)
+        except ValueError:
+            raise ValueError("not sealed by us") from None
+        mac, body = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
+        if not hmac.compare_digest(mac, self.derive(purpose, context.encode(), body)[:_MAC_BYTES]):
+            raise ValueError("not sealed by us, or for another purpose or context")
+        return json.loads(body)

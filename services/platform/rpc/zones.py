@@ -1,0 +1,18 @@
+"""Names of time zones, the same on every machine."""
+
+from functools import cache
+from importlib import resources
+
+
+def is_zone(name: str) -> bool:
+    """Whether `name` is an IANA time zone.
+
+    Only the list of names is searched. Opening a zone by a client's text would read files by path, and "localtime"
+    differs between machines.
+    """
+    return name in _names()
+
+
+@cache
+def _names() -> frozenset[str]:
+    return frozenset(resources.files("tzdata").joinpath("zones").read_text().split())

@@ -1,0 +1,90 @@
+"""Events as the messages of WatchTasks."""
+
+from taskflow.event.v1.event_pb2 import (
+    Event,
+    JobChanged,
+    SuggestionChanged,
+    TaskCreated,
+    TaskDeleted,
+    TaskUndeleted,
+    TaskUpdated,
+)
+from taskflow.task.v1 import task_service_pb2
+from taskflow.task.v1.task_pb2 import Task
+from taskflow.task.v1.task_service_pb2 import TaskChange, WatchTasksResponse
+
+# The facts of the events that a stream shows.
+SHOWN_FACTS = (
+    TaskCreated,
+    TaskUpdated,
+    TaskDeleted,
+    TaskUndeleted,
+    JobChanged,
+    SuggestionChanged,
+)
+
+_KINDS = {
+    "task_created": task_service_pb2.TASK_CHANGE_KIND_CREATED,
+    "task_updated": task_service_pb2.TASK_CHANGE_KIND_UPDATED,
+    "task_deleted": task_service_pb2.TASK_CHANGE_KIND_DELETED,
+    "task_undeleted": task_service_pb2.TASK_CHANGE_KIND_UNDELETED,
+}
+
+
+def response(event: Event, cursor: str) -> WatchTasksResponse | None:
+    """The message that shows the event; None for an event that streams don't show."""
+    facts = event.WhichOneof("facts")
+    if facts == "job_changed":
+        return WatchTasksResponse(cursor=cursor, job=event.job_changed.job)
+    if facts == "suggestion_changed":
+        return WatchTasksResponse(cursor=cursor, suggestion=event.suggestion_changed.suggestion)
+    if facts not in _KINDS:
+        return None
+    change = TaskChange(
+        kind=_KINDS[facts],
+        task=getattr(event, facts).task,
+        actor_id=event.actor_id,
+        change_time=event.occur_time,
+    )
+    if facts == "task_updated":
+        change.changed_fields.CopyFrom(event.task_updated.changed_fields)
+    return WatchTasksResponse(cursor=cursor, change=change)
+
+
+def before_and_after(event: Event) -> tuple[Task | None, Task]:
+    """The task before the event and after it. None before a creation or an undeletion."""
+    match event.WhichOneof("facts"):
+        case "task_updated":
+            return _before(event), event.task_updated.task
+        case "task_deleted":
+            live = Task()
+            live.CopyFrom(event.task_deleted.task)
+            live.ClearField("delete_time")
+            return live, event.task_deleted.task
+        case "task_undeleted":
+            # A stream that doesn't show deleted tasks showed nothing of it.
+            return None, event.task_undeleted.task
+        case _:
+            return None, event.task_created.task
+
+
+def _before(event: Event) -> Task:
+    updated = event.task_updated
+    before = Task()
+    before.CopyFrom(updated.task)
+    for path in updated.changed_fields.paths:
+        before.ClearField(path)  # type: ignore[arg-type]
+    # `updated.before` has the changed fields only.
+    before.MergeFrom(updated.before)
+    return before
+
+
+def task_id(event: Event) -> str:
+    """The task of a job or suggestion event; empty for other events."""
+    match event.WhichOneof("facts"):
+        case "job_changed":
+            return event.job_changed.job.task_id
+        case "suggestion_changed":
+            return event.suggestion_changed.suggestion.task_id
+        case _:
+            return ""

@@ -1,0 +1,44 @@
+"""After a restored backup or the loss of Temporal's state: starts unfinished jobs again."""
+
+from collections.abc import Callable
+from typing import TypeVar
+from uuid import UUID
+
+from services.platform.data.db import Statement, Transaction
+from services.platform.events.outbox import add_events_for
+from services.task.jobs import events, queries
+from services.task.jobs.queries import JobRow, UnfinishedEnrichment
+from services.task.suggestions import events as suggestion_events
+from taskflow.event.v1.event_pb2 import Event
+
+# The consumer that starts workflows. No other consumer gets these events.
+_CONSUMER = "dispatcher"
+_BATCH = 1000
+
+R = TypeVar("R", JobRow, UnfinishedEnrichment)
+
+
+async def start_again(tx: Transaction) -> int:
+    """Sends the dispatcher an event for each unfinished job; returns how many."""
+    payload_jobs = await _send(tx, queries.UNFINISHED_PAYLOAD_JOBS, _start)
+    return payload_jobs + await _send(tx, queries.UNFINISHED_ENRICHMENTS, _request)
+
+
+async def _send(tx: Transaction, statement: Statement[R], event_of: Callable[[R], Event]) -> int:
+    count = 0
+    after = UUID(int=0)
+    while rows := await tx.all(statement, after=after, limit=_BATCH):
+        await add_events_for(tx, _CONSUMER, map(event_of, rows))
+        count, after = count + len(rows), rows[-1].id
+    return count
+
+
+def _start(job: JobRow) -> Event:
+    # The dispatcher starts only pending jobs. The worker of a processing one claims the same attempt again.
+    return events.updated(job._replace(state=queries.PENDING))
+
+
+def _request(row: UnfinishedEnrichment) -> Event:
+    return suggestion_events.requested(
+        row.task_id, row.workspace_id, row.revision, row.text_revision
+    )

@@ -1,0 +1,126 @@
+"""Deadlines: a day, or a local time in a zone, as the user sets it; and the instant that it means."""
+
+import zoneinfo
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from math import ceil, floor
+
+from services.platform.rpc.errors import invalid
+from services.platform.rpc.zones import is_zone
+from services.task.tasks.queries import TaskRow
+from taskflow.task.v1 import task_pb2
+
+_SECOND = timedelta(seconds=1)
+# The last whole second that a google.protobuf.Timestamp can hold.
+_LAST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+# Replaces a zone that this machine's zone database doesn't have.
+_FALLBACK_ZONE = "UTC"
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A deadline as the user sets it: a day, or a local time with its zone, or none."""
+
+    day: date | None = None
+    local: datetime | None = None
+    zone: str | None = None
+
+    def instant(self, zone: str) -> datetime | None:
+        """The instant of the deadline. A day ends in `zone`; a local time has its own zone."""
+        if self.day is not None:
+            return end_of_day(self.day, zone)
+        if self.local is not None and self.zone is not None:
+            return instant(self.local, self.zone)
+        return None
+
+
+NO_DUE = Due()
+
+
+def parse(due: task_pb2.Due) -> Due:
+    """Raises INVALID_REQUEST for a day that doesn't exist, an unknown zone, or a year outside 1–9999."""
+    kind: str = due.WhichOneof("kind")  # type: ignore[assignment]
+    field = f"task.due.{kind}"
+    try:
+        if kind == "date":
+            return Due(day=date(due.date.year, due.date.month, due.date.day))
+        at = due.date_time
+        day = date(at.year, at.month, at.day)
+    except ValueError:
+        raise invalid(field, "there is no such day") from None
+    if not is_zone(at.time_zone.id):
+        raise invalid(f"{field}.time_zone.id", "is not an IANA time zone")
+    # Postgres stores microseconds.
+    clock = time(at.hours, at.minutes, at.seconds, at.nanos // 1000)
+    parsed = Due(local=datetime.combine(day, clock), zone=at.time_zone.id)
+    try:
+        parsed.instant(_FALLBACK_ZONE)
+    except OverflowError:
+        raise invalid(field, "lies outside the years 1 to 9999, UTC") from None
+    return parsed
+
+
+def end_of_day(day: date, zone: str) -> datetime:
+    """The last whole second of `day` in `zone`."""
+    try:
+        midnight = datetime.combine(day + timedelta(days=1), time())
+        # If clocks show midnight twice, the day ends at the second one.
+        return min(instant(midnight, zone, second=True) - _SECOND, _LAST)
+    except OverflowError:
+        return _LAST
+
+
+def instant(local: datetime, zone: str, *, second: bool = False) -> datetime:
+    """The instant at which clocks in `zone` show `local` (naive).
+
+    For a local time that clocks skip: the first instant after the gap. For one that clocks show twice: the first
+    instant, or with `second` the second. Raises OverflowError for an instant outside the years 1 to 9999.
+    """
+    info = _load(zone)
+    # The fold picks the offset before or after a transition. Elsewhere both are the same.
+    before, after = (_offset(info, local, fold) for fold in (0, 1))
+    if before < after:
+        return _transition(info, local - after, local - before).replace(tzinfo=UTC)
+    return (local - (after if second else before)).replace(tzinfo=UTC)
+
+
+def _load(name: str) -> zoneinfo.ZoneInfo:
+    return zoneinfo.ZoneInfo(name if is_zone(name) else _FALLBACK_ZONE)
+
+
+def _offset(info: zoneinfo.ZoneInfo, local: datetime, fold: int) -> timedelta:
+    return info.utcoffset(local.replace(fold=fold)) or timedelta(0)
+
+
+def _transition(info: zoneinfo.ZoneInfo, low: datetime, high: datetime) -> datetime:
+    """The first second (naive UTC) with the offset that holds at `high` but not at `low`. A binary search."""
+    start = datetime(low.year, low.month, low.day)
+    before, after = floor((low - start) / _SECOND), ceil((high - start) / _SECOND)
+
+    def offset(second: int) -> timedelta | None:
+        at = (start + second * _SECOND).replace(tzinfo=UTC)
+        return at.astimezone(info).utcoffset()
+
+    new = offset(after)
+    while after - before > 1:
+        middle = (before + after) // 2
+        if offset(middle) == new:
+            after = middle
+        else:
+            before = middle
+    return start + after * _SECOND
+
+
+# Of a task's row.
+
+
+def of(row: TaskRow) -> Due:
+    """The deadline as the user set it. A day's zone isn't part of it."""
+    return Due(row.due_date, row.due_local, row.due_zone if row.due_local else None)
+
+
+def with_instant(row: TaskRow, day_zone: str | None) -> TaskRow:
+    """The row with the instant of its deadline. `day_zone` is the zone in which a day ends."""
+    due = of(row)
+    zone = due.zone or day_zone or _FALLBACK_ZONE
+    return row._replace(due_at=due.instant(zone), due_zone=None if due == NO_DUE else zone)

@@ -1,0 +1,225 @@
+"""Statements on tasks. Lists are in list_queries.py, creation in creation_queries.py.
+
+Every transaction takes its locks in this order: the tree of parents, the assignee's membership, the project, the task,
+its suggestions.
+"""
+
+from datetime import date, datetime
+from functools import lru_cache
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Integer,
+    Text,
+    Uuid,
+    all_,
+    and_,
+    any_,
+    bindparam,
+    cast,
+    func,
+    or_,
+    select,
+    true,
+    update,
+)
+
+from services.platform.data.db import Statement
+from services.platform.rpc import directory
+from services.platform.rpc.directory import members
+from services.task.projects.models import projects
+from services.task.tasks.models import tasks
+from taskflow.task.v1.task_pb2 import TaskPriority, TaskStatus
+
+
+class TaskRow(NamedTuple):
+    id: UUID
+    workspace_id: UUID
+    project_id: UUID
+    project_key: str
+    number: int
+    title: str
+    description: str
+    status: TaskStatus.ValueType
+    priority: TaskPriority.ValueType
+    assignee_id: UUID | None
+    creator_id: UUID
+    labels: list[str]
+    due_date: date | None
+    due_local: datetime | None
+    due_zone: str | None
+    due_at: datetime | None
+    payload: dict[str, Any] | None
+    parent_id: UUID | None
+    revision: int
+    text_revision: int
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+    deleted_at: datetime | None
+
+
+class TaskWithRole(TaskRow):
+    """`role` is the caller's in the task's workspace."""
+
+    role: int
+
+
+class LockedTask(TaskWithRole):
+    project_archived_at: datetime | None
+
+
+class TaskId(NamedTuple):
+    id: UUID
+
+
+COLUMNS = TaskRow._fields
+
+_task_id = bindparam("task_id", type_=Uuid)
+_project_id = bindparam("project_id", type_=Uuid)
+_workspace_id = bindparam("workspace_id", type_=Uuid)
+_user_id = bindparam("user_id", type_=Uuid)
+_assignee_id = bindparam("assignee_id", type_=Uuid)
+_parent_id = bindparam("parent_id", type_=Uuid)
+_limit = bindparam("limit", type_=Integer)
+
+
+# One task.
+
+_with_role = (
+    select(tasks, members.c.role)
+    .select_from(tasks)
+    .join(members, directory.membership(tasks.c.workspace_id))
+)
+GET = Statement(_with_role.where(tasks.c.id == _task_id), row=TaskWithRole)
+GET_BY_KEY = Statement(
+    _with_role.join(projects, projects.c.id == tasks.c.project_id).where(
+        projects.c.workspace_id == _workspace_id,
+        projects.c.key == bindparam("key", type_=Text),
+        tasks.c.number == bindparam("number", type_=BigInteger),
+    ),
+    row=TaskWithRole,
+)
+# For callers who were authorized before.
+GET_UNCHECKED = Statement(select(tasks).where(tasks.c.id == _task_id), row=TaskRow)
+
+# The locked membership can't end before the transaction does.
+LOCK_MEMBER = Statement(
+    select(members.c.user_id)
+    .where(members.c.workspace_id == _workspace_id, members.c.user_id == _assignee_id)
+    .with_for_update(read=True, key_share=True)
+)
+# As LOCK_MEMBER, in the task's workspace.
+LOCK_MEMBER_FOR_TASK = Statement(
+    select(members.c.user_id)
+    .where(
+        members.c.workspace_id
+        == select(tasks.c.workspace_id).where(tasks.c.id == _task_id).scalar_subquery(),
+        members.c.user_id == _assignee_id,
+    )
+    .with_for_update(read=True, key_share=True)
+)
+# The membership of the assignee of a finished or deleted task.
+LOCK_ASSIGNEE = Statement(
+    select(members.c.user_id)
+    .join(
+        tasks,
+        and_(
+            tasks.c.workspace_id == members.c.workspace_id,
+            tasks.c.assignee_id == members.c.user_id,
+        ),
+    )
+    .where(
+        tasks.c.id == _task_id,
+        or_(tasks.c.finished_at.is_not(None), tasks.c.deleted_at.is_not(None)),
+    )
+    .with_for_update(of=members, read=True, key_share=True)
+)
+# The locked project can't be archived before the transaction ends.
+_project = (
+    select(projects.c.archived_at)
+    .where(projects.c.id == tasks.c.project_id)
+    .with_for_update(read=True, key_share=True)
+    .lateral("project")
+)
+LOCK = Statement(
+    select(tasks, members.c.role, _project.c.archived_at.label("project_archived_at"))
+    .select_from(tasks)
+    .join(_project, true())
+    .join(members, directory.membership(tasks.c.workspace_id))
+    .where(tasks.c.id == _task_id)
+    .with_for_update(of=tasks, key_share=True),
+    row=LockedTask,
+)
+
+
+@lru_cache(maxsize=256)
+def change(columns: frozenset[str]) -> Statement:
+    """Binds :task_id and :new_<column> for each column."""
+    return Statement(
+        update(tasks)
+        .where(tasks.c.id == _task_id)
+        .values({name: bindparam(f"new_{name}", type_=tasks.c[name].type) for name in columns})
+    )
+
+
+# One change of parents at a time in each project: two concurrent ones could form a cycle that neither sees.
+LOCK_TREE = Statement(
+    select(
+        func.pg_advisory_xact_lock(func.hashtextextended(cast(tasks.c.project_id, Text), 0))
+    ).where(tasks.c.id == _task_id)
+)
+_ancestors = (
+    select(tasks.c.id, tasks.c.parent_id)
+    .where(
+        tasks.c.id == _parent_id, tasks.c.project_id == _project_id, tasks.c.deleted_at.is_(None)
+    )
+    .cte("above", recursive=True)
+)
+_ancestors = _ancestors.union(
+    select(tasks.c.id, tasks.c.parent_id).where(tasks.c.id == _ancestors.c.parent_id)
+)
+# The parent with all its ancestors; no rows unless it is a task of the project that isn't deleted.
+ANCESTORS = Statement(select(_ancestors.c.id), row=TaskId)
+
+
+# Many tasks, in batches.
+
+_open = and_(tasks.c.finished_at.is_(None), tasks.c.deleted_at.is_(None))
+LOCK_OPEN_OF_ASSIGNEE = Statement(
+    select(tasks)
+    .where(tasks.c.workspace_id == _workspace_id, tasks.c.assignee_id == _user_id, _open)
+    .order_by(tasks.c.id)
+    .limit(_limit)
+    .with_for_update(key_share=True),
+    row=TaskRow,
+)
+_parent_ids = bindparam("parent_ids", type_=ARRAY(Uuid))
+LOCK_CHILDREN = Statement(
+    select(tasks)
+    .where(tasks.c.parent_id == any_(_parent_ids), tasks.c.id != all_(_parent_ids))
+    .order_by(tasks.c.id)
+    .limit(_limit)
+    .with_for_update(key_share=True),
+    row=TaskRow,
+)
+# Open tasks that are due on a day in this user's zone, but were computed in another zone than :zone.
+LOCK_DUE_IN_OTHER_ZONE = Statement(
+    select(tasks)
+    .where(
+        or_(
+            tasks.c.assignee_id == _user_id,
+            and_(tasks.c.assignee_id.is_(None), tasks.c.creator_id == _user_id),
+        ),
+        tasks.c.due_date.is_not(None),
+        tasks.c.due_zone != bindparam("zone", type_=Text),
+        _open,
+    )
+    .order_by(tasks.c.id)
+    .limit(_limit)
+    .with_for_update(key_share=True),
+    row=TaskRow,
+)

@@ -1,0 +1,181 @@
+"""`python -m tests.faults.load_process`: sends calls at a fixed rate, even while earlier ones still wait.
+
+It takes commands on stdin as tests/bench/load does.
+
+A line of JSON is the task: `address`; `mix`, the weight of each kind of call; their parameters (see `_KINDS`); `seed`;
+`seconds`; `deadline` of a call (seconds); and `rate`, calls per second, or `in_flight`, concurrent calls. The result:
+`codes`, the number of calls by code; `in_time`, calls that succeeded within the seconds; `milliseconds` of each call,
+by code; `wordless`, refusals without a reason or without a retry delay.
+"""
+
+import asyncio
+import json
+import random
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import UUID
+
+import grpc.aio
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.rpc import error_details_pb2, status_pb2
+
+from taskflow.auth.v1.auth_service_pb2 import LoginRequest
+from taskflow.auth.v1.auth_service_pb2_grpc import AuthServiceStub
+from taskflow.task.v1.task_pb2 import Task
+from taskflow.task.v1.task_service_pb2 import (
+    CreateTaskRequest,
+    GetTaskRequest,
+    ListTasksRequest,
+    UpdateTaskRequest,
+)
+from taskflow.task.v1.task_service_pb2_grpc import TaskServiceStub
+from tests.bench.load.control import Control
+
+_REFUSED = "RESOURCE_EXHAUSTED"
+_LISTED = 100
+
+# Makes one call of a kind.
+Call = Callable[[random.Random], Awaitable[Any]]
+
+
+async def main() -> None:
+    control = await Control.on_stdin()
+    spec = json.loads(await control.line())
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(spec["address"], options=options) as channel:
+        await channel.channel_ready()
+        await control.start()
+        found = await _Load(channel, spec).run()
+    print(json.dumps(found), flush=True)
+
+
+class _Load:
+    def __init__(self, channel: grpc.aio.Channel, spec: Any) -> None:
+        self._spec = spec
+        self._chance = random.Random(spec["seed"])
+        self._calls = {kind: _KINDS[kind](channel, spec) for kind in spec["mix"]}
+        self._kinds, self._weights = list(spec["mix"]), list(spec["mix"].values())
+        self._took: defaultdict[str, list[float]] = defaultdict(list)
+        self._wordless = 0
+        self._in_time = 0
+        self._end = 0.0
+
+    async def run(self) -> dict[str, Any]:
+        self._end = time.monotonic() + self._spec["seconds"]
+        if "rate" in self._spec:
+            await self._keep_rate()
+        else:
+            await asyncio.gather(*(self._in_turn() for _ in range(self._spec["in_flight"])))
+        return {
+            "codes": {code: len(times) for code, times in self._took.items()},
+            "in_time": self._in_time,
+            "milliseconds": self._took,
+            "wordless": self._wordless,
+        }
+
+    async def _keep_rate(self) -> None:
+        rate, seconds = self._spec["rate"], self._spec["seconds"]
+        begin = time.monotonic()
+        under_way: set[asyncio.Task[None]] = set()
+        for number in range(int(rate * seconds)):
+            rest = begin + number / rate - time.monotonic()
+            if rest > 0:
+                await asyncio.sleep(rest)
+            call = asyncio.create_task(self._one())
+            under_way.add(call)
+            call.add_done_callback(under_way.discard)
+        await asyncio.gather(*under_way)
+
+    async def _in_turn(self) -> None:
+        while time.monotonic() < self._end:
+            await self._one()
+
+    async def _one(self) -> None:
+        (kind,) = self._chance.choices(self._kinds, self._weights)
+        begun = time.monotonic()
+        try:
+            await self._calls[kind](self._chance)
+            code = "OK"
+            self._in_time += time.monotonic() < self._end
+        except grpc.aio.AioRpcError as error:
+            code = error.code().name
+            self._wordless += code == _REFUSED and not _has_words(error)
+        self._took[code].append(1e3 * (time.monotonic() - begun))
+
+
+def _has_words(error: grpc.aio.AioRpcError) -> bool:
+    trailing: Any = error.trailing_metadata()
+    raw = dict(trailing or ()).get("grpc-status-details-bin", b"")
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    for detail in status_pb2.Status.FromString(raw).details:
+        detail.Unpack(info)
+        detail.Unpack(retry)
+    return bool(info.reason == "OVERLOADED" and retry.HasField("retry_delay"))
+
+
+def _of_tasks(make: Callable[[Any, Any, random.Random], Callable[..., Awaitable[Any]]]) -> Any:
+    """A call of the task service. Its parameters are `tokens`, `workspace`, `project` and `tasks`."""
+
+    def kind(channel: grpc.aio.Channel, spec: Any) -> Call:
+        stub = TaskServiceStub(channel)
+        people = [(("authorization", f"Bearer {token}"),) for token in spec["tokens"]]
+
+        async def call(chance: random.Random) -> Any:
+            method = make(stub, spec, chance)
+            return await method(metadata=chance.choice(people), timeout=spec["deadline"])
+
+        return call
+
+    return kind
+
+
+def _get(stub: Any, spec: Any, chance: random.Random) -> Any:
+    request = GetTaskRequest(id=chance.choice(spec["tasks"]))
+    return lambda **more: stub.GetTask(request, **more)
+
+
+def _list(stub: Any, spec: Any, chance: random.Random) -> Any:
+    request = ListTasksRequest(workspace_id=spec["workspace"], page_size=_LISTED)
+    return lambda **more: stub.ListTasks(request, **more)
+
+
+def _update(stub: Any, spec: Any, chance: random.Random) -> Any:
+    task = Task(id=chance.choice(spec["tasks"]), labels=[f"shelf {chance.randrange(1000)}"])
+    request = UpdateTaskRequest(task=task, update_mask=FieldMask(paths=["labels"]))
+    return lambda **more: stub.UpdateTask(request, **more)
+
+
+def _create(stub: Any, spec: Any, chance: random.Random) -> Any:
+    title = f"Check valve {UUID(int=chance.getrandbits(128))}"
+    request = CreateTaskRequest(project_id=spec["project"], task=Task(title=title))
+    return lambda **more: stub.CreateTask(request, **more)
+
+
+def _login(channel: grpc.aio.Channel, spec: Any) -> Call:
+    """A login to one of the accounts `emails`, with `password`."""
+    stub = AuthServiceStub(channel)
+
+    async def call(chance: random.Random) -> Any:
+        request = LoginRequest(email=chance.choice(spec["emails"]), password=spec["password"])
+        return await stub.Login(request, timeout=spec["deadline"])
+
+    return call
+
+
+_KINDS: dict[str, Callable[[grpc.aio.Channel, Any], Call]] = {
+    "get": _of_tasks(_get),
+    "list": _of_tasks(_list),
+    "update": _of_tasks(_update),
+    "create": _of_tasks(_create),
+    "login": _login,
+}
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(main())
+    except EOFError:
+        # The parent process is gone.
+        sys.exit(1)

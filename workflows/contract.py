@@ -1,0 +1,39 @@
+"""What all workflows share: task queues, limits, and timeouts and retries of calls.
+
+Each feature's contract.py adds its ids, messages and times. Messages hold ids, instants and outcomes only: Temporal
+keeps them in workflow histories, where no task text and no address belongs. New fields need a default, so that runs
+that started earlier replay without them.
+"""
+
+from datetime import timedelta
+from typing import Final
+
+from temporalio.common import RetryPolicy
+
+# Definitions, and activities that answer at once, such as those of reminders.
+TASK_QUEUE: Final = "taskflow"
+# Activities that wait for a model, a job handler or a mail server. They have their own slots, so that fifty slow
+# activities can't delay a reminder.
+WORK_QUEUE: Final = "taskflow-work"
+
+# A run with more history events than this continues as new, see history_limit.py. Temporal allows 10,000 signals and
+# 51,200 events; far below that, a replay after a restart of the worker takes milliseconds.
+HISTORY_LIMIT: Final = 500
+
+# For one call of our own services. The call itself gives up after 10 s, see service_stubs.py; the rest is for noticing
+# that the worker was killed.
+CALL_TIMEOUT: Final = timedelta(seconds=15)
+# Repeats a call until it succeeds or fails with a non-retryable error. A recovered service is called within 15 s.
+CALL_RETRIES: Final = RetryPolicy(
+    initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15)
+)
+
+# Temporal gives a slow activity to another worker when its worker sent no heartbeat for this long.
+HEARTBEAT_TIMEOUT: Final = timedelta(seconds=30)
+# Characters of an error's text, as the services store it.
+MAX_ERROR: Final = 500
+
+
+def failure_text(cause: BaseException | None) -> str:
+    """The failure's message, for users; activities put no private text into it."""
+    return str(getattr(cause, "message", "") or "it failed for an unknown reason")[:MAX_ERROR]

@@ -1,0 +1,61 @@
+"""EmailBatch: ids, messages and times."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+# One try to render a mail and hand it over.
+EMAIL_TIMEOUT: Final = timedelta(minutes=2)
+EMAIL_FIRST_PAUSE: Final = timedelta(seconds=5)
+EMAIL_LONGEST_PAUSE: Final = timedelta(minutes=30)
+# A batch fails after this long: the mail server is broken, and the notifications are old.
+EMAIL_TOTAL_TIMEOUT: Final = timedelta(days=1)
+
+
+def email_id(user_id: str) -> str:
+    return f"email/{user_id}"
+
+
+@dataclass(frozen=True)
+class OpenBatch:
+    """A batch that the mail server hasn't accepted yet. Its id, and so the Message-ID, stays the same in all runs."""
+
+    batch_id: str
+    next_try_time: datetime
+    # No try begins after this instant.
+    give_up_time: datetime
+    failed_tries: int = 0
+
+
+@dataclass(frozen=True)
+class UserMail:
+    """The fields with a default are the state that a run hands over when it continues as new.
+
+    `waiting`: there may be notifications to mail. `window_end`: the end of the batching window that has begun.
+    """
+
+    user_id: str
+    window_seconds: float
+    waiting: bool = False
+    window_end: datetime | None = None
+    batch: OpenBatch | None = None
+
+
+@dataclass(frozen=True)
+class MailBatch:
+    user_id: str
+    batch_id: str
+
+
+@dataclass(frozen=True)
+class FinishedBatch:
+    batch_id: str
+    # Why it can't be sent; empty when it was.
+    error: str = ""
+
+
+class MailOutcome(StrEnum):
+    SENT = "SENT"
+    # There was nothing to send: every notification is read, retracted or unwanted.
+    EMPTY = "EMPTY"
