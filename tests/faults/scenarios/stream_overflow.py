@@ -117,6 +117,9 @@ async def _write(
         chunk = range(begin, min(begin + 10, count))
         await asyncio.gather(*(_one(world, number, due) for number in chunk))
         tally.operations += 2 * len(chunk)
+        # A share of events that the relay has yet to publish would be read too late.
+        while await _unpublished(world):
+            await asyncio.sleep(0.02)
         shares = await _shares(run)
         discarded = discarded or (await jetstream.stream_info(STREAM)).state.first_seq > end + 1
         if not discarded:
