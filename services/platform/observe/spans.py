@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import entry_points
 from typing import Any
@@ -18,12 +18,14 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from services.platform.observe.tracing import Call
 from taskflow.event.v1.event_pb2 import Event
 
 # OTEL_PROPAGATORS isn't used: clients could send anything as baggage, and it would end up in workflow histories.
 _W3C = TraceContextTextMapPropagator()
 _CARRIED = frozenset(("traceparent", "tracestate"))
+
+# A call in the gate: raw request and context.
+Call = Callable[[bytes, Any], Awaitable[Any]]
 
 _CANCELLED = 1
 # Errors of the server in OpenTelemetry's semantic conventions for gRPC: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED,

@@ -5,21 +5,18 @@ of the throughput, so only spans.py imports it, and only when tracing is on.
 """
 
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 if TYPE_CHECKING:
-    from services.platform.observe.spans import Spans
+    from services.platform.observe.spans import Call, Spans
 
 log = structlog.get_logger()
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-
-# A call in the gate: raw request and context.
-Call = Callable[[bytes, Any], Awaitable[Any]]
 
 _spans: "Spans | None" = None
 
@@ -52,7 +49,7 @@ def active() -> bool:
     return _spans is not None
 
 
-def serving(method: str, call: Call) -> Call:
+def serving(method: str, call: "Call") -> "Call":
     """Wraps a call in a span that continues the client's trace."""
     return call if _spans is None else _spans.serving(method, call)
 
