@@ -18,7 +18,7 @@ FROM ?=
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
 
-setup: ## Install what is missing into .venv; every other target does it by itself
+setup: ## Install what is missing into .venv; every other target does this first
 	@for python in $(PYTHON); do \
 	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	    exec $$python deploy/install.py $(if $(filter setup,$(MAKECMDGOALS)),--verbose); \
@@ -28,20 +28,20 @@ setup: ## Install what is missing into .venv; every other target does it by itse
 	echo "Install one, or say where it is: make setup PYTHON=/path/to/python3" >&2; \
 	exit 1
 
-demo: setup ## Show TaskFlow at work, start to end, on a stack of its own
+demo: setup ## Show the main features on a separate stack
 	@$(PY) -m deploy.demo $(ARGS)
 
 test: setup ## Run all tests; ARGS="-k name" for some
 	@$(PY) -m pytest -q -n 2 --dist loadfile $(ARGS)
 
-faults: setup ## Try to break what is promised; PROFILE=long for all of it, ONLY=poison_events,… or EXCEPT=… for some, SEED=n for a run again
+faults: setup ## Run the fault scenarios, which try to break each promise; PROFILE=long for all faults, ONLY=poison_events,… or EXCEPT=… for some, SEED=n to repeat a run
 	@exec $(PY) -m tests.faults --profile $(PROFILE) $(if $(ONLY),--only $(ONLY)) $(if $(EXCEPT),--except $(EXCEPT)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-bench: setup ## Measure against the floors in docs/performance.md; ROWS=P1,P4 for some
+bench: setup ## Run the benchmarks of docs/performance.md; ROWS=P1,P4 for some
 	@$(PY) -m tests.bench $(if $(ROWS),--rows $(ROWS))
 
-growth: setup ## Measure what things cost with 100 times the data, and draw it; ONLY=pages,… for some
-	@$(PY) -m tests.bench.growing $(if $(ONLY),--only $(ONLY)) $(ARGS)
+growth: setup ## Measure and plot how costs grow with up to 100 times the data; ONLY=pages,… for some
+	@$(PY) -m tests.bench.cost_growth $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 up: setup ## Run everything on this machine until Ctrl-C
 	@exec $(PY) -m deploy.local --exit-with-parent $(ARGS)
@@ -49,13 +49,13 @@ up: setup ## Run everything on this machine until Ctrl-C
 backup: setup ## Back up the stack while it runs, into backups/taskflow-<UTC time> or DIR=folder
 	@exec $(PY) -m deploy.backup make $(if $(DIR),--to "$(DIR)") $(ARGS)
 
-restore: setup ## Fill the data folder, which has to be empty, from a backup: FROM=folder
+restore: setup ## Restore a backup into the data folder, which must be empty: FROM=folder
 	@exec $(PY) -m deploy.backup restore "$(FROM)" $(ARGS)
 
 lint: setup ## Check format, rules, types, imports, protos and that generated code is up to date
 	@$(PY) -m deploy.lint
 
-fmt: setup ## Format Python and proto files, and mend what can be mended by itself
+fmt: setup ## Format Python and proto files, and fix what the linter can fix
 	@$(PY) -m ruff check --quiet --fix-only
 	@$(PY) -m ruff format
 	@.venv/bin/buf format --write
@@ -63,14 +63,14 @@ fmt: setup ## Format Python and proto files, and mend what can be mended by itse
 gen: setup ## Generate the Python stubs from the protos
 	@$(PY) -m deploy.gen
 
-lock: setup ## Choose versions anew for requirements.lock, after a change of pyproject.toml
+lock: setup ## Update the versions in requirements.lock, after a change of pyproject.toml
 	@.venv/bin/uv pip compile --quiet --generate-hashes --no-header --all-extras --group dev \
 	  --no-emit-package taskflow-client --python-version 3.11 --universal pyproject.toml -o requirements.lock
 
 .PHONY: audit
-audit: setup ## Ask PyPI for known vulnerabilities of what is locked; mirrors of it can't say
+audit: setup ## Check the locked packages for known vulnerabilities; needs PyPI itself, not a mirror
 	@.venv/bin/uv tool run --from pip-audit==2.10.1 pip-audit --strict --disable-pip --require-hashes -r requirements.lock
 
-clean: ## Remove .venv and the caches of the tools; the data in .taskflow stays
+clean: ## Remove .venv and the caches of the tools; keep the data in .taskflow
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,9 +10,9 @@ from deploy.local.envoy import rendered
 from services.platform.config import Settings
 
 _DEPLOY = Path(__file__).resolve().parent
-# The path in the container of the file that describes the certificate.
+# Path, inside the container, of the file that names the TLS certificate and key.
 _CERTIFICATE = "/etc/envoy/certificate.yaml"
-# Not a setting, because nothing else runs in the gateway's container.
+# The gateway's port for health checks and metrics. Not a setting, because nothing else runs in the gateway's container.
 OPERATIONS_PORT = 9902
 
 _HEAD = "# Made from deploy/envoy/envoy.yaml.j2 by `python -m deploy.gateway_files`.\n"

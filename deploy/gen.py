@@ -33,7 +33,7 @@ def _generate(folder: Path) -> None:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         sys.exit(result.stderr)
-    # The stub generator writes one for every proto; only protos with a service need it.
+    # The stub generator writes a *_pb2_grpc.pyi for every proto. Only protos with a service need this file.
     for stub in folder.rglob("*_pb2_grpc.pyi"):
         if not stub.with_suffix(".py").exists():
             stub.unlink()

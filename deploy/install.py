@@ -57,7 +57,7 @@ def _alone() -> Iterator[None]:
 
 
 def _fingerprint() -> str:
-    # The folder counts too, because editable installations point to it.
+    # The fingerprint includes the project's path, because an editable installation stores that path.
     parts = [str(ROOT).encode(), *((ROOT / name).read_bytes() for name in INPUTS)]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
@@ -118,15 +118,15 @@ def _install_locked() -> None:
 
 def _install_taskflow() -> None:
     _step(4, "TaskFlow itself, as editable")
-    # Built with the locked build tools, so that nothing unpinned is fetched.
+    # The locked build tools build our packages, so that the installer fetches nothing unpinned.
     options = ("--quiet", "--python", PYTHON, "--no-deps", "--no-build-isolation")
     _run(UV, "pip", "install", *options, "--editable", "clients/python", "--editable", ".")
 
 
 def _compile() -> None:
     _step(5, "compiled copies of what the servers load")
-    # Importing the modules once compiles them. Otherwise the first start would, in many processes at once. A failure
-    # here does no harm.
+    # Import the modules once, so that Python compiles them here and not at the first start, in many processes at once.
+    # A failure here does no harm.
     modules = "services.app, services.migrations.upgrade, workflows.__main__, deploy.local.__main__"
     subprocess.run([PYTHON, "-c", f"import {modules}"], capture_output=True, check=False)
 
@@ -147,7 +147,7 @@ def _run(*command: str | Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, with what uv needs to act like pip does on this machine."""
+    """Our environment variables, and those that make uv use the same cache and package index as pip."""
     environment = dict(os.environ)
     home = Path(environment.get("XDG_CACHE_HOME") or environment.get("HOME") or "/nonexistent")
     if not os.access(home, os.W_OK) and "UV_CACHE_DIR" not in environment:

@@ -50,7 +50,7 @@ def _breaking() -> bool:
         return True
     print(f"       buf breaking compares with {base}")
     with tempfile.TemporaryDirectory() as folder:
-        # An archive, not a clone: works in a shallow checkout too.
+        # `git archive` instead of a clone, because a shallow checkout can't be cloned.
         archive = subprocess.run(
             ["git", "archive", base, "buf.yaml", "protos"], capture_output=True, check=False
         )

@@ -9,7 +9,7 @@ from services.platform.config import PREFIX, Settings
 
 FILE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 
-# The first setting of each part → its heading, in the order of config.py.
+# The first setting of each section → the heading of that section, in the order of config.py.
 _PARTS = {
     "environment": "General",
     "host": "Where things listen",

@@ -48,7 +48,7 @@ def main() -> None:
 
 
 async def _run(name: str, settings: config.Settings) -> None:
-    # Imported here because migrate, whose start every process waits for, doesn't need them.
+    # Imported here, so that `migrate` starts quickly: every process waits for it, and it doesn't need these modules.
     from services import app
     from services.platform.background import stop_signal
 

@@ -53,7 +53,7 @@ _FEATURES: dict[str, tuple[Register, ...]] = {
     "auth": (
         accounts.register,
         sessions.register,
-        # Removing a member and unassigning their tasks is one transaction; the task service has the second half.
+        # Removing a member also unassigns their tasks, in the same transaction. The task service owns that second step.
         partial(workspaces.register, unassign=bulk.unassign_member),
     ),
     "task": (
@@ -127,10 +127,10 @@ async def grant_operator(settings: Settings, email: str) -> bool:
 
 
 async def recover(settings: Settings) -> None:
-    """Prepares the database for NATS and Temporal to be filled from it again, and prints what will be repeated.
+    """Marks everything in the database that NATS and Temporal must get again, and prints how much will be repeated.
 
-    For a restored backup, and for the loss of Temporal's state. Whatever NATS and Temporal still hold is ignored. It
-    is one transaction, and running it twice does no harm.
+    For operators who restored a backup or lost Temporal's state. What NATS and Temporal still hold is ignored. The
+    marking is one transaction, and running it twice does no harm.
     """
     db = Database(settings, application="recovery")
     await db.open()
@@ -164,7 +164,10 @@ def _key_source(name: str, settings: Settings) -> KeySource:
 
 
 def _checks(name: str, db: Database, bus: Bus) -> dict[str, Check]:
-    """The dependencies that a process can't work without. Services work without NATS: events wait in the outbox."""
+    """Health checks of the dependencies that the process needs, by name.
+
+    Services don't need NATS: their events wait in the outbox.
+    """
 
     async def nats() -> None:
         if not bus.connected:

@@ -15,8 +15,8 @@ from deploy.local.ports import whole_stack
 from deploy.local.stack import Stack, running_stack
 from services.platform.config import Settings
 
-# A shell makes background jobs ignore SIGINT, and child processes inherit that, but no handler. With a handler here the
-# processes that tests start have the default action again, so that tests can press Ctrl-C.
+# A shell makes background jobs ignore SIGINT, and child processes inherit this. With a handler here, child processes
+# get the default action again. Then tests can send Ctrl-C to the processes that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, lambda number, frame: None)
 

@@ -40,13 +40,14 @@ class _Workflow(WorkflowInboundInterceptor):
         except FailureError:
             _measure_run("failed")
             raise
-        # Any other exception doesn't end the run: it continues as new, is evicted, or its task is tried again.
+        # Any other exception doesn't end the run: the run continues as new, is evicted from memory, or its workflow
+        # task is retried.
         _measure_run("done")
         return result
 
 
 def _measure_run(result: str) -> None:
-    # Replays are not counted again.
+    # When a worker replays a run, the metrics don't count its end a second time.
     if not workflow.unsafe.is_replaying():
         info = workflow.info()
         seconds = (workflow.now() - info.workflow_start_time).total_seconds()
@@ -82,7 +83,7 @@ class _Activity(ActivityInboundInterceptor):
 
 
 async def _send_heartbeats() -> None:
-    """Returns at once when the activity has no heartbeat timeout."""
+    """Sends heartbeats until cancelled. Returns at once when the activity has no heartbeat timeout."""
     timeout = activity.info().heartbeat_timeout
     while timeout:
         await asyncio.sleep(timeout.total_seconds() / 3)
@@ -90,7 +91,7 @@ async def _send_heartbeats() -> None:
 
 
 def _without_private_text(error: Exception) -> ApplicationError:
-    """The error for the history: a status code, or a text that an activity wrote for it. It has no cause."""
+    """The error for the workflow history, without a cause: a gRPC status code, or a text that our activity wrote."""
     info = activity.info()
     where = {"activity": info.activity_type, "workflow": info.workflow_id, "attempt": info.attempt}
     if isinstance(error, ApplicationError):
@@ -103,7 +104,7 @@ def _without_private_text(error: Exception) -> ApplicationError:
             f"a service answered {code}", type=code, non_retryable=is_final(error)
         )
     name = type(error).__name__
-    # The frames say where it came from; its text, and the values in it, may be private.
+    # Only stack frames are logged: the exception's text and values may be private.
     log.error("activity failed unexpectedly", **where, error=name, frames=_frames(error))
     return ApplicationError(f"the activity failed with {name}", type=name)
 

@@ -1,4 +1,4 @@
-"""What all workflows share: task queues, limits, and timeouts and retries of calls.
+"""Constants that all workflows share: task queues, limits, and timeouts and retries of calls.
 
 Each feature's contract.py adds its ids, messages and times. Messages hold ids, instants and outcomes only: Temporal
 keeps them in workflow histories, where no task text and no address belongs. New fields need a default, so that runs
@@ -10,27 +10,28 @@ from typing import Final
 
 from temporalio.common import RetryPolicy
 
-# Definitions, and activities that answer at once, such as those of reminders.
+# Queue of all workflows, and of activities that answer at once, such as those of reminders.
 TASK_QUEUE: Final = "taskflow"
-# Activities that wait for a model, a job handler or a mail server. They have their own slots, so that fifty slow
-# activities can't delay a reminder.
+# Queue of activities that wait for a model, a job handler or a mail server. It has its own worker slots, so that fifty
+# slow activities can't delay a reminder.
 WORK_QUEUE: Final = "taskflow-work"
 
 # A run with more history events than this continues as new, see history_limit.py. Temporal allows 10,000 signals and
 # 51,200 events; far below that, a replay after a restart of the worker takes milliseconds.
 HISTORY_LIMIT: Final = 500
 
-# For one call of our own services. The call itself gives up after 10 s, see service_stubs.py; the rest is for noticing
-# that the worker was killed.
+# Time limit of an activity that makes one call to our own services. The call itself gives up after 10 s
+# (service_stubs.py). When the worker was killed, Temporal notices it at this limit.
 CALL_TIMEOUT: Final = timedelta(seconds=15)
-# Repeats a call until it succeeds or fails with a non-retryable error. A recovered service is called within 15 s.
+# Retries such a call until it succeeds or fails with a non-retryable error. A service that has recovered is called
+# again within 15 s.
 CALL_RETRIES: Final = RetryPolicy(
     initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15)
 )
 
 # Temporal gives a slow activity to another worker when its worker sent no heartbeat for this long.
 HEARTBEAT_TIMEOUT: Final = timedelta(seconds=30)
-# Characters of an error's text, as the services store it.
+# Longest error text (characters) that the services store.
 MAX_ERROR: Final = 500
 
 

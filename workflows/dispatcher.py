@@ -46,18 +46,18 @@ SUBJECTS: Final = subjects(
 # accepts about 200 starts a second, one in some 5 ms.
 _BATCH: Final = 64
 _CONCURRENCY: Final = 16
-# Seconds; well within the 8 s after which JetStream delivers an unacknowledged event again.
+# Seconds between progress reports to JetStream, which redelivers an unacknowledged event after 8 s.
 _PROGRESS_INTERVAL: Final = 2.5
-# Seconds between tries while Temporal or a service is away: the first pause, and the longest.
+# Pause (seconds) between retries while Temporal or a service is down: the first, and the longest.
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
 _RPC_TIMEOUT: Final = timedelta(seconds=5)
-# Temporal's statuses for a bad request: another try would fail too. All other statuses can pass: an overload, a
-# namespace that is missing or moving, a permission, a server that is being upgraded.
+# Status codes by which Temporal rejects the request itself, so that a retry would fail too. All other codes can be
+# temporary, even a missing namespace or permission.
 _BAD_REQUEST: Final = frozenset({RPCStatusCode.INVALID_ARGUMENT, RPCStatusCode.OUT_OF_RANGE})
 # Part of the message when Temporal refuses a signal to a run that has had 10,000, under INVALID_ARGUMENT.
 _SIGNAL_LIMIT: Final = "exceeded workflow execution limit for signal events"
-# Characters; the limit of ParkEventRequest.
+# Longest error text (characters) that ParkEventRequest accepts.
 _MAX_ERROR: Final = 1000
 
 
@@ -76,7 +76,7 @@ class Dispatcher:
         ).run()
 
     async def handle(self, batch: list[Msg]) -> None:
-        """Raises PoisonEvent for an event that can't be read, before anything is started."""
+        """Dispatches a batch. If one event can't be read, raises PoisonEvent before it starts any workflow."""
         by_aggregate: dict[str, list[Event]] = {}
         for message in batch:
             event = read(message.data)
@@ -107,7 +107,7 @@ class Dispatcher:
         )
 
     async def _dispatch(self, events: list[Event], signalled: set[str]) -> None:
-        """`signalled`: ids of the workflows that need no second signal in this batch."""
+        """Starts or signals workflows; `signalled` holds the workflow ids that need no second signal in this batch."""
         async with self._slots:
             for event in events:
                 with tracing.within(event.id):
@@ -153,7 +153,7 @@ class Dispatcher:
 
 
 def read(data: bytes) -> Event:
-    """Raises PoisonEvent."""
+    """Parses an event. Raises PoisonEvent for invalid bytes, and without known facts or an aggregate."""
     try:
         event = Event.FromString(data)
     except DecodeError:
@@ -179,7 +179,7 @@ def _facts(event: Event) -> Message:
 
 @contextmanager
 def _past_signal_limit(start: Start) -> Iterator[None]:
-    """Drops a signal to a run that has had as many as Temporal allows: the run looks again anyway."""
+    """Ignores that Temporal refuses a signal at the signal limit: that run looks again before it ends."""
     try:
         yield
     except RPCError as error:
@@ -189,7 +189,7 @@ def _past_signal_limit(start: Start) -> Iterator[None]:
 
 
 async def _patiently(request: Callable[[], Awaitable[None]]) -> None:
-    """Repeats the request until it succeeds. Raises PoisonEvent when the request itself is refused."""
+    """Retries the request until it succeeds. Raises PoisonEvent when the server rejects the request itself."""
     pause = _FIRST_PAUSE
     while True:
         try:

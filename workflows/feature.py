@@ -29,9 +29,9 @@ class Start:
     # All events of a batch together send the workflow one signal.
     one_signal_per_batch: bool = False
     delay: timedelta | None = None
-    # Start another run after one that has succeeded.
+    # Start a new run even if an earlier run of this id has succeeded.
     restart_succeeded: bool = True
-    # Terminate a run that is under way, and start another one.
+    # Terminate the running workflow of this id, and start a new run.
     replace_running: bool = False
 
 
@@ -39,23 +39,23 @@ class Start:
 class Activities:
     """Activity methods, by the queue that the workflow schedules them on."""
 
-    # contract.TASK_QUEUE: these answer at once.
+    # Activities on contract.TASK_QUEUE, which answer at once.
     quick: Sequence[Callable[..., Any]]
     # contract.WORK_QUEUE
     slow: Sequence[Callable[..., Any]] = ()
-    # Releases what the activities hold, when the process ends.
+    # Called when the process ends; closes the activities' connections and child processes.
     close: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One workflow. Event handlers are registered by the class of the event's facts, and get the facts."""
+    """One workflow feature. Its event handlers are keyed by the class of the event's facts, and receive the facts."""
 
     definition: type
     build_activities: Callable[[Settings, ServiceStubs], Activities]
     # Must be deterministic: an event that comes twice asks for the same starts.
     starts: Mapping[type[Message], Callable[[Any, Settings], list[Start]]]
-    # Idempotent calls of services, before the starts. The dispatcher repeats one until it succeeds.
+    # Idempotent calls to services, made before the workflow starts. The dispatcher retries each until it succeeds.
     calls: Mapping[type[Message], Callable[[Any, ServiceStubs], Awaitable[None]]] = field(
         default_factory=dict
     )

@@ -1,4 +1,4 @@
-"""When a run's history is too long and the run has to continue as new.
+"""Decides when a run's history is too long, so that the run must continue as new.
 
 Temporal lets a run have 10,000 signals and 51,200 events. A workflow that gets a signal for each event continues as new
 far below that, even while it waits.
@@ -15,7 +15,7 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from workflows.contract import HISTORY_LIMIT
 
-# Patch ids: runs of earlier versions did neither.
+# Patch ids of two changes to this module. Runs that began before a change replay without it.
 _WHILE_WAITING: Final = "continue-while-waiting"
 _AT_THE_END: Final = "continue-at-the-end"
 
@@ -33,6 +33,6 @@ async def finished(work: asyncio.Future[Any]) -> bool:
     """Waits for a timer, an activity or a task. False when the history got too long first: continue as new."""
     await workflow.wait_condition(lambda: work.done() or exceeded())
     if not work.done() and not workflow.patched(_WHILE_WAITING):
-        # An earlier version began this run, and waited on at this length.
+        # An earlier version started this run. At this history length, that version kept waiting.
         await workflow.wait_condition(work.done)
     return work.done()

@@ -19,7 +19,7 @@ _JOINERS: Final = frozenset("\u200c\u200d\ufe0e\ufe0f")
 
 
 def clean_text(text: str) -> str:
-    """NFC, plain newlines, none of the characters that hide, reorder or break text."""
+    """The text in NFC with plain newlines, without characters that hide, reorder or break text."""
     return nfc(_UNSAFE.sub("", _LINE_ENDS.sub("\n", text)))
 
 
@@ -29,13 +29,13 @@ def clean_line(text: str) -> str:
 
 
 def cut(text: str, limit: int) -> str:
-    """At most `limit` code points. Never cuts between a character and its combining marks."""
+    """Cuts the text to at most `limit` code points, and never between a character and its combining marks."""
     if len(text) <= limit:
         return text
     end = limit
     while end > 0 and _continues(text, end):
         end -= 1
-    # There is no boundary when the first character alone is too long.
+    # No boundary fits when the first character with its marks is longer than the limit.
     return text[: end or limit]
 
 

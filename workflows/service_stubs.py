@@ -22,7 +22,7 @@ SERVICE_HEADER: Final = "x-taskflow-service"
 # Seconds for a call, including the wait for a service that is starting.
 _TIMEOUT: Final = 10.0
 
-# The request is at fault, or the object that it names: another try would fail too.
+# Status codes that blame the request or the object that it names: a retry would fail too.
 _FINAL: Final = frozenset(
     {
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -33,12 +33,12 @@ _FINAL: Final = frozenset(
 
 
 def is_final(error: grpc.aio.AioRpcError) -> bool:
-    """Whether another try would fail too."""
+    """Whether a retry of the failed call would fail too."""
     return error.code() in _FINAL
 
 
 class ServiceStubs:
-    """One per process; `close` it at the end."""
+    """Stubs with one channel per service. A process creates them once and calls `close` at its end."""
 
     def __init__(self, settings: Settings) -> None:
         identity = _ServiceIdentity(settings.service_secret.get_secret_value())

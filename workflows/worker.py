@@ -19,15 +19,16 @@ from workflows.registry import FEATURES
 
 log = structlog.get_logger()
 
-# Runs kept in memory between their events, about 0.1 MB each. Other runs are replayed at their next event.
+# Workflow runs that a worker keeps in memory, about 0.1 MB each. It replays any other run at the run's next event.
 _CACHED_WORKFLOWS: Final = 100
-# More would only wait for each other: workflow code runs under one interpreter lock.
+# Concurrent workflow tasks. More would only wait for each other, because all workflow code shares one interpreter lock.
 _WORKFLOW_TASKS: Final = 16
 # Seconds that a workflow task waits for the worker that has the run in memory. That worker may have been killed.
 _CACHE_PATIENCE: Final = 3.0
-# Replaces a hash of all loaded code, which takes a second and 20 MB at every start. We don't deploy by build ids.
+# A fixed build id, because we don't deploy by build ids. Temporal's default, a hash of all loaded code, costs a second
+# and 20 MB at every start.
 _BUILD_ID: Final = "taskflow"
-# Seconds before the next try to connect, or to run workers.
+# Pause (seconds) before the process connects again or starts new workers.
 _PAUSE: Final = 1.0
 # Seconds that running activities get at shutdown, and that the whole shutdown may take.
 _GRACE: Final = 3.0
@@ -54,7 +55,7 @@ async def connect(settings: Settings) -> Client:
 
 
 def _tracing() -> list[Interceptor]:
-    """Carries an event's trace on through the workflow that it starts, to the calls of its activities."""
+    """Continues an event's trace in the workflow that the event starts, and in its activities' calls."""
     if not tracing.active():
         return []
     from temporalio.contrib.opentelemetry import TracingInterceptor
@@ -76,7 +77,7 @@ def build_workers(
         build_id=_BUILD_ID,
         max_cached_workflows=_CACHED_WORKFLOWS,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=_CACHE_PATIENCE),
-        # Temporal's library needs two.
+        # Temporal's library requires at least two.
         max_concurrent_workflow_tasks=max(2, min(_WORKFLOW_TASKS, concurrency)),
         max_concurrent_activities=concurrency,
         graceful_shutdown_timeout=grace,
@@ -102,7 +103,7 @@ async def supervise(settings: Settings, activities: Sequence[Activities]) -> Non
 
 
 async def _run(workers: list[Worker]) -> None:
-    """Returns when one of them fails."""
+    """Runs the workers until one of them fails."""
     runs = [asyncio.create_task(worker.run()) for worker in workers]
     try:
         done, _ = await asyncio.wait(runs, return_when=asyncio.FIRST_COMPLETED)
@@ -116,7 +117,7 @@ async def _run(workers: list[Worker]) -> None:
 
 
 async def _shut_down(workers: list[Worker]) -> None:
-    """Lets running activities end."""
+    """Stops the workers; running activities get some seconds to end."""
     try:
         async with asyncio.timeout(LONGEST_SHUTDOWN):
             await asyncio.gather(*(worker.shutdown() for worker in workers))

@@ -25,7 +25,7 @@ console = Console(highlight=False, stderr=True)
 
 def main() -> None:
     options = _options()
-    # The dump and the keys are secrets.
+    # Only the owner may read new files: the dump and the keys are secrets.
     os.umask(0o077)
     settings = load()
     if options.command == "make":
@@ -84,7 +84,7 @@ async def _told(
         def say(text: str) -> None:
             nonlocal last
             status.update(text)
-            # Without a terminal: one line for each step, not for each megabyte.
+            # When stderr isn't a terminal, print one line per step instead of one per megabyte.
             step = text.partition(":")[0]
             if not console.is_terminal and step != last:
                 console.print(text, soft_wrap=True)

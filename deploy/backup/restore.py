@@ -10,7 +10,7 @@ from pathlib import Path
 from deploy.backup import backup_folder
 from deploy.backup.commands import database, run
 from deploy.local import binaries
-from deploy.local.folder import RESTORING, is_claimed
+from deploy.local.data_folder import RESTORING, is_claimed
 from deploy.local.program import StackError
 from deploy.local.programs import child_environment
 from deploy.local.stack import Stack, running_stack
@@ -110,7 +110,7 @@ async def _load(stack: Stack, dump: Path, say: Say) -> None:
 
 
 def _move_up(room: Path, folder: Path) -> None:
-    """Moves the database last: until then the leftover RESTORING keeps the launcher from starting an empty one."""
+    """Moves the database last: until then the folder RESTORING makes the launcher refuse to start."""
     for name in (backup_folder.KEYS, backup_folder.PASSWORD, "postgres"):
         if (room / name).exists():
             (room / name).rename(folder / name)

@@ -1,4 +1,4 @@
-"""The story of the demo: each step works through the gateway and checks what it gets back."""
+"""The steps of the demo: each calls the services through the gateway and checks the responses."""
 
 import asyncio
 import email
@@ -38,7 +38,7 @@ from taskflow_client import TaskFlow
 
 SAMPLE = Path(__file__).with_name("tasks.csv")
 _KIND = notification_pb2.NotificationKind
-# A step fails when its result hasn't come after this (seconds).
+# A step fails when its result takes longer than this (seconds).
 _PATIENCE = 30.0
 
 Notification = notification_pb2.Notification
@@ -88,7 +88,7 @@ class Inbox:
 
 
 class Story:
-    """Two users, a workspace, forty tasks, and everything that follows from them."""
+    """The demo: two users create forty tasks; suggestions, jobs, notifications and mails follow."""
 
     def __init__(self, settings: Settings, console: Console) -> None:
         self._settings = settings
@@ -104,7 +104,7 @@ class Story:
         self._ids: dict[str, str] = {}
 
     async def tell(self) -> bool:
-        """Whether every step succeeded."""
+        """Runs all steps; returns whether every step succeeded."""
         started = time.monotonic()
         async with TaskFlow(self._server) as ada, TaskFlow(self._server) as ben:
             self._ada, self._ben = ada, ben

@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def script(name: str) -> Path:
-    """A server that its wheel installs beside the interpreter."""
+    """The path of a server program that its wheel installs into the interpreter's folder."""
     return _executable(Path(sysconfig.get_path("scripts")) / name, name)
 
 

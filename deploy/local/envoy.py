@@ -27,15 +27,16 @@ _REFLECTION = {
 }
 # The auth service's cluster for methods that hash a password, of which few can run at once.
 _PASSWORDS = "passwords"
-# A DNS name stands for at least this many replicas.
+# Number of replicas that the limits assume behind a DNS name, at the least.
 _NAMED_REPLICAS = 2
-# Password calls for each process: about a second of its work. It would refuse further ones too, but at a higher cost.
+# Concurrent password calls per auth process: about a second of its work. The process itself would refuse further calls
+# at a higher cost.
 PASSWORDS_AT_ONCE = 10
-# Memory that Envoy may use, half of its container's. It needs some 40 MiB without a client.
+# Envoy's memory limit (bytes), half of its container's. Without clients Envoy needs some 40 MiB.
 _HEAP_BYTES = 512 * 2**20
 # Requests up to this many times the limit are passed on, so that the services refuse them with their own error.
 _PASSED_ON = 4
-# google.rpc.Code
+# Values of google.rpc.Code.
 _DEADLINE_EXCEEDED: Final = 4
 _RESOURCE_EXHAUSTED: Final = 8
 # A stream may miss several heartbeats before it counts as dead.
@@ -160,7 +161,8 @@ def program(settings: Settings, host: str, endpoints: Mapping[str, list[int]]) -
         about="the gateway: gRPC and gRPC-Web",
         command=(
             *(str(binaries.envoy()), "--config-path", str(file)),
-            # One worker, so that LEAST_REQUEST sees all calls. On one machine that isn't the bottleneck.
+            # One worker thread, so that Envoy's LEAST_REQUEST balancing counts all calls. On one machine one thread
+            # isn't the bottleneck.
             *("--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"),
         ),
         ready=lambda: gateway_routes("127.0.0.1", settings.envoy_admin_port),

@@ -34,7 +34,7 @@ def _refusal(host: str, port: int) -> str:
     """Why a server can't listen on the port; "" when it can."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # The servers set it too: connections of an earlier run in TIME_WAIT are no obstacle.
+        # The servers set SO_REUSEADDR too: an earlier run's connections in TIME_WAIT don't block a port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

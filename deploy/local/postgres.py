@@ -33,7 +33,7 @@ _CONFIGURATION = {
     "shared_buffers": "128MB",
     "fsync": "on",
     "synchronous_commit": "on",
-    # The launcher restarts it. On a full disk its own restart could hang half-way forever.
+    # After a crash the launcher restarts Postgres. On a full disk, Postgres restarting itself could hang forever.
     "restart_after_crash": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
@@ -76,7 +76,7 @@ def program(folder: Path, port: int) -> Program:
         ready=lambda: _serves(folder, port),
         prepare=lambda: _prepare(folder, uid, privileges),
         ports={"POSTGRES_PORT": port},
-        # The locale and password file of the user who starts the stack must not matter.
+        # Postgres must ignore the locale and password file of the user who starts the stack.
         environment={"LC_ALL": "C", "PGPASSFILE": os.devnull},
         stop_signal=signal.SIGINT,
         orphan_signal=signal.SIGINT,
@@ -138,7 +138,7 @@ async def _prepare(folder: Path, uid: int | None, privileges: tuple[str, ...]) -
 
 
 async def _init(folder: Path, uid: int | None, privileges: tuple[str, ...]) -> None:
-    """Make a new cluster beside its place and move it there when complete, so that a half-made one is never used."""
+    """Make a new cluster in a temporary folder, and move it into place when complete: none is used half-made."""
     new = folder / "postgres.new"
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(mode=0o700)

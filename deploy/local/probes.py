@@ -7,7 +7,7 @@ import json
 import grpc
 from grpc_health.v1 import health_pb2
 
-# One connection per probe: a shared one would back off for a second after a refused attempt.
+# One connection per probe: gRPC would wait for a second before it retries a shared connection that was refused.
 _CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 _ANSWER_SECONDS = 2.0
 
@@ -27,7 +27,7 @@ async def greeting(host: str, port: int) -> bytes:
 
 
 async def accepts(host: str, port: int) -> bool:
-    """Whether something accepts TCP connections there."""
+    """Whether something accepts TCP connections at this address."""
     try:
         _, writer = await asyncio.open_connection(host, port)
     except OSError:
@@ -67,7 +67,7 @@ async def grpc_call(host: str, port: int, method: str, request: bytes) -> bytes 
 
 
 async def grpc_serving(host: str, port: int, service: str = "") -> bool:
-    """Whether the standard health service there says SERVING for `service`."""
+    """Whether the gRPC health service at this address says SERVING for `service`."""
     request = health_pb2.HealthCheckRequest(service=service).SerializeToString()
     answer = await grpc_call(host, port, "/grpc.health.v1.Health/Check", request)
     if answer is None:

@@ -13,7 +13,7 @@ from deploy.local.program import Program, StackError
 
 _PROBE_EVERY_SECONDS = 0.1
 _PROBE_LIMIT_SECONDS = 3.0
-# Generous, for a machine that is busy with something else.
+# How long a program may take to become ready: generous, for a busy machine.
 _START_LIMIT_SECONDS = 180.0
 # A program that has never been ready is started this many times, at most this far apart; then the stack gives up.
 _FIRST_ATTEMPTS = 5
@@ -31,7 +31,7 @@ Say = Callable[[str, str], None]
 
 
 def child_command(program: Program) -> list[str]:
-    """The command line that ends with its parent and runs under the account that the program needs.
+    """A command line whose process ends with its parent and runs under the account that the program needs.
 
     The kernel forgets the death signal on a change of credentials, so setpriv arms it after changing them.
     """
@@ -211,7 +211,7 @@ class Process:
                 process_group=0,
             )
         self._child = child
-        # Only a later launcher needs this file: a full disk must not prevent the start.
+        # Only a later launcher needs the pid file, so a full disk must not prevent the program's start.
         with contextlib.suppress(OSError):
             self._pid_file.write_text(f"{child.pid} {birth(child.pid)}\n")
         if self._stopping.is_set():
@@ -277,7 +277,7 @@ def birth(pid: int) -> str:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return ""
-    # The second field, the name, may itself contain spaces and parentheses.
+    # The second field of /proc/<pid>/stat, the process's name, may itself contain spaces and parentheses.
     fields = stat.rpartition(")")[2].split()
     return "" if fields[0] == "Z" else fields[19]
 
@@ -298,7 +298,7 @@ def family(pid: int) -> list[int]:
 def kill_family(pid: int) -> None:
     """Kill a process and all its descendants: its group doesn't include Postgres backends, which have sessions."""
     with contextlib.suppress(ProcessLookupError):
-        # While it is paused, it can't start further processes.
+        # A paused process can't start further child processes before they are all killed.
         os.kill(pid, signal.SIGSTOP)
     for member in reversed(family(pid)):
         with contextlib.suppress(ProcessLookupError):

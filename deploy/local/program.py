@@ -9,7 +9,7 @@ class StackError(Exception):
     """Raised when the stack can't start or continue. The text is a sentence for the person at the terminal."""
 
 
-# Goes before the command of a program whose work can wait: on one machine, calls and streams go before workflows.
+# Command prefix for programs whose work can wait: on one machine, calls and streams have priority over workflows.
 BACKGROUND = ("nice", "-n", "10")
 
 

@@ -14,13 +14,14 @@ from services.platform.config import Settings
 # Makes glibc use one memory pool: with several, each keeps the memory that it needed at the peak.
 _ONE_POOL = {"MALLOC_ARENA_MAX": "1"}
 _PREFIX = "TASKFLOW_"
-# Local mail is sent after this (seconds), instead of the default five minutes.
+# Locally the mail window is this long (seconds), instead of the default five minutes.
 _EMAIL_WINDOW = 5.0
 # The k-th replica listens this far above the configured port, so that nine fit before the next range begins.
 _REPLICA_STEP = 10
 # Time (seconds) to exit after the drain, whose notice can take twice `drain_notice`.
 _END_SECONDS = 3.0
-# The services wait for the migrations themselves: loading their code meanwhile saves a second.
+# What services need ready before they start. They don't start after the migrations but wait for them: loading code
+# meanwhile saves a second.
 _NEEDED = frozenset({"postgres", "nats"})
 
 
@@ -82,7 +83,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
 
 
 def _as_text(value: object) -> str:
-    """The value as pydantic-settings parses it."""
+    """The value as the text that pydantic-settings parses back."""
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     if isinstance(value, tuple):
@@ -115,7 +116,7 @@ def _mail(settings: Settings) -> Program:
     return Program(
         name="mail",
         about="SMTP; caught mail is in mail/",
-        command=(sys.executable, "-m", "deploy.local.mail"),
+        command=(sys.executable, "-m", "deploy.local.mail_catcher"),
         ready=ready,
         ports={"MAIL_PORT": settings.mail_port},
     )

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from deploy.local.folder import claimed
+from deploy.local.data_folder import claimed
 from deploy.local.ports import check_ports
 from deploy.local.process import Process, Say
 from deploy.local.program import Program, StackError
@@ -35,7 +35,7 @@ class Stack:
 
     @property
     def processes(self) -> list[Process]:
-        """In the order in which they are started."""
+        """The supervised processes, in the order in which the stack starts them."""
         return list(self._processes.values())
 
     def pid(self, name: str) -> int:

@@ -1,4 +1,4 @@
-"""protoc-gen-grpc_python: buf can't call the gRPC generator inside grpcio-tools, so this hands the request on."""
+"""The plugin protoc-gen-grpc_python: passes buf's request on to the gRPC generator inside grpcio-tools."""
 
 import sys
 import tempfile
@@ -24,7 +24,7 @@ def main() -> None:
             sys.exit("grpc_python: protoc failed")
         for path in sorted(out.rglob("*.py")):
             name = path.relative_to(out).as_posix()
-            # Files without a service come out as an empty shell.
+            # The generator makes a file without stubs for protos without a service; these are left out.
             if "Stub:" in (content := path.read_text()):
                 response.file.add(name=name, content=content)
     sys.stdout.buffer.write(response.SerializeToString())

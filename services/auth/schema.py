@@ -1,4 +1,4 @@
-"""The Postgres schema `auth`: the metadata that the tables of all its features belong to."""
+"""The metadata of the Postgres schema `auth`, to which the tables of all auth features belong."""
 
 from sqlalchemy import MetaData
 

@@ -1,4 +1,4 @@
-"""One Alembic history for all schemas. `upgrade` applies it as a step of its own; the services wait for that."""
+"""The Alembic history of all schemas. The command `migrate` applies it; the services wait until it has done so."""
 
 import asyncio
 from pathlib import Path
@@ -12,7 +12,7 @@ from services.platform.data.db import Database, Statement
 
 log = structlog.get_logger()
 
-# The newest revision, taken from the file names: loading Alembic would cost each process 10 MB.
+# The newest revision of the schema, taken from the file names: loading Alembic would cost each process 10 MB.
 HEAD = max(file.name[:4] for file in Path(__file__).parent.glob("versions/[0-9]*.py"))
 
 
@@ -26,7 +26,7 @@ _VERSION = Statement(
 
 
 async def wait_until_current(db: Database) -> None:
-    """Returns once the database has the schema that this code needs, or a later one."""
+    """Waits until the database has the schema version that this code needs, or a later one."""
     logged = False
     while True:
         try:

@@ -5,7 +5,7 @@ from sqlalchemy import create_engine, text
 
 from services.migrations.tables import all_metadata
 
-# An arbitrary number that no other advisory lock uses.
+# Key of the migration's advisory lock: any number that no other lock uses.
 _LOCK = 7_402_002
 
 engine = create_engine(context.config.attributes["url"])

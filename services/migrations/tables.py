@@ -10,7 +10,7 @@ from services.platform.data.tables import metadata as platform
 
 
 def all_metadata() -> list[MetaData]:
-    """One for each schema."""
+    """The SQLAlchemy metadata of all tables: one object for each Postgres schema."""
     root = Path(services.__file__).parent
     found = [platform]
     for file in sorted(root.rglob("models.py")):

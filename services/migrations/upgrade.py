@@ -1,4 +1,4 @@
-"""Applies the history: `python -m services migrate`."""
+"""Applies the migrations for `python -m services migrate`."""
 
 from pathlib import Path
 

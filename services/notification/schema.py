@@ -1,4 +1,4 @@
-"""The schema `notification`. Ids of users, workspaces and tasks are other services', so they aren't foreign keys."""
+"""The Postgres schema `notification`. It has no foreign keys to users and tasks, which belong to other services."""
 
 from sqlalchemy import MetaData
 

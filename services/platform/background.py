@@ -41,7 +41,7 @@ async def run_background(
             # awaitable finishes at the same moment (Python 3.11).
             for task in unfinished:
                 task.cancel()
-            # A second cancellation of this function asks for what is already happening.
+            # A second cancellation of this function changes nothing: the tasks are already cancelled.
             with suppress(asyncio.CancelledError):
                 _, unfinished = await asyncio.wait(unfinished, timeout=patience)
         await asyncio.gather(main, *tasks, return_exceptions=True)

@@ -23,7 +23,7 @@ _CLIENT = ("TASKFLOW_SERVER", "TASKFLOW_CONFIG_DIR", "TASKFLOW_WORKSPACE")
 
 # The local PostgreSQL, NATS and Temporal always listen here, whatever `host` is.
 _LOCAL = "127.0.0.1"
-# For trying things on one machine; production refuses to start with it.
+# Default secret for trying TaskFlow on one machine; production refuses to start with it.
 _DEVELOPMENT_SECRET = "taskflow-development-secret-not-for-production"
 
 
@@ -42,7 +42,7 @@ class Settings(BaseSettings):
     environment: Literal["development", "production"] = "development"
     """`production` refuses to start with default secrets and without signing keys."""
     log_format: Literal["console", "json"] = "console"
-    """Lines for people, or one JSON object a line."""
+    """`console` writes lines for people, `json` one JSON object a line."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The lowest level that is logged. At `debug` every call has a line; otherwise only failed calls have one."""
     data_dir: Path = Path(".taskflow")
@@ -52,42 +52,42 @@ class Settings(BaseSettings):
     """The address that the gateway, our processes and the mail catcher listen on. The local PostgreSQL, NATS and
     Temporal always listen on 127.0.0.1."""
     gateway_port: Port = 8080
-    """Envoy: gRPC and gRPC-Web, the only public port."""
+    """Envoy's port for gRPC and gRPC-Web, the only public port."""
     auth_port: Port = 9001
-    """The auth service's gRPC."""
+    """Port of the auth service's gRPC server."""
     task_port: Port = 9002
-    """The task service's gRPC."""
+    """Port of the task service's gRPC server."""
     notification_port: Port = 9003
-    """The notification service's gRPC."""
+    """Port of the notification service's gRPC server."""
     auth_http_port: Port = 9101
-    """The auth service's /healthz and /metrics."""
+    """Port of the auth service's /healthz and /metrics."""
     task_http_port: Port = 9102
-    """The task service's /healthz and /metrics."""
+    """Port of the task service's /healthz and /metrics."""
     notification_http_port: Port = 9103
-    """The notification service's /healthz and /metrics."""
+    """Port of the notification service's /healthz and /metrics."""
     relay_http_port: Port = 9104
-    """The relay's /healthz and /metrics."""
+    """Port of the relay's /healthz and /metrics."""
     worker_http_port: Port = 9105
-    """The workflow worker's /healthz and /metrics."""
+    """Port of the workflow worker's /healthz and /metrics."""
     envoy_admin_port: Port = 9901
-    """Envoy's admin interface, on the loopback address only."""
+    """Port of Envoy's admin interface, on the loopback address only."""
     postgres_port: Port = 15432
-    """The embedded PostgreSQL."""
+    """Port of the embedded PostgreSQL."""
     nats_port: Port = 14222
-    """The embedded NATS."""
+    """Port of the embedded NATS."""
     temporal_port: Port = 17233
-    """The embedded Temporal."""
+    """Port of the embedded Temporal."""
     mail_port: Port = 11025
-    """The local mail catcher's SMTP."""
+    """SMTP port of the local mail catcher."""
     replicas: Annotated[int, Field(ge=1, le=9)] = 1
-    """Processes of each service that the local stack starts; the k-th listens 10 * (k - 1) higher."""
+    """Processes of each service that the local stack starts. The k-th adds 10 * (k - 1) to its port numbers."""
 
     database_url: SecretStr | None = None
-    """`postgresql://user:password@host:port/name`. Unset: the embedded one."""
+    """`postgresql://user:password@host:port/name`. Unset: the embedded PostgreSQL."""
     nats_url: SecretStr | None = None
-    """`nats://host:port`. Unset: the embedded one."""
+    """`nats://host:port`. Unset: the embedded NATS."""
     temporal_address: str | None = None
-    """`host:port`. Unset: the embedded one."""
+    """Temporal's `host:port`. Unset: the embedded Temporal."""
     temporal_namespace: str = "default"
     """The namespace in Temporal. It has to exist."""
     auth_address: str | None = None
@@ -116,9 +116,9 @@ class Settings(BaseSettings):
     share an address."""
 
     reflection: bool = True
-    """Whether the services describe themselves over gRPC. Switch it off in production."""
+    """Whether the services offer gRPC reflection. Switch it off in production."""
     database_pool_size: Annotated[int, Field(ge=1, le=200)] = 10
-    """Most connections to PostgreSQL that a process holds."""
+    """Most PostgreSQL connections of one process."""
     statement_timeout: Seconds = 10
     """Seconds after which PostgreSQL cancels a statement."""
     gateway_calls: Annotated[int, Field(ge=4)] = 100
@@ -135,7 +135,7 @@ class Settings(BaseSettings):
     """Seconds that a process keeps serving after it reported its shutdown to the gateway; up to twice as long while
     calls still arrive."""
     drain_grace: Seconds = 5
-    """Seconds after that in which running calls may finish."""
+    """Seconds after the drain notice in which running calls may finish."""
 
     heartbeat_interval: Annotated[float, Field(gt=0)] = 15
     """Seconds between heartbeats on a stream."""
@@ -186,9 +186,9 @@ class Settings(BaseSettings):
     ai_base_url: str | None = None
     """An OpenAI-compatible endpoint. Without it, priorities are guessed from the wording, offline."""
     ai_model: str | None = None
-    """The model to use at that endpoint."""
+    """The model to use at `ai_base_url`."""
     ai_api_key: SecretStr | None = None
-    """The endpoint's API key."""
+    """The API key for `ai_base_url`."""
     ai_timeout: Annotated[float, Field(gt=0)] = 30
     """Seconds after which a request to the model fails."""
     ai_max_output_tokens: Annotated[int, Field(ge=64)] = 8000
@@ -204,11 +204,11 @@ class Settings(BaseSettings):
     smtp_host: str | None = None
     """The mail server. Unset: the local mail catcher."""
     smtp_port: Port | None = None
-    """Unset: 25, 587 or 465, depending on `smtp_tls`; `mail_port` for the local mail catcher."""
+    """The mail server's port. Unset: 25, 587 or 465, by `smtp_tls`; `mail_port` for the local mail catcher."""
     smtp_username: str | None = None
     """The account at the mail server. Unset: mail is sent without logging in."""
     smtp_password: SecretStr | None = None
-    """The password of that account."""
+    """The password of `smtp_username`."""
     smtp_tls: Literal["none", "starttls", "tls"] = "none"
     """How the connection to the mail server is encrypted."""
     mail_from: str = "TaskFlow <taskflow@localhost>"

@@ -1,4 +1,4 @@
-"""The parts of a process that every feature's `register` gets."""
+"""What a process hands to every feature's `register`: settings, database, bus, seal and gate."""
 
 from collections.abc import Coroutine
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""All tables of the schema `task`. Importing this module completes `metadata`."""
+"""All tables of the Postgres schema `task`. Importing this module adds all of them to `metadata`."""
 
 from services.task.jobs.models import jobs
 from services.task.projects.models import projects

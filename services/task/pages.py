@@ -1,4 +1,4 @@
-"""Pages of rows that belong to tasks and have a state: jobs and suggestions, newest first.
+"""Pages of jobs and of suggestions, newest first.
 
 The order is (created_at, id). With the id alone, Postgres would often scan the primary key across all workspaces.
 """
@@ -57,7 +57,7 @@ async def page(
     row: type[R],
     message_of: Callable[[R], M],
 ) -> tuple[list[M], str]:
-    """The page that a ListJobs or ListSuggestions request asks for, and the token of the next page.
+    """The page that a ListJobs or ListSuggestions request asks for, and the token of the next page ("": no more rows).
 
     `row` is the NamedTuple of the columns to read. Raises NOT_FOUND, SESSION_REVOKED, INVALID_PAGE_TOKEN.
     """
@@ -88,7 +88,11 @@ def _before(created_at: str, row_id: str) -> dict[str, Any]:
 def list_rows(
     table: Table, row: type[R], of_task: bool, in_states: bool, after: bool
 ) -> Statement[R]:
-    """Binds :workspace_id and :limit; :task_id, :states, and :before_time with :before_id where asked for."""
+    """The statement of a list of jobs or suggestions.
+
+    Binds :workspace_id and :limit; with `of_task` :task_id, with `in_states` :states, with `after` :before_time and
+    :before_id.
+    """
     columns = [table.c[name] for name in row._fields]  # type: ignore[attr-defined]
     query = select(*columns).where(table.c.workspace_id == bindparam("workspace_id", type_=Uuid))
     if after:
@@ -100,8 +104,8 @@ def list_rows(
     if of_task:
         query = query.where(table.c.task_id == bindparam("task_id", type_=Uuid))
     if in_states and not of_task:
-        # Reads a page of each state by that state's index. A scan over all states could pass almost all rows to find
-        # a few old ones.
+        # Reads a page of each state by index and merges the pages. One scan over all states could read almost all rows
+        # to find a few old rows in these states.
         wanted = (
             func.unnest(_states)
             .table_valued(column("state", SmallInteger), name="wanted")

@@ -122,7 +122,7 @@ def _table(found: dict[str, Result]) -> Table:
 
 
 def _store(measured: str, result: Result) -> None:
-    """Rows that weren't measured keep their stored results."""
+    """Writes results.json. Benchmark rows that weren't measured now keep their stored results."""
     try:
         stored: dict[str, Any] = json.loads(RESULTS.read_text())
     except FileNotFoundError:

@@ -90,7 +90,7 @@ SELECT md5('project ' || n)::uuid, %(workspace)s, 'P' || n, 'Project ' || n, '',
   %(size)s + 1, now(), now()
 FROM generate_series(%(first)s, %(last)s) AS n
 """
-# A third is open, half have a deadline, and the projects take turns.
+# A third of the tasks are open, half have a deadline, and the tasks are spread evenly over the projects.
 _TASKS: LiteralString = """
 INSERT INTO task.tasks (id, workspace_id, project_id, project_key, number, title, description, status, priority,
   assignee_id, creator_id, labels, due_date, due_zone, due_at, created_at, updated_at, finished_at)
@@ -114,7 +114,7 @@ FROM (
   ) AS made
 ) AS dated
 """
-# Each is a day old and read.
+# Each notification is a day old and read.
 _NOTIFICATIONS: tuple[LiteralString, ...] = (
     """
     INSERT INTO notification.feeds (user_id, last_sequence)

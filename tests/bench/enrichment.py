@@ -25,7 +25,7 @@ _PATIENCE = 120.0
 
 
 async def suggestions(bench: Bench) -> Result:
-    """P8."""
+    """Measures P8: the suggestions stored per second."""
     stacks = await bench.stacks.need(small=WHOLE)
     settings = stacks["small"].settings
     [token] = bench.small.tokens(settings, [1])
@@ -33,7 +33,7 @@ async def suggestions(bench: Bench) -> Result:
     for number in range(ROUNDS):
         bench.say(f"round {number + 1}: suggestions")
         rates.append(_TASKS / await _suggested(settings, token))
-        # The last workflows are still completing.
+        # Wait a moment, because the last workflows are still completing.
         await asyncio.sleep(1)
         bench.say(f"round {number + 1}: workflows that do nothing")
         [found] = await load(
@@ -51,7 +51,7 @@ async def suggestions(bench: Bench) -> Result:
 
 async def _suggested(settings: Settings, token: str) -> float:
     """Seconds until every task has its suggestion."""
-    # Tasks whose priority and text lead to a suggestion for each.
+    # Tasks whose priority and text make the enricher suggest something for each.
     tasks = await dataset.execute(
         settings.postgres,
         """

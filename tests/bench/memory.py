@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def resident(pid: int) -> int:
-    """Resident memory (RSS)."""
+    """Resident memory of a process (RSS, bytes)."""
     return _field(pid, "status", "VmRSS")
 
 
@@ -23,7 +23,7 @@ def _field(pid: int, file: str, name: str) -> int:
 
 
 def family(pid: int) -> Iterator[int]:
-    """The process and its descendants, except those that end meanwhile."""
+    """The process and its descendants, without those that end during the call."""
     children: list[str] = []
     with suppress(FileNotFoundError, ProcessLookupError):
         for task in Path(f"/proc/{pid}/task").iterdir():

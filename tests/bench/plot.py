@@ -3,7 +3,7 @@
 import math
 from html import escape
 
-# By line title: relative cost, by relative amount of data.
+# Title of a line in the plot → relative amount of data → relative cost.
 Lines = dict[str, dict[int, float]]
 
 _WIDTH, _HEIGHT = 720, 360

@@ -50,7 +50,7 @@ class Remote:
 
 @asynccontextmanager
 async def started(module: str, *specs: dict[str, Any]) -> AsyncIterator[list[Remote]]:
-    """A process of `module` for each spec, all prepared; they end with the block."""
+    """Starts a process of `module` for each spec. Yields once all are prepared, and ends them with the block."""
     processes = [
         await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", module),
@@ -95,7 +95,7 @@ def check(*found: dict[str, Any]) -> None:
 @asynccontextmanager
 async def echoing(spec: dict[str, Any]) -> AsyncIterator[None]:
     """Run the echo server at spec["address"] while the block runs."""
-    async with started("tests.bench.echo", spec) as [remote]:
+    async with started("tests.bench.echo_server", spec) as [remote]:
         remote.go()
         yield
         remote.stop()

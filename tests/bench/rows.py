@@ -40,7 +40,7 @@ def places(folder: Path, port: int) -> dict[str, StackPlace]:
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit to meet, in the words of the table."""
+    """A limit that a benchmark result has to meet, and its wording in the printed table."""
 
     text: str
     met: bool

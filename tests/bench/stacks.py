@@ -13,7 +13,7 @@ from services.platform.config import Settings
 from tests.bench import dataset
 from tests.bench.dataset import Dataset
 
-# The programs that a call needs. Other rows measure what follows from its events.
+# The programs that answer calls. The programs that process events don't run with them.
 CALLS = frozenset({"postgres", "nats", "migrate", "auth", "task"})
 RELAY = frozenset({"postgres", "nats", "migrate", "relay"})
 WHOLE = frozenset(
@@ -60,7 +60,7 @@ class StackPlace:
 
     @property
     def filled(self) -> Path:
-        """A marker file: the database is filled. A kept folder is used again."""
+        """A marker file that exists once the database is filled, so that a kept folder can be used again."""
         return self.folder / "filled"
 
     @property

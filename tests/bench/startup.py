@@ -20,7 +20,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 _HOST = "127.0.0.1"
 _PATIENCE = 60.0
 _LOOK = 0.05
-# Wait until everything is idle (seconds).
+# How long to wait (seconds) until the stack is idle.
 _REST = 5.0
 
 _MOST_SECONDS = 10.0
@@ -42,7 +42,7 @@ async def cold_start(bench: Bench) -> Result:
 
 
 async def at_rest(bench: Bench) -> Result:
-    """P11: shared memory counts once. One measurement is enough, as results don't vary."""
+    """P11: memory of the idle stack; shared pages count once. One measurement is enough, as results don't vary."""
     await bench.stacks.need()
     bench.say("the stack at rest")
     async with _up(bench) as (pid, _):

@@ -37,7 +37,7 @@ _DEPTHS = (0.1, 0.5, 0.9)
 
 
 async def creates(bench: Bench) -> Result:
-    """P1."""
+    """Measures P1: creates per second."""
     stacks = await bench.stacks.need(small=CALLS)
     settings = stacks["small"].settings
     spec = creating(settings, bench.small)
@@ -46,7 +46,7 @@ async def creates(bench: Bench) -> Result:
 
 
 async def gets(bench: Bench) -> Result:
-    """P2."""
+    """Measures P2: GetTask calls per second."""
     stacks = await bench.stacks.need(small=CALLS)
     settings = stacks["small"].settings
     rows = await dataset.execute(
@@ -147,7 +147,7 @@ async def _against_echo(
 
 
 async def rate(spec: dict[str, Any], address: str) -> float:
-    """Calls per second, of all load processes together. Each process starts at another number."""
+    """Calls per second of all load processes together. Each process numbers its calls from a different start."""
     found = await load(
         *({**spec, "address": address, "first": client * 1_000_003} for client in range(CLIENTS))
     )

@@ -52,7 +52,7 @@ class CliUser:
 
     @asynccontextmanager
     async def watching(self, *args: str) -> AsyncIterator[AsyncIterator[Any]]:
-        """Yields the messages of a stream, then ends it with Ctrl-C."""
+        """Runs a watch command; yields its messages, then ends the command with Ctrl-C."""
         process = await self.start(*args, "--output", "json")
         assert process.stdout is not None
         lines = process.stdout

@@ -125,7 +125,7 @@ async def test_killing_a_process_loses_no_acknowledged_write(
             task.cancel()
         await asyncio.gather(*creating, return_exceptions=True)
 
-        # A create that timed out may still take effect. In the end list and streams have to agree.
+        # A create that timed out may still take effect, so compare the streams with the list, not with the answers.
         # Events that the killed process had received are redelivered after 8 s.
         async with asyncio.timeout(30):
             while True:

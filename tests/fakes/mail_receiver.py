@@ -78,7 +78,7 @@ async def mail_receiver(port: int = 0) -> AsyncIterator[MailReceiver]:
             fake,
             hostname="localhost",
             enable_SMTPUTF8=True,
-            # There are no accounts.
+            # Refuse every login: this mail server has no accounts.
             authenticator=lambda *_: AuthResult(success=False, handled=False),
             auth_require_tls=False,
             loop=loop,

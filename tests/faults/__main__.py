@@ -113,7 +113,7 @@ async def _run(
     scenarios = registry.load([name for name in options.only if name not in options.left_out])
     task = asyncio.current_task()
     assert task is not None
-    # As on Ctrl-C: everything is stopped in order.
+    # SIGTERM cancels the main task as Ctrl-C does, so that the stack stops in order.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     status = console.status("starting the stack")
 

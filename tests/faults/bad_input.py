@@ -26,13 +26,13 @@ from taskflow.task.v1.task_pb2 import Task
 from taskflow.task.v1.task_service_pb2 import CreateTaskRequest
 from taskflow.task.v1.task_service_pb2_grpc import TaskServiceStub
 from tests.conftest import settings_for
-from tests.faults.corpus import Case, cases
+from tests.faults.bad_input_cases import Case, cases
 from tests.faults.rpcs import documented_reasons, every_rpc
 from tests.faults.samples import Samples, new_samples
 
 # Number of cases in `make test`, and in the profiles of `make faults`.
 CASES = {"": 3_000, "short": 20_000, "long": 200_000}
-# Requests sent at once. The samples are renewed after each chunk.
+# How many requests are sent at once, and after how many requests the samples are renewed.
 _AT_ONCE = 16
 _CHUNK = 1_000
 # The first chunks fill pools and caches and aren't measured.
@@ -40,9 +40,9 @@ _FILLING = 2
 # The processes that answer RPCs, and the programs that they need.
 MEASURED = ("auth", "task", "notification")
 _PROGRAMS = {"postgres", "nats", "migrate", "relay", *MEASURED}
-# Bytes that a process may grow by.
+# The most bytes that a service process may grow by.
 MOST_GROWTH = 50 * 2**20
-# Codes that no input may cause.
+# Status codes that no request may cause, however bad its input is.
 _NEVER = {"INTERNAL", "UNKNOWN", "DATA_LOSS", "UNAVAILABLE"}
 _INNER_LIFE = re.compile(
     r"[A-Z]\w*(Error|Exception)\b|Traceback|psycopg|sqlalchemy|protobuf|<class|object at 0x|File \"|site-packages"
@@ -160,14 +160,14 @@ async def _send(samples: Samples, numbers: range, report: Report) -> None:
 
 
 async def send(samples: Samples, case: Case) -> Answer:
-    """The first answer of a stream, or the only answer of a unary call."""
+    """Sends a case; returns a stream's first answer, or a unary call's only answer."""
     started = time.perf_counter()
     try:
         await _called(samples.channels[case.rpc.process], case)
     except grpc.aio.AioRpcError as error:
         return _refused(error, time.perf_counter() - started)
     except asyncio.CancelledError:
-        # grpc.aio raises this for a call that ended before it started.
+        # grpc.aio raises CancelledError for a call that ended before it started.
         if asyncio.current_task().cancelling():  # type: ignore[union-attr]
             raise
         return Answer("CANCELLED", "", "", time.perf_counter() - started)
@@ -206,7 +206,7 @@ def _refused(error: grpc.aio.AioRpcError, seconds: float) -> Answer:
     for detail in status.details:
         detail.Unpack(info)
     told = f"{error.details()} {raw.decode(errors='replace') if raw else ''}"
-    # grpc.aio raises this when a stream ended before the request was sent completely.
+    # grpc.aio raises this error when a stream ended before the request was sent completely.
     over = error.details() == "Internal error from Core"
     return Answer("CANCELLED" if over else error.code().name, info.reason, told, seconds)
 
@@ -234,7 +234,7 @@ def problem(samples: Samples, case: Case, answer: Answer) -> str:
 
 
 def _undocumented(case: Case, answer: Answer) -> str:
-    """Our own errors must have a reason that is documented with their code."""
+    """What is undocumented about an error of our own: its reason, or the code of that reason."""
     by_grpc = case.refused_early and answer.code == "RESOURCE_EXHAUSTED"
     by_client = case.timeout < 1 and answer.code in ("DEADLINE_EXCEEDED", "CANCELLED")
     if answer.reason == "" and (by_grpc or by_client or not case.rpc.ours):

@@ -14,9 +14,9 @@ from services.platform.data.db import Statement
 from taskflow.options.v1.options_pb2 import ACCESS_OPEN, ACCESS_OPERATOR, ACCESS_SERVICE
 from tests.faults.rpcs import FieldPlace, Rpc, every_rpc, is_id, kind_of, places
 from tests.faults.samples import Samples
-from tests.faults.seeds import valid
+from tests.faults.valid_requests import valid
 
-# Outcomes of a foreign id other than NOT_FOUND.
+# Fields where a foreign id has another outcome than NOT_FOUND.
 _NO_MEMBER = "FAILED_PRECONDITION ASSIGNEE_NOT_MEMBER"
 _NO_PARENT = "FAILED_PRECONDITION PARENT_INVALID"
 _PASSED_OVER = "OK"
@@ -24,7 +24,7 @@ _ELSEWHERE = {
     "task.assignee_id": _NO_MEMBER,
     "assignee_id": _NO_MEMBER,
     "task.parent_id": _NO_PARENT,
-    # Filters that match nothing, and lists from which foreign ids are dropped.
+    # Foreign ids in these filters match nothing, and the server drops foreign ids from these lists.
     "filter.project_ids": _PASSED_OVER,
     "filter.assignee_ids": _PASSED_OVER,
     "filter.creator_ids": _PASSED_OVER,
@@ -32,7 +32,7 @@ _ELSEWHERE = {
     "MarkRead.ids": _PASSED_OVER,
     "ListJobs.task_id": _PASSED_OVER,
     "ListSuggestions.task_id": _PASSED_OVER,
-    # Output only.
+    # Output-only fields, which the server ignores.
     "CreateProject.project.id": _PASSED_OVER,
     "CreateTask.task.id": _PASSED_OVER,
     "UpdateCurrentUser.user.id": _PASSED_OVER,
@@ -41,10 +41,10 @@ _ELSEWHERE = {
     "task.workspace_id": _PASSED_OVER,
     "task.project_id": _PASSED_OVER,
     "task.creator_id": _PASSED_OVER,
-    # For operators, who see all workspaces.
+    # Only operators, who see all workspaces, may make these calls.
     "ReplayDeadLetter.id": "PERMISSION_DENIED NOT_FOR_CALLER",
 }
-# For the other fields of a request, so that they are the same for both ids.
+# The seed for all other fields, so that a request with a foreign id and one with an unknown id differ in the id only.
 _SEED = 7
 
 
@@ -107,7 +107,7 @@ async def try_foreign_ids(
 
 
 async def try_foreign_key(victim: Samples, stranger: Samples) -> list[str]:
-    """As `try_foreign_ids`, for a task's key."""
+    """Like `try_foreign_ids`, but with a task's key."""
     (rpc,) = (rpc for rpc in every_rpc() if rpc.name == "GetTask")
     before = await state(victim)
     told = []
@@ -124,7 +124,7 @@ async def try_foreign_key(victim: Samples, stranger: Samples) -> list[str]:
 async def try_foreign_seals(
     victim: Samples, stranger: Samples, rpc: Rpc, place: FieldPlace
 ) -> list[str]:
-    """As `try_foreign_ids`, for page tokens and cursors: they must act like forged ones."""
+    """Like `try_foreign_ids`, but with page tokens and cursors, which must act like forged ones."""
     codes = ("INVALID_ARGUMENT INVALID_PAGE_TOKEN", "INVALID_ARGUMENT INVALID_CURSOR")
     found = []
     for seal in filter(None, victim.seals):
@@ -147,7 +147,7 @@ async def _asked(samples: Samples, rpc: Rpc, place: FieldPlace, value: str) -> T
 
 
 def _request(samples: Samples, rpc: Rpc) -> Any:
-    """A minimal request: no mask, no parent or assignee that would also be wrong, no request_id."""
+    """A minimal request without mask and request_id, and without a parent or assignee that would be wrong too."""
     rng = random.Random(_SEED)
     while True:
         request = valid(rpc, samples, rng)
@@ -199,7 +199,7 @@ def _told(error: grpc.aio.AioRpcError, value: str) -> Told:
 
 
 def _constant(answer: Any, rpc: Rpc) -> str:
-    """The answer without parts that differ each time."""
+    """The answer without the parts that differ from call to call."""
     if rpc.method.server_streaming:
         # The first heartbeat contains the time.
         return str(answer.WhichOneof("kind"))

@@ -37,7 +37,7 @@ from tests.bench.load.control import Control
 _REFUSED = "RESOURCE_EXHAUSTED"
 _LISTED = 100
 
-# Makes one call of a kind.
+# A function that makes one call; its argument chooses the call's random values.
 Call = Callable[[random.Random], Awaitable[Any]]
 
 
@@ -177,5 +177,5 @@ if __name__ == "__main__":
     try:
         asyncio.run(main())
     except EOFError:
-        # The parent process is gone.
+        # The runner has ended, so this load process ends without a result.
         sys.exit(1)

@@ -25,7 +25,7 @@ class Rpc:
     path: str
     access: Access.ValueType
     method: MethodDescriptor
-    # The process that tests call.
+    # The process that serves the RPC.
     process: str
 
     @property
@@ -42,7 +42,7 @@ class Rpc:
 
     @property
     def ours(self) -> bool:
-        """Whether it belongs to TaskFlow, not to gRPC's health or reflection."""
+        """Whether the RPC belongs to TaskFlow, not to gRPC's health or reflection service."""
         return self.path.startswith("/taskflow.")
 
 
@@ -119,7 +119,7 @@ def message_of(field: FieldDescriptor) -> Descriptor:
 
 
 def is_id(field: FieldDescriptor) -> bool:
-    """Whether the field names an object. Clients choose request_id and event_id; a zone's id is IANA's."""
+    """Whether the field holds the id of an object of ours, unlike request_id, event_id and the id of a time zone."""
     if field.type != field.TYPE_STRING or field.name in ("request_id", "event_id"):
         return False
     if not message_of(field).full_name.startswith("taskflow."):
@@ -144,6 +144,6 @@ def kind_of(rpc: Rpc, field: FieldDescriptor, kinds: frozenset[str]) -> str:
     for name in (message_of(field).name, rpc.name, rpc.method.containing_service.name):
         said = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
         if fitting := [kind for kind in kinds if kind in said]:
-            # For BatchGetUsers: users.
+            # Several kinds can match; take the one whose name ends last, such as "user" in BatchGetUsers.
             return max(fitting, key=lambda kind: (said.rfind(kind) + len(kind), len(kind)))
     raise LookupError(f"nothing is known of {field.full_name}")

@@ -46,9 +46,9 @@ from taskflow.task.v1.task_service_pb2_grpc import TaskServiceStub
 from tests.faults.rpcs import Rpc
 from tests.integration.people import PASSWORD, Person, Team, database
 
-# Seconds. Far more than any wait here takes, even on a busy machine.
+# Time limit (seconds) of every wait: far more than any wait takes, even on a busy machine.
 _PATIENCE = 60.0
-# Called with the leaver's session, which is over afterwards: later calls are validated and then refused.
+# Calls made as `leaver`, because they end the session. The server validates later such calls and then refuses them.
 _ENDS_THE_SESSION = {"Logout"}
 # Dead letters that tests parked are deleted. One of the product's own consumers would be a fault, so it stays.
 _FORGET_LETTERS = Statement(
@@ -73,7 +73,7 @@ class Samples:
     # Tests may end this user's sessions and change the password.
     leaver: Person
     operator: Person
-    # Part of every text, so that a leak is found by searching for it.
+    # A mark in every text of the samples: a search for it finds leaks.
     mark: str
     workspace_id: str = ""
     ids: dict[str, list[str]] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class Samples:
     # Page tokens and cursors of the workspace before the last `renew`; and requests for its next page, by RPC.
     past_seals: list[str] = field(default_factory=list)
     pages: dict[str, list[bytes]] = field(default_factory=dict)
-    # Found in an error text, any of these is a leak.
+    # Strings that count as a leak if an error text contains them.
     secrets: list[str] = field(default_factory=list)
 
     @property

@@ -15,10 +15,10 @@ from deploy.local.stack import Stack
 from taskflow.notification.v1.notification_service_pb2 import WatchNotificationsRequest
 from taskflow.notification.v1.notification_service_pb2_grpc import NotificationServiceStub
 from tests.faults.bad_input import CASES, MOST_GROWTH, hold, problem, send
-from tests.faults.corpus import Case
+from tests.faults.bad_input_cases import Case
 from tests.faults.rpcs import Rpc, every_rpc
 from tests.faults.samples import Samples
-from tests.faults.seeds import valid
+from tests.faults.valid_requests import valid
 from tests.integration.people import refusal
 
 
@@ -35,7 +35,7 @@ async def test_bad_input_gets_the_documented_answer_on_every_rpc_and_does_no_har
     print(report.table())
     assert not report.wrong, "\n".join([f"seed {seed}", *report.wrong[:40]])
     assert report.growth < MOST_GROWTH
-    # Otherwise the requests to mutate weren't valid in the first place.
+    # Most unmutated requests must succeed, or else the mutated ones weren't valid in the first place.
     good = report.counts["nothing wrong", "OK"]
     assert good > sum(n for (kind, _), n in report.counts.items() if kind == "nothing wrong") / 2
 
@@ -82,7 +82,7 @@ async def test_health_checks_without_a_login_are_limited_in_size_and_number(
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     for watch in watches:
         watch.cancel()
-    # After they end, new watches are accepted again.
+    # After the watches end, the server accepts new watches again.
     async with asyncio.timeout(10):
         while True:
             again = stub.Watch(health_pb2.HealthCheckRequest())
@@ -127,7 +127,7 @@ def _peak(process: int) -> int:
 async def test_streams_cancelled_while_opening_block_no_other_notifications(
     samples: Samples,
 ) -> None:
-    """Otherwise nats-py stops reading, and the process gets no messages until its connection counts as stale."""
+    """The fault: nats-py stopped reading, and the process got no messages until its connection counted as stale."""
     stub = NotificationServiceStub(samples.channels["notification"])
 
     async def give_up(seconds: float) -> None:

@@ -116,7 +116,7 @@ def test_the_log_returns_an_outcome_only_once_it_is_on_disk(tmp_path: Path) -> N
     with OperationLog(file) as log:
         first, second = log.begin("create", title="a"), log.begin("create", title="b")
         first.ok(task="1")
-        # A thread writes the log, so wait for it.
+        # A thread writes the log, so wait for the thread.
         found = list(log)
         assert len(file.read_text().splitlines()) == 3
         assert json.loads(file.read_text().splitlines()[2])["outcome"] == "ok"
@@ -215,7 +215,7 @@ async def test_the_proxy_delays_cuts_and_refuses_connections() -> None:
         with pytest.raises(grpc.aio.AioRpcError, match="UNAVAILABLE"):
             await check(stub)
         proxy.refuse()
-        # The first while reconnecting, the second if it is still writing to the connection that is cut.
+        # DEADLINE_EXCEEDED while the client is reconnecting, UNAVAILABLE while it still writes to the reset connection.
         with pytest.raises(grpc.aio.AioRpcError, match=r"DEADLINE_EXCEEDED|UNAVAILABLE"):
             await check(stub, timeout=0.5)
         proxy.pass_()

@@ -29,9 +29,9 @@ from taskflow.options.v1.options_pb2 import ACCESS_SERVICE
 from taskflow.task.v1 import task_service_pb2, task_service_pb2_grpc
 from taskflow.task.v1.task_pb2 import Due, Task
 from tests.conftest import serving, settings_for
+from tests.faults.malformed_bytes import sized, tag, varint
 from tests.faults.rpcs import Rpc, every_rpc
 from tests.faults.samples import Samples, new_samples
-from tests.faults.wire import sized, tag, varint
 from tests.integration.people import Person, refusal
 from tests.unit import test_deploy_files
 
@@ -271,7 +271,7 @@ async def test_9_internal_methods_require_the_service_secret(samples: Samples, r
     ):
         refused = await refusal(call(b"", metadata=metadata))
         assert (refused.code, refused.reason) == (_Code.PERMISSION_DENIED, "NOT_FOR_CALLER")
-    # With the right secret, the request is validated.
+    # With the right secret the call is authenticated, and its empty request then fails validation.
     refused = await refusal(call(b"", metadata=samples.service))
     assert refused.code is _Code.INVALID_ARGUMENT
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from services.platform.http.outbound import ForbiddenAddress, guarded_client, is_public
-from tests.fakes.enriching import KEY, PRIORITY, InThisProcess, enriching, with_reason
+from tests.fakes.model_enricher import KEY, PRIORITY, InThisProcess, enriching, with_reason
 from tests.fakes.model_server import Reply, Request, model_server
 from workflows.enrichment.enrichers import EnrichRequest, InvalidModelOutput, ModelRefused
 from workflows.enrichment.enrichers.model import ModelEnricher, ModelSettings

@@ -5,38 +5,33 @@ finds them last: old rows are done, read, archived or replayed, new ones aren't.
 """
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import LiteralString
 from urllib.parse import urlsplit, urlunsplit
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import psycopg
 from psycopg import sql
 
 from services.migrations.upgrade import upgrade
 from services.platform.config import Settings
+from tests.bench.dataset import name_id
 
 TASKS = 1_000_000
 _USERS = TASKS // 10
 _SCHEMAS = ["auth", "task", "notification", "platform"]
 
 
-def named(name: str) -> UUID:
-    """The same as md5(name)::uuid in Postgres. All ids are made so, except where ids define the order."""
-    return UUID(hashlib.md5(name.encode(), usedforsecurity=False).hexdigest())
-
-
-LARGE = named("workspace 0")
+LARGE = name_id("workspace 0")
 # A project with 5,000 of the large workspace's 750,000 tasks.
-PROJECT = named("project 0")
+PROJECT = name_id("project 0")
 # Member of all workspaces, with 2,000 tasks in the large one and 20,000 notifications; the oldest 100 are unread.
-PERSON = named("user 0")
+PERSON = name_id("user 0")
 # One of this user's 5,000 sessions.
-SESSION = named("session 2000")
-# Has 20,000 notifications too: all unread, and all already mailed.
-MAIL_READER = named("user 1")
+SESSION = name_id("session 2000")
+# A user who has 20,000 notifications too, all unread and all already mailed.
+MAIL_READER = name_id("user 1")
 
 _PEOPLE: tuple[LiteralString, ...] = (
     """
@@ -76,7 +71,7 @@ _TASKS: tuple[LiteralString, ...] = (
       md5('user 0')::uuid, CASE WHEN n % 2500 < 2000 THEN now() END, now() - (5000 - n) * interval '1 hour', now()
     FROM generate_series(1, 5000) AS n
     """,
-    # The newest tenth is open. Properties that don't follow from the age are spread evenly by a hash.
+    # The newest tenth of the tasks are open. A hash spreads the properties evenly that don't depend on age.
     """
     INSERT INTO task.tasks (id, workspace_id, project_id, project_key, number, title, description, status, priority,
       assignee_id, creator_id, labels, due_date, due_zone, due_at, parent_id, created_at, updated_at, finished_at,
@@ -100,7 +95,8 @@ _TASKS: tuple[LiteralString, ...] = (
     ) AS placed
     """,
 )
-# Rows that belong to tasks, three quarters in the large workspace. Queries look for the oldest hundredth.
+# Suggestions, jobs and other rows of tasks, three quarters of them in the large workspace. Queries look for the oldest
+# hundredth.
 _WORK: tuple[LiteralString, ...] = (
     """
     INSERT INTO task.suggestions (id, workspace_id, task_id, kind, priority, reason, confidence, model, prompt_version,
@@ -221,7 +217,7 @@ async def _fill(settings: Settings, url: str) -> None:
         for _, index, _ in indexes:
             await connection.execute(f"DROP INDEX {index}".encode())
         for (table,) in await (await connection.execute(_TABLES, (_SCHEMAS,))).fetchall():
-            # The data needn't survive a crash.
+            # Durability is off, because this database needn't survive a crash.
             await connection.execute(f"ALTER TABLE {table} SET UNLOGGED".encode())
     await asyncio.gather(
         _run(url, _TASKS), _run(url, (*_PEOPLE, _HANGING, *_WORK, *_NOTIFICATIONS))
@@ -234,7 +230,7 @@ async def _fill(settings: Settings, url: str) -> None:
 
 async def _run(url: str, statements: "tuple[str, ...] | list[str]") -> None:
     async with await _connect(url) as connection:
-        # Foreign keys aren't checked.
+        # Session setting under which Postgres checks no foreign keys, to insert faster.
         await connection.execute("SET session_replication_role = replica")
         await connection.execute("SET maintenance_work_mem = '256MB'")
         for statement in statements:

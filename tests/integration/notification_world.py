@@ -31,12 +31,12 @@ from taskflow.task.v1.task_pb2 import Task
 from tests.conftest import serving
 from tests.integration.people import Person, Team, database, team_at
 
-# Seconds. Far more than any wait here takes, even on a busy machine.
+# Time limit (seconds) of every wait: far more than any wait takes, even on a busy machine.
 PATIENCE = 20.0
 
 
 def other_ports(settings: Settings, *services: str) -> Settings:
-    """Settings for more services on the same servers, beside those that already run."""
+    """Settings with free ports, for more services on the same servers."""
     names = [
         f"{service}_{kind}"
         for service in services
@@ -129,7 +129,7 @@ class NotificationWorld:
                 return found
 
     async def wait_for_notifications(self, person: Person, count: int) -> list[Notification]:
-        """The list, as soon as it has `count` notifications."""
+        """Waits until the person's list has `count` notifications; returns the list."""
 
         async def enough() -> bool:
             return len(await self.listed(person)) >= count
@@ -221,7 +221,7 @@ class Device:
                 self.notifications.setdefault(change.created.id, change.created)
             case "read":
                 for id in change.read.ids:
-                    # Missing: a repeated change about a notification that was deleted since.
+                    # The notification is missing if a repeated change is about one that was deleted since.
                     if id in self.notifications:
                         self._read(self.notifications[id], change.read.read_time)
             case "all_read":

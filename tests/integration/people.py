@@ -29,7 +29,7 @@ from taskflow.event.v1.event_pb2 import Event
 PASSWORD = "correct horse battery"
 
 _EVENTS_ABOUT = Statement(
-    # Replayed dead letters are left out: their payload may be invalid.
+    # Leave out replayed dead letters, because their payload may be invalid.
     text(
         "SELECT payload FROM platform.outbox"
         " WHERE subject LIKE :subject AND subject NOT LIKE '%.replay.%' ORDER BY id"
@@ -220,7 +220,7 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
 
 
 async def events(db: Database, subject: str, aggregate_id: str = "") -> list[Event]:
-    """Events in the outbox whose subject is LIKE `subject`, in order; only one aggregate's if its id is given."""
+    """Events in the outbox whose subject is LIKE `subject`, in order; of one aggregate if its id is given."""
     async with db.read() as tx:
         rows = await tx.all(_EVENTS_ABOUT, subject=subject)
     found = [Event.FromString(row.payload) for row in rows]

@@ -12,7 +12,7 @@ from psycopg import sql
 from services.platform.data.db import Statement
 
 Connection = psycopg.AsyncConnection[Any]
-# Planned for the actual values, as in a prepared statement's first runs, or for any values, as perhaps later.
+# Postgres plans a prepared statement's first runs for the actual values, and perhaps later runs for any values.
 Mode = Literal["force_custom_plan", "force_generic_plan"]
 
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s|%%")
@@ -92,7 +92,7 @@ async def explain(
 
     text = _PLACEHOLDER.sub(numbered, statement.sql.decode())
     given = statement.parameters(values)
-    # Postgres infers most parameter types, as it does for psycopg.
+    # Leave most parameter types "unknown", so that Postgres infers them as it does for psycopg.
     types = ", ".join(
         "interval" if isinstance(given[name], timedelta) else "unknown" for name in names
     )

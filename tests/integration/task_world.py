@@ -42,7 +42,7 @@ from taskflow.task.v1.task_service_pb2 import (
 from taskflow.task.v1.task_service_pb2_grpc import TaskServiceStub
 from tests.integration.people import Person, Refusal, Team, database, read_refusal, team_at
 
-# Seconds. Far more than any wait here takes, even on a busy machine.
+# Time limit (seconds) of every wait: far more than any wait takes, even on a busy machine.
 PATIENCE = 20.0
 
 
@@ -157,7 +157,7 @@ def due_at(instant: Any) -> task_pb2.Due:
 
 @asynccontextmanager
 async def a_task_world(settings: Settings) -> AsyncIterator[TaskWorld]:
-    """A new workspace on auth, task and relay, which are already running."""
+    """A new workspace on the auth service, the task service and the relay, which already run."""
     async with AsyncExitStack() as open_things:
         team = await open_things.enter_async_context(team_at(settings))
         db = await open_things.enter_async_context(database(settings))

@@ -164,7 +164,7 @@ async def test_new_tasks_beyond_the_limit_wait_in_order_and_keep_their_slots(
     assert waits[:_OF_WORKSPACE] == [None] * _OF_WORKSPACE
     hours = [round(wait / timedelta(hours=1), 2) for wait in waits[_OF_WORKSPACE:] if wait]
     assert hours == [1.0] * _OF_WORKSPACE + [2.0]
-    # A repeated question, as after an error, isn't counted again.
+    # A worker that asks again, as after an error, doesn't use a second slot.
     again = [await wait_of(world, task) for task in tasks]
     assert [wait is None for wait in again] == [wait is None for wait in waits]
     assert all(late <= early for early, late in zip(waits, again, strict=True) if early and late)

@@ -21,7 +21,7 @@ from joserfc.jwk import ECKey
 from services.auth.sessions import keyfiles, tokens
 from services.platform.config import Settings
 from taskflow.auth.v1 import auth_service_pb2, user_service_pb2
-from tests.faults.forgeries import claims_of, header_of, part, signed, signing_key
+from tests.faults.forged_tokens import claims_of, header_of, part, signed, signing_key
 from tests.integration.people import Person, Team, bearer, refusal, team_at
 
 _Code = grpc.StatusCode
@@ -199,7 +199,7 @@ async def test_copies_of_the_key_folder_agree_on_the_current_key(
     """A mounted secret loses its file times: restarted processes would otherwise sign with the oldest key."""
     for age in (7200, 3600, 61):
         _age(keyfiles.create(folder), age)
-    # Without file times.
+    # Copy the key files without their modification times, as a mounted secret does.
     copy = shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
     here, there = (tokens.SigningKeys(Settings(signing_key_dir=each)) for each in (folder, copy))
     assert _signer(here) == _signer(there) == (await _kids(here))[-1]

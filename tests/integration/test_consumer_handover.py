@@ -13,7 +13,8 @@ from services.platform.events.consumer import DurableConsumer
 from services.platform.events.subjects import event_id
 
 _EVENTS = 100
-# Seconds. Well below the 8 s after which JetStream redelivers unacknowledged events.
+# How soon (seconds) the other process must get the events: well below the 8 s after which JetStream redelivers them
+# anyway.
 _SOON = 4.0
 
 
@@ -24,7 +25,7 @@ async def test_a_stopping_consumer_returns_its_unprocessed_events(settings: Sett
     await first.ensure_stream()
     name = f"handover-{uuid4().hex}"
     subjects = [f"taskflow.{name}.>"]
-    # Published as the relay does it.
+    # Publish the events as the relay does.
     await first.add_durable(name, subjects, 0)
     taken: list[str] = []
     done: set[str] = set()

@@ -81,7 +81,7 @@ async def bus(engines: Stack) -> AsyncIterator[Bus]:
     connection = Bus(engines.settings, name="test")
     await connection.connect()
     await connection.ensure_stream()
-    # Set up as by the relay.
+    # Create the stream and the consumer, as the relay does.
     await connection.add_durable(CONSUMER, SUBJECTS, 0)
     yield connection
     await connection.close()
@@ -203,7 +203,7 @@ async def test_requested_suggestions_are_made_again(
     services.tasks[task_id] = Task("Fix it as soon as possible")
     await publish(bus, "task.created", created(task_id))
     await eventually(lambda: len(services.suggestions) == 1)
-    # Also while the first run is still going.
+    # Request suggestions again, even if the first run has not completed yet.
     asked = event_pb2.SuggestionsRequested(task_id=task_id, text_revision=1)
     await publish(
         bus,

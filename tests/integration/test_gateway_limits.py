@@ -18,14 +18,14 @@ from services.platform.rpc.errors import DomainError
 from services.platform.rpc.methods import METHODS
 from taskflow.error.v1 import error_reason_pb2 as reasons
 from tests.conftest import settings_for
-from tests.faults import frames
+from tests.faults import http2_frames
 
 _GET = "/taskflow.task.v1.TaskService/GetTask"
 _WATCH = "/taskflow.task.v1.TaskService/WatchTasks"
 _LOGIN = "/taskflow.auth.v1.AuthService/Login"
 _REFRESH = "/taskflow.auth.v1.AuthService/RefreshToken"
 _USUAL = 5
-# Limit for two processes together.
+# The gateway's limit of concurrent calls, for the two processes of a service together.
 _AT_ONCE = 2 * _USUAL
 
 
@@ -157,10 +157,12 @@ async def test_calls_whose_message_never_arrives_do_not_use_up_the_limit(
     upstream.go_on.set()
     host, _, port = gateway.rpartition(":")
     _, writer = await asyncio.open_connection(host, int(port))
-    writer.write(frames.greeting())
+    writer.write(http2_frames.greeting())
     for stream in range(1, 4 * _AT_ONCE, 2):
-        begin = frames.call(_GET, gateway)
-        writer.write(frames.frame(frames.HEADERS, frames.END_HEADERS, stream, begin))
+        begin = http2_frames.call(_GET, gateway)
+        writer.write(
+            http2_frames.frame(http2_frames.HEADERS, http2_frames.END_HEADERS, stream, begin)
+        )
     await writer.drain()
     get: Any = channel.unary_unary(_GET)
     for _ in range(20):

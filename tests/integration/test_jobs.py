@@ -187,7 +187,7 @@ async def test_failed_jobs_are_the_dead_letters_and_retrying_runs_the_next_attem
     assert not again.HasField("start_time")
     assert not again.HasField("finish_time")
     assert await listed(world, states=[JOB_STATE_FAILED]) == []
-    # Late calls of the first attempt have no effect.
+    # A worker's late calls for the first attempt have no effect on the second.
     assert not (await claim(world, job, attempt=1)).claimed
     assert (await claim(world, job, attempt=2)).claimed
     await finish(world, job, attempt=1, error="late")

@@ -125,7 +125,7 @@ def test_the_next_launcher_ends_processes_that_a_killed_launcher_left(
         (settings.data_dir / "run" / f"{name}.pid").write_text(f"{left.pid} {birth(left.pid)}\n")
     pids = _pids(settings)
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    # A pid that the system has reused for another process.
+    # The launcher finds the pid of another process, as if the system had reused it.
     (settings.data_dir / "run" / "reused.pid").write_text(f"{other.pid} 1\n")
     with launched(settings, "nats") as launcher:
         _until_ready(launcher)
@@ -274,7 +274,7 @@ async def test_a_failed_start_stops_the_started_programs_and_quotes_the_log(tmp_
     settings.data_dir.mkdir()
     # NATS expects a folder here; a file makes its start fail.
     (settings.data_dir / "nats").write_text("in the way")
-    # Another stack may be running in this process.
+    # Count from here, because another stack may be running in this process.
     before = asyncio.all_tasks()
     with pytest.raises(StackError, match=r"nats ended 5 times(.|\n)*nats\.log(.|\n)*storage"):
         async with running_stack(settings, only={"nats", "mail"}):

@@ -63,7 +63,7 @@ async def test_notifications_are_listed_newest_first_without_repeats_or_gaps_bet
     while True:
         page = await world.page(ben, page_size=3, page_token=token)
         if not token:
-            # Arrives between two pages, and is on none of the later ones.
+            # This notification arrives between two pages, and appears on no later page.
             await world.assign(ben)
             await world.wait_for_notifications(ben, 8)
         paged += page.notifications

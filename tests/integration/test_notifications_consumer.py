@@ -77,7 +77,7 @@ async def test_creator_and_assignee_are_notified_of_status_and_deadlines(
 ) -> None:
     task = world.task(creator_id=ben.id, assignee_id=cleo.id)
     task.status = task_pb2.TASK_STATUS_IN_PROGRESS
-    # One after the other: several processes may share the events and number concurrent ones in either order.
+    # Emit one event after the other: concurrent events can get their sequence numbers in either order.
     for number, event in enumerate(
         (world.updated(task, "status"), world.reminder(task, 3600), world.reminder(task, 0)), 1
     ):
@@ -111,7 +111,7 @@ async def test_a_redelivered_event_notifies_once(world: NotificationWorld, ben: 
     event = world.created(world.task(assignee_id=ben.id))
     await world.emit(event)
     await world.wait_for_notifications(ben, 1)
-    # Under another Nats-Msg-Id, so that JetStream doesn't drop it as a duplicate.
+    # Publish the event again under another Nats-Msg-Id, so that JetStream doesn't drop it as a duplicate.
     for _ in range(3):
         await world.bus.jetstream.publish(
             outbox.subject(event),

@@ -120,7 +120,7 @@ async def test_a_stream_resumes_from_any_of_its_cursors(
 async def test_a_client_that_was_offline_for_long_gets_every_change(
     world: NotificationWorld, ben: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There are more changes than one database read returns."""
+    """While the client is offline, more changes are written than one database read returns."""
     monkeypatch.setattr(hub, "_PAGE", 7)
     start = (await world.page(ben)).cursor
     await world.assign(*[ben] * 40)

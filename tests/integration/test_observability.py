@@ -50,7 +50,7 @@ from taskflow.task.v1 import (
 from tests.conftest import settings_for
 from tests.integration.people import PASSWORD, Person, Team
 
-# Seconds. Far more than any wait here takes, even on a busy machine.
+# Time limit (seconds) of every wait: far more than any wait takes, even on a busy machine.
 PATIENCE = 40.0
 
 PYTHON_PROCESSES = ("auth", "task", "notification", "relay", "worker")
@@ -453,7 +453,7 @@ async def test_the_health_of_services_and_relay_shows_a_postgres_outage(
         )
 
     assert await say(200, "postgres ok")
-    # Including its backends, which would otherwise keep answering.
+    # Stop Postgres's backends too, because they would keep answering.
     frozen = _with_children(world.stack.pid("postgres"))
     try:
         for process in frozen:
@@ -482,7 +482,7 @@ async def test_a_service_is_healthy_only_once_it_can_verify_tokens(world: Observ
         await eventually(waits)
         world.stack.release("auth")
         await world.stack.wait_ready("task")
-        # The keys that it has fetched are enough from then on.
+        # The service needs the auth service only once: it keeps the keys that it fetched.
         await world.stack.hold("auth")
         async with grpc.aio.insecure_channel(world.settings.task) as channel:
             found = await task_service_pb2_grpc.TaskServiceStub(channel).GetTask(

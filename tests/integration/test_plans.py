@@ -43,6 +43,7 @@ from services.task.tasks import creation_queries, filters, list_queries, queries
 from services.task.tasks import retention as task_retention
 from services.task.tasks.list_queries import Order, Shape
 from taskflow.task.v1.task_pb2 import TaskFilter
+from tests.bench.dataset import name_id
 from tests.integration.large_world import (
     LARGE,
     MAIL_READER,
@@ -51,13 +52,12 @@ from tests.integration.large_world import (
     SESSION,
     TASKS,
     large_world,
-    named,
 )
 from tests.integration.plans import Connection, Mode, Plan, explain
 
-# Rows read of a million, for a page of 50.
+# The most rows that Postgres may read, of a million, for a page of 50.
 _LITTLE = 1000
-# A table with fewer rows may be read completely.
+# Postgres may read a table with fewer rows than this completely.
 _SMALL_TABLE = 1000
 
 
@@ -130,7 +130,7 @@ _ORDERS = [
     for column in ("created_at", "updated_at", "due_at", "priority")
     for descending in (False, True)
 ]
-# Filters with an index in each order; the others have one in the order of creation.
+# Filters whose rows an index yields in each of these orders. The other filters have an index in creation order only.
 _ORDERED = [
     *product(
         ("none", "deleted", "project", "status", "absent status", "open", "every status"), _ORDERS
@@ -139,7 +139,7 @@ _ORDERED = [
     *product(("updated after",), _ORDERS[2:4]),
     *product(("due before", "due after", "overdue"), _ORDERS[4:6]),
 ]
-# Without such an index all of a user's tasks are read, or some thousands of others. In blocks of 8 KB:
+# Filters by user, in orders without an index: Postgres may read all of the user's tasks, at most _SOME blocks of 8 KB.
 _SOMEBODYS = ("assignee", "assignees", "creator", "creators", "mine that are open and due")
 _SOME = 5000
 
@@ -211,7 +211,7 @@ def _wanted(name: str) -> TaskFilter:
     return filters.normalize(TaskFilter(**_FILTERS[name]))
 
 
-# All other statements, which are prepared ones.
+# The prepared statements of everything except lists of tasks.
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ class _Ids:
     notification: UUID
 
 
-# Placeholder ids, used only to name the cases.
+# Placeholder ids, because pytest needs only the names of the cases when it collects them.
 _NOTHING = _Ids(*[UUID(int=0)] * 4)
 
 
@@ -260,7 +260,7 @@ def _lists(ids: _Ids) -> _Cases:
         "workspaces": (workspace_queries.FIRST_WORKSPACES, of_person),
         "workspaces, deep": (
             workspace_queries.NEXT_WORKSPACES,
-            of_person | {"after": named("workspace 250")},
+            of_person | {"after": name_id("workspace 250")},
         ),
         "members": (workspace_queries.FIRST_MEMBERS, in_large),
         "members, deep": (
@@ -292,14 +292,14 @@ def _lists(ids: _Ids) -> _Cases:
             cases[f"{table.name}, of_task={of_task}, states={states}, after={after}"] = (
                 task_pages.list_rows(table, row, of_task, bool(states), after),
                 in_large
-                | {"task_id": named("task 75000"), "states": states}
+                | {"task_id": name_id("task 75000"), "states": states}
                 | {"before_time": _SOMETIME, "before_id": before_id},
             )
     return cases
 
 
 def _people(count: int) -> list[UUID]:
-    return [named(f"user {n}") for n in range(count)]
+    return [name_id(f"user {n}") for n in range(count)]
 
 
 def _calls(ids: _Ids) -> _Cases:
@@ -323,7 +323,7 @@ def _calls(ids: _Ids) -> _Cases:
         "people": (directory._PEOPLE, {"user_ids": users}),
         "live sessions": (
             directory._LIVE_SESSIONS,
-            {"session_ids": [named(f"session {n}") for n in range(64)]},
+            {"session_ids": [name_id(f"session {n}") for n in range(64)]},
         ),
         "current user": (account_queries.CURRENT_USER, of_caller),
         "user by e-mail": (account_queries.USER_BY_EMAIL, {"email_key": "7@example.com"}),
@@ -369,7 +369,7 @@ def _calls(ids: _Ids) -> _Cases:
             {"user_id": MAIL_READER, "batch_id": uuid4(), "count": 200}
             | {"kinds": [kind.number for kind in KINDS]},
         ),
-        "mail's items": (email.ITEMS, {"batch_id": named("mail 5")}),
+        "mail's items": (email.ITEMS, {"batch_id": name_id("mail 5")}),
     }
     for count in (1, 64):
         asked = {"input_rows": encode_rows(_asked(ids)[:count])}
@@ -389,16 +389,16 @@ def _calls(ids: _Ids) -> _Cases:
 
 
 def _asked(ids: _Ids) -> list[dict[str, Any]]:
-    """The input rows of 64 calls in different projects."""
+    """The 64 input rows of a batch whose calls name different projects."""
     return [
         {
             "n": n,
             "task_id": ids.task,
-            "project_id": named(f"project {2001 + n}"),
+            "project_id": name_id(f"project {2001 + n}"),
             "caller_id": PERSON,
             "session_id": SESSION,
             "needs": 2,
-            "assignee_id": named(f"user {2 * n}"),
+            "assignee_id": name_id(f"user {2 * n}"),
             "parent_id": ids.task if n % 2 else None,
             "request_id": uuid4(),
         }
@@ -412,11 +412,11 @@ def _new_tasks() -> list[dict[str, Any]]:
             "n": n,
             "id": uuid4(),
             "workspace_id": LARGE,
-            "project_id": named(f"project {2001 + n}"),
+            "project_id": name_id(f"project {2001 + n}"),
             "project_key": "P",
             "number": 10_000_000 + n,
             "creator_id": PERSON,
-            "assignee_id": named(f"user {2 * n}"),
+            "assignee_id": name_id(f"user {2 * n}"),
             "outbox_event_id": uuid4(),
             "request_id": uuid4(),
         }
@@ -447,7 +447,7 @@ def _background(ids: _Ids) -> _Cases:
     last = {"parked_before": datetime.max.replace(tzinfo=UTC), "id_before": ids.task, "count": 51}
     deep = last | {"parked_before": _SOMETIME}
     batch = {"age": timedelta(days=7), "rows": 500}
-    hanging = {"ids": [named(f"task {n}") for n in range(50)], "rows": 500}
+    hanging = {"ids": [name_id(f"task {n}") for n in range(50)], "rows": 500}
     cases: _Cases = {
         "dead letters": (dead_letters.LIST, last),
         "dead letters, deep": (dead_letters.LIST, deep),
@@ -540,6 +540,6 @@ async def test_expired_rows_are_found_by_an_index_on_their_age(
         await kind.delete(explaining, 500)
         assert explaining.plans, kind
         for plan in explaining.plans:
-            # Two thousand: each deleted row is read twice, and so are the rows that refer to it.
+            # Postgres may read 2,000 rows: it reads each deleted row twice, and the rows that refer to that row.
             assert plan.rows <= 2 * _LITTLE, (kind, plan)
             assert not plan.read_whole & large_tables, (kind, plan)

@@ -202,7 +202,7 @@ async def test_pages_show_every_project_once_oldest_first(world: RolesWorld) -> 
 
 async def test_a_page_ends_before_it_is_larger_than_grpc_clients_accept(world: RolesWorld) -> None:
     workspace_id = await world.workspace()
-    # 60 descriptions of 80 kB each.
+    # 60 descriptions of 80 kB each exceed the page limit of 3 MiB.
     text = "\N{GRINNING FACE}" * 20_000
     made = []
     for n in range(60):

@@ -198,7 +198,7 @@ async def test_recovering_twice_notifies_nobody_twice(
     await asyncio.gather(recover(settings), recover(settings))
     await recover(settings)
     await inbox.assign(ben)
-    # The last event was consumed, and so were all earlier ones.
+    # Events are consumed in order: once the last event has taken effect, all earlier ones have too.
     after = await inbox.wait_for_notifications(ben, 4)
     assert after[1:] == before
 
@@ -210,7 +210,7 @@ async def test_a_backup_of_an_older_schema_is_brought_up_to_date(tmp_path: Path)
         config.set_main_option("script_location", str(Path(migrations.__file__).parent))
         config.attributes["url"] = stack.settings.postgres.replace("://", "+psycopg://", 1)
         await asyncio.to_thread(command.upgrade, config, "0004")
-        # From now on loaded settings include the password.
+        # The stack has stored the database password in its folder, so settings loaded now include it.
         manifest = await make(Settings(**older.model_dump()), tmp_path / "backup", print)
     assert manifest.schema == "0004"
     newer = settings_for(tmp_path / "newer")

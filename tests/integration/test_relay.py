@@ -72,7 +72,7 @@ async def relay(settings: Settings, db: Database, bus: Bus) -> Relay:
 
 async def _write(db: Database, aggregate: UUID, revision: int, workspace: str) -> None:
     async with db.transaction() as tx:
-        # Stands in for the lock on the aggregate's row.
+        # Stands in for the row lock that a service takes on the aggregate.
         await tx.run(_LOCK_ROW, name=str(aggregate))
         await add_event(
             tx,

@@ -75,7 +75,7 @@ async def test_events_written_during_a_broker_rollback_do_not_hide_its_loss(
         assert await _revisions(bus, workspace, 20) == list(range(1, 21))
 
         await stores.hold("nats")
-        # Messages published meanwhile are buffered in the client and sent on reconnection.
+        # The NATS client buffers messages published during the outage and sends them when it reconnects.
         await _write(db, workspace, range(21, 26))
         await asyncio.sleep(1)
         shutil.rmtree(disk)

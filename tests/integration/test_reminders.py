@@ -111,7 +111,7 @@ async def run(world: TaskWorld, task: Task) -> list[int]:
     return offsets
 
 
-# Planning.
+# Planning the next reminder.
 
 
 async def test_the_next_reminder_is_the_earliest_that_is_still_ahead(world: TaskWorld) -> None:
@@ -192,7 +192,7 @@ async def test_reminders_are_planned_for_deadlines_at_both_ends_of_the_calendar(
     assert (await plan(world, last)) is not None
 
 
-# Sending.
+# Sending reminders.
 
 
 async def test_a_reminder_event_has_task_and_offset_and_changes_no_task(

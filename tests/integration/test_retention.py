@@ -115,9 +115,9 @@ def every_kind(settings: Settings) -> list[Kind]:
     ]
 
 
-# Expired rows, and rows that aren't expired yet.
+# --- Every kind of expired row is deleted, and unexpired rows stay.
 
-# A row of each kind with :id in it, and a time that is :age ago.
+# Kind → statement that inserts a row of this kind, with :id in it and a time that is :age ago.
 _ROWS = {
     "outbox": (
         "INSERT INTO platform.outbox (event_id, subject, payload, published_at, stream_sequence)"
@@ -250,7 +250,7 @@ async def test_a_consumed_mark_is_kept_while_its_event_can_be_redelivered(
     assert neither not in left
 
 
-# Batches.
+# Deletion in batches.
 
 
 async def test_two_processes_delete_rows_in_small_transactions(
@@ -338,7 +338,8 @@ async def test_expired_rows_of_every_kind_are_found_by_an_index(
     explain = copy(statement)
     explain.sql = b"EXPLAIN " + statement.sql
     async with db.transaction() as tx:
-        # The tables are small. The question is whether the statement can use an index.
+        # Forbid table scans, which Postgres prefers for small tables: the test asks whether the statement can use an
+        # index.
         await tx.run(Statement(text("SET LOCAL enable_seqscan = off")))
         await tx.run(Statement(text("SET LOCAL enable_bitmapscan = off")))
         plan = "\n".join(row[0] for row in await tx.all(explain, age=_DAY, rows=500))
@@ -346,7 +347,7 @@ async def test_expired_rows_of_every_kind_are_found_by_an_index(
     assert "Sort" not in plan
 
 
-# Tasks.
+# Purged tasks.
 
 
 async def age_deletion(world: TaskWorld, deleted: Task, age: timedelta) -> None:
@@ -533,7 +534,7 @@ async def test_a_repeated_create_returns_the_first_answer_for_a_day_and_then_cre
     assert await create() != first
 
 
-# Notifications.
+# Deleted notifications and changes.
 
 
 async def read_and_age(
@@ -612,7 +613,7 @@ async def test_a_stream_offline_for_longer_than_the_change_retention_is_reset(
     call.cancel()
 
 
-# The broker.
+# A broker that lost its disk after a purge.
 
 
 async def test_after_a_purge_a_broker_that_lost_its_disk_gets_all_kept_events(
@@ -653,16 +654,16 @@ async def test_after_a_purge_a_broker_that_lost_its_disk_gets_all_kept_events(
         await bus.close()
         await db.close()
     assert deleted["outbox"] == 6
-    # The kept published events, and the one that was never published.
+    # The stream gets the published events that were kept, and the event that was never published.
     assert info.state.messages == 14 + 1
 
 
-# Under load.
+# Deletion under load.
 
 
 async def test_calls_are_served_during_a_large_deletion(world: TaskWorld) -> None:
     settings, db = world.settings, world.db
-    # Rows that other tests left to delete.
+    # Delete the rows that other tests left.
     await run_once(db, every_kind(settings))
     await sql(
         db,

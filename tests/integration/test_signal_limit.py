@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from temporalio.client import Client
 
 from deploy.local import nats, temporal
-from deploy.local.folder import claimed
+from deploy.local.data_folder import claimed
 from deploy.local.stack import Stack
 from services.platform.events import consumer
 from services.platform.events.bus import Bus
@@ -95,7 +95,7 @@ async def bus(engines: Stack) -> AsyncIterator[Bus]:
     connection = Bus(engines.settings, name="test")
     await connection.connect()
     await connection.ensure_stream()
-    # As the relay does.
+    # Create the stream and the consumers, as the relay does.
     await connection.add_durable(CONSUMER, SUBJECTS, 0)
     stop = asyncio.Event()
     running = asyncio.create_task(process.run(engines.settings, stop))

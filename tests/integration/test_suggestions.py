@@ -499,7 +499,7 @@ async def test_lists_are_newest_first_in_pages_by_task_and_state(world: TaskWorl
     assert await listed(world, task_id=world.project_id) == []
 
 
-# Failures.
+# Failed suggestions, listed as jobs.
 
 
 async def fail(world: TaskWorld, task: Task, error: str = "model is away", base: int = 1) -> None:
@@ -604,7 +604,7 @@ async def test_failures_for_an_outdated_text_are_not_listed(world: TaskWorld) ->
 
 
 async def test_a_page_ends_before_it_is_larger_than_grpc_clients_accept(world: TaskWorld) -> None:
-    # 60 descriptions of 80 kB each.
+    # 60 descriptions of 80 kB each exceed the page limit of 3 MiB.
     text = "\N{GRINNING FACE}" * 20_000
     made = [(await suggested(world, description(text)))[1] for _ in range(60)]
     found: list[str] = []

@@ -251,5 +251,5 @@ async def test_tasks_match_a_simple_model_after_any_sequence_of_operations(
 
     Here.loop, Here.world = asyncio.get_running_loop(), world
     profile = settings(max_examples=30, stateful_step_count=30, deadline=None)
-    # In a thread, because its steps block on this event loop.
+    # Run Hypothesis in a thread, because its steps wait for calls on this event loop.
     await asyncio.to_thread(run_state_machine_as_test, Here, settings=profile)

@@ -442,7 +442,7 @@ async def test_a_repeated_create_has_the_first_answer(world: RolesWorld) -> None
     # Request ids are separate per caller.
     theirs = await world.create(project, by=world.people.owner, request_id=request_id, title="Once")
     assert theirs.id != first.id
-    # Also if a new create would fail by now.
+    # The repeat gets the first answer even if a new create would fail by now.
     await world.archive(project)
     assert await world.create(project, request_id=request_id, title="Once") == first
 

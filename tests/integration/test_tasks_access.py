@@ -1,4 +1,4 @@
-"""Promises about permissions on tasks, and about members who join or leave meanwhile."""
+"""Promises about permissions on tasks, also while members join or leave."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

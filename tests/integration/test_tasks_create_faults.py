@@ -133,7 +133,7 @@ async def test_creates_succeed_although_a_number_of_their_batch_was_already_used
     assert theirs[0].number not in found
     assert counter
     assert counter.next_number > max(found)
-    # One task per call, and the other process's task.
+    # The project has one task per call, and the other process's task.
     assert len(await world.all(project.workspace_id, page_size=100)) == 33
 
 
@@ -152,7 +152,7 @@ async def test_a_create_that_finds_no_free_number_gets_a_retryable_error(
     assert len(numbers(tasks)) == 10
     async with world.db.read() as tx:
         assert not await tx.all(_TITLED, id=UUID(project.id), title="Ours")
-        # Retries are limited.
+        # The service retries a limited number of times.
         assert len(await tx.all(_TITLED, id=UUID(project.id), title="Theirs")) < 10
 
 

@@ -51,7 +51,7 @@ async def test_a_date_is_due_at_the_end_of_the_assignees_day(world: RolesWorld) 
     assert told.before.due_time.ToJsonString() == "2031-06-01T23:59:59Z"
     # Unassigned: the creator's day counts again.
     assert _iso(await world.assign(task, "")) == "2031-06-01T23:59:59Z"
-    # Also for a task created with an assignee, and for a due date set later.
+    # The same holds for a task created with an assignee, and for a due date set later.
     assert _iso(await world.create(project, assignee_id=tokyo.id, due=due_date(2031, 6, 1))) == (
         "2031-06-01T14:59:59Z"
     )
@@ -73,7 +73,7 @@ async def test_a_deadline_with_a_zone_is_the_same_instant_for_everybody(world: R
     told = (await world.events(task.id))[-1].task_updated
     assert list(told.changed_fields.paths) == ["due", "due_time"]
     assert told.before.due == skipped
-    # Changed from one kind to the other, then removed.
+    # Change the deadline from one kind to the other, then remove it.
     assert _iso(await world.update(task, due=due_date(2026, 10, 25))) == "2026-10-25T14:59:59Z"
     assert not (await world.update(task, "due")).HasField("due_time")
 

@@ -57,7 +57,7 @@ def _stamp(at: datetime) -> Timestamp:
     return stamp
 
 
-# A workspace full of generated tasks, written without the service.
+# A workspace of generated tasks, written by SQL, to compare the filters of lists and streams.
 
 _WORKSPACE, _PROJECTS, _USERS = uuid7(), [uuid7(), uuid7()], [uuid7(), uuid7()]
 _WORDS = [
@@ -207,7 +207,7 @@ def _key(order_by: TaskOrder) -> Callable[[Task], Any]:
     return lambda task: (key(task), task.id)
 
 
-# Through the service's API.
+# Lists as callers get them through the service's API.
 
 
 async def test_each_filter_finds_exactly_its_tasks(world: RolesWorld) -> None:

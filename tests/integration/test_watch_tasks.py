@@ -324,7 +324,7 @@ async def _work(world: TaskWorld, chance: random.Random) -> None:
             except grpc.aio.AioRpcError as error:
                 if read_refusal(error).reason not in {"TASK_DELETED", "RESOURCE_NOT_FOUND"}:
                     raise
-                # The task stays deleted.
+                # A task that stays deleted refuses further changes with one of these reasons.
                 return
 
     await asyncio.gather(*(change(task) for task in tasks))

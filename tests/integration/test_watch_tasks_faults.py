@@ -108,7 +108,7 @@ async def test_a_process_that_starts_later_serves_old_cursors(
     for number in range(6):
         await world.create(str(number))
     seen = await events(call, 6)
-    # With and without the events that a new process reads back at start.
+    # At its start a process reads up to _BACKLOG stored events into memory: try with and without them.
     for backlog in (5000, 0):
         monkeypatch.setattr(feed, "_BACKLOG", backlog)
         async with another_process(world) as other:
@@ -150,7 +150,7 @@ async def test_an_unreadable_event_ends_no_stream(
             await tx.run(_ADD, event_id=uuid7(), subject=f"{subject}.{event}", payload=b"\xff")
     await world.create("after")
     assert summary(await next_event(call))[1] == "after"
-    # Once from memory, once from the store.
+    # The first stream reads from memory; the other process reads from the store.
     assert summary(await next_event(world.watch(cursor=first.cursor)))[1] == "after"
     async with another_process(world) as other:
         assert summary(await next_event(other.watch(cursor=first.cursor)))[1] == "after"
@@ -200,7 +200,7 @@ async def test_a_missing_event_is_detected_and_fetched(
 async def test_a_stream_that_swallows_a_cancellation_still_ends(
     world: TaskWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This happens when a message from NATS arrives at the same moment."""
+    """A task can swallow its cancellation when a message from NATS arrives at the same moment."""
     real = feed.Feed.read_back
     reading = asyncio.Event()
 
@@ -318,7 +318,7 @@ async def test_a_cursor_older_than_the_store_is_reset(world: TaskWorld) -> None:
         stream = other.watch(cursor=seen[0].cursor)
         reset = await next_message(stream)
         assert reset.WhichOneof("kind") == "reset"
-        # The stream continues from its cursor.
+        # After the reset, the stream continues from the reset's cursor.
         await world.create("later")
         assert summary(await next_event(stream))[1] == "later"
         again = other.watch(cursor=reset.cursor)

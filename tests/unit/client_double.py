@@ -45,6 +45,7 @@ OPEN = {"Register", "Login", "RefreshToken", "GetSigningKeys"}
 GRACE = 10.0
 WORKSPACE = "01900000-0000-7000-8000-000000000001"
 ADA = "01900000-0000-7000-8000-00000000000a"
+PASSWORD = "correct horse battery"
 BEN = "01900000-0000-7000-8000-00000000000b"
 SERVICES = [
     (auth_service_pb2, "AuthService"),
@@ -116,7 +117,7 @@ class Double:
 
     port: int = 0
     token_lifetime: float = 900.0
-    # By method name, the failures of the next calls; None lets a call succeed.
+    # Method name → failures of its next calls, in order; None lets a call succeed.
     failures: dict[str, list[Failure | None]] = field(default_factory=lambda: defaultdict(list))
     cuts: list[Cut] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
@@ -136,7 +137,7 @@ class Double:
     epoch: str = "e1"
     numbers: Any = field(default_factory=lambda: itertools.count(1))
     heartbeat: float = 15.0
-    # Seconds before a call is executed, and before its answer is sent.
+    # How long (seconds) the double waits before it executes a call, and before it sends the answer.
     delay: float = 0.0
     answer_delay: float = 0.0
 

@@ -26,7 +26,7 @@ _BY_CATEGORY: Final = {
 }
 _ANY: Final = "x \n."
 _REPEATS: Final = (op.MAX_REPEAT, op.MIN_REPEAT, op.POSSESSIVE_REPEAT)
-# Limits per kind. More texts show nothing new, even for a pattern of a hundred words.
+# Limits on the number of texts of each kind. More texts show nothing new, even for a pattern of a hundred words.
 _MOST_UNITS: Final = 16
 _MOST_PUMPED: Final = 40
 _MOST_EXAMPLES: Final = 6
@@ -84,7 +84,7 @@ def _members(members: Any) -> str:
 
 
 def _matching(members: Any) -> str:
-    """The characters of `_members` that the class matches."""
+    """Characters that a character class matches, also for a negated class."""
     if members[0][0] is not op.NEGATE:
         return _members(members)
     refused = _members(members[1:])

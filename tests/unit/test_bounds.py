@@ -50,7 +50,7 @@ def _is_bounded(field: FieldDescriptor) -> bool:
 def test_every_list_map_text_and_byte_string_of_a_request_has_a_bound(rpc: Rpc) -> None:
     for place in places(rpc):
         field = place.field
-        # These messages have a limit on their total size instead.
+        # Messages in MESSAGE_BYTES have a limit on their total size instead of limits on their fields.
         if any(above.message_type.full_name in bounds.MESSAGE_BYTES for above in place.fields[:-1]):  # type: ignore[union-attr]
             continue
         if field.is_repeated:

@@ -7,7 +7,6 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,7 @@ import pytest
 
 from taskflow.task.v1 import job_pb2, suggestion_pb2, task_pb2, task_service_pb2
 from taskflow_client import FileSessions, TaskFlow
-from tests.unit.client_double import BEN, WORKSPACE, Double, Failure, serving
-
-PASSWORD = "correct horse battery"
+from tests.unit.client_double import BEN, PASSWORD, WORKSPACE, Double, Failure
 
 
 @dataclass
@@ -65,13 +62,6 @@ class Shell:
         assert process.returncode is not None
         assert "Traceback" not in err.decode()
         return CommandResult(process.returncode, out.decode(), err.decode())
-
-
-@pytest.fixture
-async def double() -> AsyncIterator[Double]:
-    async with serving(Double(accounts={"ada@example.com": PASSWORD})) as running:
-        running.add_project("OPS")
-        yield running
 
 
 @pytest.fixture

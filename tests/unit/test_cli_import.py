@@ -10,10 +10,10 @@ import pytest
 
 from taskflow.task.v1.project_pb2 import Project
 from taskflow.task.v1.task_pb2 import TASK_PRIORITY_HIGH, TASK_STATUS_IN_PROGRESS
-from taskflow_client.cli import rows
-from taskflow_client.cli.rows import BadCell, Context
-from taskflow_client.cli.running import Problem
-from taskflow_client.cli.values import format_due, parse_due, parse_instant
+from taskflow_client.cli import import_rows
+from taskflow_client.cli.command import Problem
+from taskflow_client.cli.deadlines import format_due, parse_due, parse_instant
+from taskflow_client.cli.import_rows import BadCell, Context
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 BEN = "01900000-0000-7000-8000-00000000000b"
@@ -38,9 +38,9 @@ def file(tmp_path: Path) -> Callable[[str, str], Path]:
 
 
 def check(path: Path, default: str = "OPS") -> tuple[list[Any], list[BadCell]]:
-    digest, found = rows.read(path)
+    digest, found = import_rows.read(path)
     looked_up = context(default)
-    imports = rows.check(digest, found, looked_up)
+    imports = import_rows.check(digest, found, looked_up)
     return [each.request for each in imports], looked_up.bad
 
 
@@ -171,7 +171,7 @@ def test_a_file_that_cannot_be_read_is_refused_in_one_sentence(
     file: Callable[[str, str], Path], name: str, content: str, problem: str
 ) -> None:
     with pytest.raises(Problem, match=problem) as caught:
-        rows.read(file(name, content))
+        import_rows.read(file(name, content))
     assert caught.value.exit_code == 2
 
 
@@ -179,7 +179,7 @@ def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes("title\nGr\u00fc\u00dfe\n".encode("latin-1"))
     with pytest.raises(Problem, match="UTF-8"):
-        rows.read(path)
+        import_rows.read(path)
 
 
 def test_the_same_file_gives_the_same_request_ids_and_another_file_gives_others(

@@ -36,16 +36,7 @@ from taskflow_client import (
     pages,
 )
 from taskflow_client.client import _parse
-from tests.unit.client_double import WORKSPACE, Double, Failure, serving
-
-PASSWORD = "correct horse battery"
-
-
-@pytest.fixture
-async def double() -> AsyncIterator[Double]:
-    async with serving(Double(accounts={"ada@example.com": PASSWORD})) as running:
-        running.add_project("OPS")
-        yield running
+from tests.unit.client_double import PASSWORD, WORKSPACE, Double, Failure
 
 
 @pytest.fixture

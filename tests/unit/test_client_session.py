@@ -6,7 +6,6 @@ import os
 import stat
 import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -19,15 +18,7 @@ from taskflow_client import (
     Unauthenticated,
     Unavailable,
 )
-from tests.unit.client_double import Double, Failure, serving
-
-PASSWORD = "correct horse battery"
-
-
-@pytest.fixture
-async def double() -> AsyncIterator[Double]:
-    async with serving(Double(accounts={"ada@example.com": PASSWORD})) as running:
-        yield running
+from tests.unit.client_double import PASSWORD, Double, Failure
 
 
 async def login(client: TaskFlow) -> None:

@@ -22,9 +22,8 @@ from taskflow_client import (
     Unauthenticated,
 )
 from taskflow_client.streams import watch_notifications
-from tests.unit.client_double import WORKSPACE, Cut, Double, Failure, serving
+from tests.unit.client_double import PASSWORD, WORKSPACE, Cut, Double, Failure, serving
 
-PASSWORD = "correct horse battery"
 CUTS = [
     Failure("UNAVAILABLE", "DRAINING", retry_after=0.001),
     Failure("UNAVAILABLE"),
@@ -39,13 +38,6 @@ CUTS = [
 @pytest.fixture(autouse=True)
 def quick_reconnects(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("taskflow_client.streams.backoff", lambda attempt, first: 0.001)
-
-
-@pytest.fixture
-async def double() -> AsyncIterator[Double]:
-    async with serving(Double(accounts={"ada@example.com": PASSWORD})) as running:
-        running.add_project("OPS")
-        yield running
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def _complaints(capsys: pytest.CaptureFixture[str]) -> list[str]:
 def test_without_any_variable_the_development_defaults_apply(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    # Not in a folder where a local stack stored its password.
+    # Run in an empty folder, because a local stack may have stored a database password in this one.
     monkeypatch.chdir(tmp_path)
     settings = load()
     assert settings.environment == "development"
@@ -87,7 +87,7 @@ def test_an_invalid_setting_is_named_and_its_value_is_not_quoted(
     assert len(complaints) == 1
     assert complaints[0].startswith("configuration: TASKFLOW_")
     assert PREFIX + name.upper() in complaints[0]
-    # Both bounds may be equal.
+    # The two bounds may be equal.
     assert value in ("0", "65536") or value not in complaints[0]
 
 

@@ -159,7 +159,7 @@ def test_the_administration_is_reached_from_the_same_container_only() -> None:
 
 
 def _compose() -> dict[str, Any]:
-    # With the defaults that apply when .env sets nothing.
+    # Replace variables by the defaults that apply when .env sets nothing.
     text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", COMPOSE.read_text())
     assert "${" not in text
     services: dict[str, Any] = yaml.safe_load(text)["services"]

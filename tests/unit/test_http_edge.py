@@ -161,7 +161,7 @@ async def test_connections_beyond_the_limit_are_closed_at_once(port: int) -> Non
     silent = [await asyncio.open_connection(HOST, port) for _ in range(edge._MOST_CONNECTIONS)]
     async with asyncio.timeout(0.3):
         assert await _answer(port, GET % b"quick") == b""
-    # The silent ones are disconnected, and everybody is served again.
+    # The server disconnects the silent clients, and then serves new clients again.
     for reader, writer in silent:
         assert await asyncio.wait_for(reader.read(), 10) == b""
         writer.close()

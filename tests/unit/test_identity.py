@@ -54,7 +54,7 @@ async def test_an_unknown_key_is_fetched_once_while_auth_is_down() -> None:
     for kid in ("ours", "forged", "another"):
         with pytest.raises(DomainError) as refused:
             await identity.caller(keys.token(settings, kid), ROLE_UNSPECIFIED)
-        # The token may be valid, so the client must not discard it.
+        # The answer is UNAVAILABLE, because the token may be valid and the client must not discard it.
         assert refused.value.code is grpc.StatusCode.UNAVAILABLE
     assert keys.asked == 1
 

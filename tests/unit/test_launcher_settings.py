@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from deploy.local import binaries, postgres
+from deploy.local.data_folder import claimed
 from deploy.local.envoy import configuration
-from deploy.local.folder import claimed
 from deploy.local.ports import check_ports, free_ports
 from deploy.local.program import Program, StackError
 from deploy.local.programs import child_environment, completed, external, programs

@@ -13,21 +13,21 @@ class SimulatedCalls:
     """Calls in flight, on a simulated clock (seconds)."""
 
     def __init__(self) -> None:
-        self.crowd = LoadShedder(Settings(gateway_calls=2 * _FEW, max_calls=_MOST))
+        self.shedder = LoadShedder(Settings(gateway_calls=2 * _FEW, max_calls=_MOST))
         self.now = 1e9
 
     def come(self, count: int) -> list[str]:
         """The reason of each refused call; empty for admitted ones."""
-        answers = [self.crowd.enter(self.now) for _ in range(count)]
+        answers = [self.shedder.enter(self.now) for _ in range(count)]
         return [
             reasons.ErrorReason.Name(answer.reason)[13:] if answer else "" for answer in answers
         ]
 
-    def come_one_by_one(self, seconds: float, every: float = 0.02) -> list[str]:
+    def come_one_by_one(self, seconds: float) -> list[str]:
         """Start calls for this long (seconds); admitted ones fail at once."""
         answers: list[str] = []
-        for _ in range(round(seconds / every)):
-            self.now += every
+        for _ in range(round(seconds / 0.02)):
+            self.now += 0.02
             answers += self.come(1)
             if not answers[-1]:
                 self.end(1, well=False)
@@ -35,7 +35,7 @@ class SimulatedCalls:
 
     def end(self, count: int, *, well: bool = True) -> None:
         for _ in range(count):
-            self.crowd.leave(answered=well)
+            self.shedder.leave(answered=well)
 
 
 def test_a_burst_is_admitted_up_to_the_call_limit() -> None:

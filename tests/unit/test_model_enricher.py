@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from services.platform.config import Settings
 from services.platform.http.outbound import MAX_RESPONSE, guarded_client
-from tests.fakes.enriching import KEY, PRIORITY, InThisProcess, enriching, with_reason
+from tests.fakes.model_enricher import KEY, PRIORITY, InThisProcess, enriching, with_reason
 from tests.fakes.model_server import Reply, model_server, priority, suggestion
 from workflows.enrichment.enrichers import (
     Enricher,

@@ -28,13 +28,22 @@ def test_mixtures_of_letters_and_marks_are_normalised_as_by_unicodedata(seed: in
     for _ in range(500):
         text = "".join(
             choose.choice(choose.choice((MARKS, MARKS, COMPOSED, "ae\u0f73\u0f75\u0f81")))
-            for _ in range(choose.randint(1, 40))
+            for _ in range(choose.choice((choose.randint(1, 40), 500)))
         )
         assert nfc(text) == unicodedata.normalize("NFC", text)
 
 
-@pytest.mark.parametrize("text", ["\u0301\u0323" * 10_000, "\u0f73" * 20_000, "".join(MARKS) * 20])
-def test_thousands_of_consecutive_marks_are_normalised_quickly(text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u0301\u0323" * 10_000,
+        "\u0301" * 10_000 + "\u0316" * 10_000,
+        "\u0344\u0316" * 10_000,
+        "\u0f73" * 20_000,
+        "".join(MARKS) * 20,
+    ],
+)
+def test_20_000_consecutive_marks_are_normalised_in_less_than_100_ms(text: str) -> None:
     started = time.thread_time()
     nfc("a" + text)
     assert time.thread_time() - started < 0.1

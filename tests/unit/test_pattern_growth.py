@@ -33,10 +33,11 @@ from workflows.enrichment.enrichers.prompt import build_prompt
 from workflows.sanitise import clean_line, clean_text, cut, cut_bytes
 
 PACKAGES = ("workflows", "taskflow_client")
-# Functions that build a pattern, which can't stand at the top of their module. Their patterns are added by `patterns`.
+# Functions that compile a pattern when first called. This module's `patterns` adds these patterns by hand.
 BUILDERS = {"workflows.enrichment.enrichers.heuristic": {"_any_cue"}}
 
-# Characters, and the allowed growth of the time at twice and four times that. A quadratic pattern takes 4 and 16.
+# Text length (characters), and the most that the time may grow for two and four times the length. With a quadratic
+# pattern it grows by 4 and 16.
 LENGTH = 1_000
 MOST_FOR_TWICE = 3.0
 MOST_FOR_FOUR_TIMES = 8.0
@@ -59,7 +60,7 @@ class Endless(Exception):
 def modules() -> Iterator[tuple[str, Path]]:
     for package in map(importlib.import_module, PACKAGES):
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            # Importing it would run the program.
+            # Skip `__main__`, because importing it would run the program.
             if not found.name.endswith("__main__"):
                 yield found.name, Path(str(importlib.import_module(found.name).__file__))
 
@@ -72,7 +73,7 @@ def patterns() -> dict[str, re.Pattern[str]]:
         for attribute, value in vars(importlib.import_module(name)).items()
         if isinstance(value, re.Pattern)
     }
-    # As `_any_cue` combines them and `_cues` uses them: only where a word begins.
+    # `_any_cue` combines the cues, and `_cues` matches them only where a word begins.
     for number, cue in enumerate(cues.CUES):
         found[f"cue {number}"] = re.compile(rf"(?<![\w-])(?:{cue.pattern})(?![\w-])")
     return found
@@ -102,7 +103,7 @@ def slow_texts(pattern: re.Pattern[str]) -> Iterator[str]:
 
 
 def grows(pattern: re.Pattern[str], texts: tuple[str, ...]) -> bool:
-    """Whether doubling the text takes too much longer. The best of several tries counts, as the machine may be busy."""
+    """Whether the time grows too fast with the text. The best of several tries counts, as the machine may be busy."""
     best = [float("inf")] * len(texts)
     for _ in range(6):
         times = [seconds(pattern, text) for text in texts]
@@ -138,7 +139,7 @@ def test_every_pattern_takes_time_linear_in_the_text(name: str) -> None:
         r"```|https?://\S*;",
         r"(?:\bnot|n't)\b[^.!?:]*$",
         r"[^@\s]+@[^@\s]+",
-        # Textbook examples.
+        # Textbook examples of slow patterns.
         r"(a+)+b",
         r"(?:a|ab|b)*c",
         r"(\w|\d)+$",

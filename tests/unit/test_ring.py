@@ -1,4 +1,4 @@
-"""Promises of the ring: a reader gets every later event of its workspace, or is told to read the store."""
+"""Promises of the ring: a reader gets every later event of its workspace, or learns that it must read the store."""
 
 import asyncio
 from uuid import uuid4

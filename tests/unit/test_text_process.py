@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench.memory import resident
-from tests.fakes import readings
+from tests.fakes import text_functions
 from workflows.enrichment.enrichers import EnrichRequest
 from workflows.enrichment.enrichers.heuristic import suggest
 from workflows.enrichment.fair_lock import FairLock
@@ -30,30 +30,30 @@ async def texts() -> AsyncIterator[TextProcess]:
 
 
 async def test_functions_are_called_in_a_single_child_process(texts: TextProcess) -> None:
-    first = await texts.call("w", readings.child_of_this_process, "x")
+    first = await texts.call("w", text_functions.child_of_this_process, "x")
     assert first not in (os.getpid(), 0)
-    assert await texts.call("w", readings.child_of_this_process, "y") == first
-    assert await texts.call("w", readings.length, "é" * 500_000) == 500_000
+    assert await texts.call("w", text_functions.child_of_this_process, "y") == first
+    assert await texts.call("w", text_functions.length, "é" * 500_000) == 500_000
 
 
 async def test_an_exception_in_the_child_process_is_raised_in_the_caller(
     texts: TextProcess,
 ) -> None:
     with pytest.raises(ValueError, match="no good"):
-        await texts.call("w", readings.refuses, "no good")
-    assert await texts.call("w", readings.length, "abc") == 3
+        await texts.call("w", text_functions.refuses, "no good")
+    assert await texts.call("w", text_functions.length, "abc") == 3
 
 
 async def test_printed_output_of_a_function_does_not_corrupt_the_answers(
     texts: TextProcess,
 ) -> None:
-    assert await texts.call("w", readings.prints, "hello") == "HELLO"
+    assert await texts.call("w", text_functions.prints, "hello") == "HELLO"
 
 
 async def test_a_slow_text_fails_alone_and_does_not_block_the_event_loop(
     texts: TextProcess,
 ) -> None:
-    await texts.call("w", readings.length, "")
+    await texts.call("w", text_functions.length, "")
     ticks = 0
 
     async def tick() -> None:
@@ -63,9 +63,9 @@ async def test_a_slow_text_fails_alone_and_does_not_block_the_event_loop(
             ticks += 1
 
     ticking = asyncio.create_task(tick())
-    failing = asyncio.create_task(texts.call("w", readings.never_ends, "secret!"))
+    failing = asyncio.create_task(texts.call("w", text_functions.never_ends, "secret!"))
     await asyncio.sleep(0)
-    assert await texts.call("other", readings.length, "abc") == 3
+    assert await texts.call("other", text_functions.length, "abc") == 3
     with pytest.raises(UnreadableText) as caught:
         await failing
     ticking.cancel()
@@ -77,28 +77,33 @@ async def test_a_slow_text_fails_alone_and_does_not_block_the_event_loop(
 async def test_a_workspace_with_many_slow_texts_delays_another_by_one_text_only(
     texts: TextProcess,
 ) -> None:
-    await texts.call("w", readings.length, "")
-    slow = [asyncio.create_task(texts.call("loud", readings.never_ends, "!")) for _ in range(6)]
+    await texts.call("w", text_functions.length, "")
+    slow = [
+        asyncio.create_task(texts.call("loud", text_functions.never_ends, "!")) for _ in range(6)
+    ]
     await asyncio.sleep(0)
-    assert await texts.call("quiet", readings.length, "abc") == 3
-    # At most one text was being read when this one arrived.
+    assert await texts.call("quiet", text_functions.length, "abc") == 3
+    # The other workspace's text waits for at most one slow text, the one that was being read when it arrived.
     assert sum(task.done() for task in slow) <= 1
     for task in slow:
         task.cancel()
     await asyncio.gather(*slow, return_exceptions=True)
-    assert await texts.call("quiet", readings.length, "abcd") == 4
+    assert await texts.call("quiet", text_functions.length, "abcd") == 4
 
 
 async def test_a_text_is_read_again_if_its_child_process_is_killed(
     texts: TextProcess, tmp_path: Path
 ) -> None:
-    assert await texts.call("w", readings.ends_its_process_once, str(tmp_path / "marker")) == "read"
+    assert (
+        await texts.call("w", text_functions.ends_its_process_once, str(tmp_path / "marker"))
+        == "read"
+    )
 
 
 async def test_a_text_that_crashes_every_child_process_is_given_up(texts: TextProcess) -> None:
     with pytest.raises(UnreadableText, match="can't be read"):
-        await texts.call("w", readings.ends_its_process, "x")
-    assert await texts.call("w", readings.length, "abc") == 3
+        await texts.call("w", text_functions.ends_its_process, "x")
+    assert await texts.call("w", text_functions.length, "abc") == 3
 
 
 async def test_a_stopped_child_process_is_killed_after_a_timeout(
@@ -106,22 +111,22 @@ async def test_a_stopped_child_process_is_killed_after_a_timeout(
 ) -> None:
     monkeypatch.setattr("workflows.enrichment.text_process._CLOCK_FACTOR", 3.0)
     with pytest.raises(UnreadableText, match="takes too long"):
-        await texts.call("w", readings.stops_its_process, "x")
-    assert await texts.call("w", readings.length, "abc") == 3
+        await texts.call("w", text_functions.stops_its_process, "x")
+    assert await texts.call("w", text_functions.length, "abc") == 3
 
 
 async def test_a_cancelled_call_does_not_take_the_answer_of_the_next(texts: TextProcess) -> None:
-    await texts.call("w", readings.length, "")
-    call = asyncio.create_task(texts.call("w", readings.never_ends, "!"))
+    await texts.call("w", text_functions.length, "")
+    call = asyncio.create_task(texts.call("w", text_functions.never_ends, "!"))
     await asyncio.sleep(0.05)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    assert await texts.call("w", readings.length, "abc") == 3
+    assert await texts.call("w", text_functions.length, "abc") == 3
 
 
 async def test_closing_leaves_no_child_process(texts: TextProcess) -> None:
-    pid = await texts.call("w", readings.child_of_this_process, "x")
+    pid = await texts.call("w", text_functions.child_of_this_process, "x")
     await texts.close()
     assert not _runs(pid)
 
@@ -131,11 +136,11 @@ def test_no_child_process_outlives_a_killed_parent(busy: bool) -> None:
     program = (
         "import asyncio\n"
         "from workflows.enrichment.text_process import TextProcess\n"
-        "from tests.fakes import readings\n"
+        "from tests.fakes import text_functions\n"
         "async def main():\n"
         f"    texts = TextProcess({BUDGET})\n"
-        "    print(await texts.call('w', readings.child_of_this_process, ''), flush=True)\n"
-        + ("    await texts.call('w', readings.never_ends, '!')\n" if busy else "")
+        "    print(await texts.call('w', text_functions.child_of_this_process, ''), flush=True)\n"
+        + ("    await texts.call('w', text_functions.never_ends, '!')\n" if busy else "")
         + "    await asyncio.sleep(60)\n"
         "asyncio.run(main())\n"
     )
@@ -160,8 +165,8 @@ def _runs(pid: int) -> bool:
 
 async def test_the_child_process_uses_little_memory(texts: TextProcess) -> None:
     await texts.call("w", suggest, EnrichRequest("Mend the pump as soon as possible"))
-    pid = await texts.call("w", readings.child_of_this_process, "x")
-    # Bytes. It uses 15 million; importing gRPC or Temporal alone would double that.
+    pid = await texts.call("w", text_functions.child_of_this_process, "x")
+    # Limit in bytes. The child process uses 15 million; importing gRPC or Temporal alone would double that.
     assert resident(pid) < 25_000_000
 
 
@@ -194,7 +199,7 @@ async def test_a_turn_that_nobody_waits_for_any_more_goes_to_the_next() -> None:
         await asyncio.sleep(0)
         gone.cancel()
         await asyncio.sleep(0)
-    # This waiter is cancelled at the moment of its turn.
+    # This waiter is cancelled at the moment when the lock passes to it.
     late.cancel()
     await asyncio.wait_for(last, 1)
     assert had == ["last"]

@@ -47,7 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 class FakeModel:
-    """An enricher that returns or raises a test's answers in turn; then the offline rules answer."""
+    """An enricher that returns or raises a test's answers in turn. When they run out, the offline rules answer."""
 
     def __init__(self) -> None:
         self.answers: list[Exception | Callable[[], Awaitable[list[Proposal]]]] = []
@@ -76,7 +76,7 @@ class Examine:
 
     async def __call__(self, handle: WorkflowHandle[Any, Any], name: str = "") -> dict[str, Any]:
         history = await handle.fetch_history()
-        # In JSON, payloads would be base64.
+        # The JSON form of a history would hide payloads as base64.
         kept = b"".join(event.SerializeToString() for event in history.events)
         assert PRIVATE.encode() not in kept
         assert b"people.example" not in kept

@@ -38,7 +38,7 @@ class Task:
     finished: bool = False
     deleted: bool = False
     archived: bool = False
-    # How long the first request for suggestions has to wait.
+    # How long the worker must wait before it asks the model for this task's first suggestions.
     wait: timedelta | None = None
 
 
@@ -70,12 +70,12 @@ class Services:
     batches: dict[str, list[email_rpc.EmailItem]] = field(default_factory=dict)
     finished_batches: dict[str, str] = field(default_factory=dict)
     recipient: tuple[str, str, str] = ("zoe@people.example", "Zoë", "Europe/Berlin")
-    # How many more times MoveDueTimes has something left to do.
+    # How many more calls of MoveDueTimes answer that there is more to move.
     moves_left: int = 0
     parked: list[dead_rpc.ParkEventRequest] = field(default_factory=list)
     # RPC → Temporal's time at each call.
     calls: defaultdict[str, list[datetime]] = field(default_factory=lambda: defaultdict(list))
-    # RPC → codes of its next answers, before it succeeds.
+    # RPC → status codes with which its next calls fail, before calls succeed again.
     outages: dict[str, list[grpc.StatusCode]] = field(default_factory=dict)
     # RPC → function that the double awaits at its start.
     during: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class Services:
         self.__dict__.update(fresh.__dict__)
 
     async def enter(self, name: str, context: Context) -> None:
-        """At the start of each RPC."""
+        """Called at the start of each RPC: counts the call, waits, and fails it during an outage."""
         self.calls[name].append(await self.clock())
         sent = dict(context.invocation_metadata() or ())
         if sent.get(SERVICE_HEADER) != SECRET:
@@ -282,7 +282,7 @@ class DeadLetterDouble(dead_grpc.DeadLetterInternalServiceServicer):
 
 @asynccontextmanager
 async def serving_doubles(clock: Clock) -> AsyncIterator[Services]:
-    """Serves all of them on one loopback port."""
+    """Serves all doubles on one loopback port."""
     services = Services(clock)
     server = grpc.aio.server()
     task_grpc.add_SuggestionInternalServiceServicer_to_server(SuggestionDouble(services), server)

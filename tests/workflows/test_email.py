@@ -27,7 +27,7 @@ from workflows.email.workflow import EmailBatch
 Handle = WorkflowHandle[EmailBatch, None]
 
 WINDOW = timedelta(minutes=5)
-# This many signals make a run too long.
+# This many signals make a run's history too long, so that the run continues as new.
 MANY = HISTORY_LIMIT + 50
 
 
@@ -65,13 +65,13 @@ async def notify(
 
 
 async def storm(env: WorkflowEnvironment, services: Services, user_id: str, count: int) -> None:
-    """Notifications as fast as Temporal accepts their signals."""
+    """Adds notifications as fast as Temporal accepts their signals."""
     for _ in range(0, count, 50):
         await asyncio.gather(*(notify(env, services, user_id) for _ in range(50)))
 
 
 async def first_run(env: WorkflowEnvironment, handle: Handle) -> WorkflowHandle[EmailBatch, None]:
-    """The run that `handle` started. It has continued as new."""
+    """A handle of the run that `handle` started, which has continued as new since."""
     first = env.client.get_workflow_handle_for(
         EmailBatch.run, handle.id, run_id=handle.result_run_id
     )
@@ -324,7 +324,7 @@ async def test_a_long_run_looks_again_before_it_ends_even_without_a_signal(
     user_id: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """At the limit Temporal refuses signals, so a notification can come without one."""
+    """At the signal limit Temporal refuses signals, so a notification can come without a signal."""
     monkeypatch.setattr(history_limit, "HISTORY_LIMIT", 10_000)
     handle = await notify(env, services, user_id)
     await storm(env, services, user_id, 100)

@@ -12,7 +12,7 @@ from temporalio.client import WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
 
 from taskflow.task.v1 import suggestion_pb2, task_pb2
-from tests.fakes import readings
+from tests.fakes import text_functions
 from tests.workflows.conftest import PRIVATE, Examine, FakeModel
 from tests.workflows.services_double import Services, Task
 from workflows.contract import TASK_QUEUE
@@ -191,14 +191,14 @@ async def test_texts_that_exceed_the_cpu_budget_are_failed_jobs_and_other_tasks_
 
     async def poisonous() -> list[Proposal]:
         try:
-            await model.texts.call("loud", readings.never_ends, f"{PRIVATE}!")
+            await model.texts.call("loud", text_functions.never_ends, f"{PRIVATE}!")
         finally:
             ended.append("loud")
         return []
 
     async def quiet() -> list[Proposal]:
         before = len(ended)
-        await model.texts.call(str(uuid4()), readings.length, PRIVATE)
+        await model.texts.call(str(uuid4()), text_functions.length, PRIVATE)
         waited_for.append(len(ended) - before)
         return [Proposal("priority", "HIGH", "says so", 0.7, "m", "p-1")]
 

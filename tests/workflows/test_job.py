@@ -67,7 +67,7 @@ async def start(env: WorkflowEnvironment, job_id: str, attempt: int = 1) -> Hand
 
 
 def failing(*errors: Exception) -> Callable[[Payload, JobContext], Awaitable[Result]]:
-    """A handler that raises these in turn, and then succeeds."""
+    """A handler that raises the given exceptions in turn, and then succeeds."""
     left = list(errors)
 
     async def handle(payload: Payload, job: JobContext) -> Result:

@@ -23,7 +23,7 @@ Handle = WorkflowHandle[DeadlineReminder, None]
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
 SECOND = timedelta(seconds=1)
-# This many signals make a run too long.
+# This many signals make a run's history too long, so that the run continues as new.
 MANY = HISTORY_LIMIT + 50
 
 
@@ -291,7 +291,7 @@ async def storm(env: WorkflowEnvironment, task_id: str, count: int, revision: in
 
 
 async def first_run(env: WorkflowEnvironment, handle: Handle) -> Handle:
-    """The run that `handle` started. It has continued as new."""
+    """A handle of the run that `handle` started, which has continued as new since."""
     first = env.client.get_workflow_handle_for(
         DeadlineReminder.run, handle.id, run_id=handle.result_run_id
     )
@@ -324,7 +324,7 @@ async def test_a_long_run_plans_again_before_it_ends_even_without_a_signal(
     task_id: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """At the limit Temporal refuses signals, so a deadline can be set without one."""
+    """At the signal limit Temporal refuses signals, so a user can set a deadline without a signal."""
     monkeypatch.setattr(history_limit, "HISTORY_LIMIT", 10_000)
     services.offsets = (0,)
     services.tasks[task_id] = Task(due=None)

@@ -41,7 +41,8 @@ class EmailActivities:
         if not prepared.items:
             return MailOutcome.EMPTY
         try:
-            # Some 100 ms for 200 notifications: in a thread, so that the event loop isn't blocked.
+            # Rendering 200 notifications takes some 100 ms. It runs in a thread, so that it doesn't block the event
+            # loop.
             message = await asyncio.to_thread(self._message, batch.batch_id, prepared)
             await self._mailer.send(message)
         except PermanentMailError as error:

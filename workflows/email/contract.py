@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-# One try to render a mail and hand it over.
+# Time limit of one try to render a mail and hand it to the mail server.
 EMAIL_TIMEOUT: Final = timedelta(minutes=2)
 EMAIL_FIRST_PAUSE: Final = timedelta(seconds=5)
 EMAIL_LONGEST_PAUSE: Final = timedelta(minutes=30)
@@ -23,7 +23,7 @@ class OpenBatch:
 
     batch_id: str
     next_try_time: datetime
-    # No try begins after this instant.
+    # After this instant the workflow starts no further try to send the batch.
     give_up_time: datetime
     failed_tries: int = 0
 
@@ -51,11 +51,11 @@ class MailBatch:
 @dataclass(frozen=True)
 class FinishedBatch:
     batch_id: str
-    # Why it can't be sent; empty when it was.
+    # Why the batch can't be sent; empty when it was sent.
     error: str = ""
 
 
 class MailOutcome(StrEnum):
     SENT = "SENT"
-    # There was nothing to send: every notification is read, retracted or unwanted.
+    # No mail was sent, because every notification of the batch is read, retracted or unwanted.
     EMPTY = "EMPTY"

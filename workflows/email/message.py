@@ -17,7 +17,7 @@ from workflows.email.rendering import MAX_SUBJECT, Rendered, web_address
 from workflows.email.smtp import PermanentMailError
 from workflows.sanitise import clean_line, clean_text, cut
 
-# A batch id of this form is used in the Message-ID; any other is hashed.
+# A batch id that matches this goes into the Message-ID as it is; any other is hashed.
 _DOT_ATOM: Final = re.compile(r"[A-Za-z0-9_+/=-]+(?:\.[A-Za-z0-9_+/=-]+)*")
 _MAILBOX: Final = re.compile(r"\A[^@\s]+@[^@\s]+\Z")
 
@@ -32,9 +32,10 @@ def compose(
     recipient_name: str = "",
     preferences_url: str | None = None,
 ) -> EmailMessage:
-    """The Message-ID depends only on the batch and the sender's domain, so that a duplicate can be recognised.
+    """Builds the message. Its Message-ID depends only on the batch and the sender's domain, so a repeat has the same
+    one.
 
-    A duplicate is sent when the mail server's answer was lost. Raises `PermanentMailError` for an invalid address.
+    A mail is sent again when the mail server's answer was lost. Raises `PermanentMailError` for an invalid address.
     """
     origin = _address(sender, sender_name)
     message = EmailMessage(policy=SMTP)
@@ -49,7 +50,7 @@ def compose(
         message["List-Unsubscribe"] = f"<{preferences}>"
     message.set_content(rendered.text, cte="quoted-printable")
     message.add_alternative(rendered.html, subtype="html", cte="quoted-printable")
-    # The boundary is random by default; a repeated mail should be the same mail.
+    # Python's default MIME boundary is random. A fixed one makes a repeated mail identical to the first.
     message.set_boundary(f"=_{_digest(batch_id)}")
     return message
 
@@ -60,7 +61,7 @@ def message_id(batch_id: str, domain: str) -> str:
 
 
 def _address(mailbox: str, name: str) -> Address:
-    """The domain is encoded for the wire (IDNA). The name can't break out of its header."""
+    """The address with its domain in IDNA form. The name is cleaned, so that it can't add a mail header."""
     if not _MAILBOX.fullmatch(mailbox) or clean_text(mailbox) != mailbox:
         raise PermanentMailError("not an e-mail address")
     local, _, domain = mailbox.rpartition("@")

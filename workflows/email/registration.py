@@ -18,7 +18,7 @@ def _build_activities(settings: Settings, stubs: ServiceStubs) -> Activities:
 
 
 def _smtp_settings(settings: Settings) -> SmtpSettings:
-    """Of the configured mail server, or of the local mail catcher."""
+    """Connection settings of the configured mail server, or of the local mail catcher when none is configured."""
     standard_port = {"none": 25, "starttls": 587, "tls": 465}[settings.smtp_tls]
     local = settings.smtp_host is None
     return SmtpSettings(

@@ -14,9 +14,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from workflows.sanitise import clean_line, clean_text, cut
 
-# Characters. Mail clients show about this much of a subject.
+# Longest subject (characters): about what mail clients show.
 MAX_SUBJECT: Final = 120
-# Printable ASCII without spaces and angle brackets.
+# Links in mails may hold printable ASCII only, without spaces and angle brackets.
 _WEB_ADDRESS: Final = re.compile(r"https?://[!-;=?-~]+")
 
 _TEMPLATES: Final = Environment(
@@ -27,7 +27,7 @@ _TEMPLATES: Final = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-# Fetches nothing, and keeps the media query for clients that read it.
+# Inlines the CSS without fetching anything. Keeps the media query, which some mail clients apply.
 _INLINER: Final = CSSInliner(
     load_remote_stylesheets=False, keep_at_rules=True, keep_style_tags=False
 )
@@ -35,7 +35,7 @@ _INLINER: Final = CSSInliner(
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One notification. `link` is an http(s) address."""
+    """One notification in a mail. `link` is an http(s) address."""
 
     headline: str
     task_key: str

@@ -60,12 +60,13 @@ class Mailer:
 def _mail_error(error: Exception) -> Exception:
     match error:
         case aiosmtplib.SMTPRecipientsRefused():
-            # There is one recipient; were there more, one temporary refusal is worth a retry.
+            # Our mails have one recipient. With several, one temporary refusal would justify a retry.
             code = min((refusal.code for refusal in error.recipients), default=550)
         case aiosmtplib.SMTPDataError():
             code = error.code
         case aiosmtplib.SMTPResponseException():
-            # The server refuses our login, sender or host, not this mail. An operator can correct that.
+            # The mail server refuses our login, sender or host, not this mail. An operator can correct the settings, so
+            # retry.
             return TemporaryMailError(f"the mail server takes no mail from us: {error.code}")
         case aiosmtplib.SMTPNotSupported():
             return PermanentMailError("the mail server can't do what this mail needs")

@@ -15,7 +15,8 @@ def on_notification_created(facts: NotificationCreated, settings: Settings) -> l
             email_id(facts.user_id),
             signal="notified",
             signal_argument=facts.notification_id,
-            # All notifications of the events that the dispatcher reads in one batch are committed by then.
+            # One signal is enough: all notifications that a batch of events announces are committed before the
+            # dispatcher reads it.
             one_signal_per_batch=True,
         )
     ]

@@ -31,9 +31,9 @@ with workflow.unsafe.imports_passed_through():
         UserMail,
     )
 
-# The workflow waits between the tries itself, so that it can continue as new meanwhile.
+# Temporal must not retry: the workflow itself waits between tries, so that it can continue as new during the wait.
 _ONE_TRY = RetryPolicy(maximum_attempts=1)
-# Doublings after which the pause has long reached EMAIL_LONGEST_PAUSE.
+# Cap on doublings of the retry pause; by then it has long reached EMAIL_LONGEST_PAUSE.
 _MOST_DOUBLINGS = 16
 
 
@@ -46,7 +46,7 @@ class EmailBatch:
 
     @workflow.signal
     def notified(self, notification_id: str) -> None:
-        """There is a notification to mail. The Notification service knows all of them."""
+        """Signal: the user has a notification to mail. The workflow asks the Notification service which ones."""
         self._waiting = True
 
     @workflow.run
@@ -85,7 +85,7 @@ class EmailBatch:
                     return
                 error = ""
             break
-        # An activity of its own: when this call is retried, no second mail goes out.
+        # Recording the result is a separate activity, so that Temporal can retry it without sending a second mail.
         await workflow.execute_activity_method(
             EmailActivities.finish,
             FinishedBatch(batch.batch_id, error),
@@ -105,7 +105,7 @@ class EmailBatch:
         )
 
     async def _sleep_until(self, instant: datetime, mail: UserMail) -> None:
-        """When the history gets too long meanwhile, the run continues as new with `mail`."""
+        """Sleeps until the instant. If the history gets too long first, the run continues as new with `mail`."""
         left = instant - workflow.now()
         if left > timedelta(0):
             sleeping = asyncio.create_task(workflow.sleep(left))
@@ -114,8 +114,8 @@ class EmailBatch:
 
 
 def _next_try(batch: OpenBatch, failure: ActivityError) -> OpenBatch | None:
-    """The batch with its next try; None when it must not be tried again."""
-    # Every other state is final. Runs of an earlier version left the retries to Temporal and never have this state.
+    """The batch with the time of its next try; None when the batch must not be sent again."""
+    # Every other retry state is final. In runs of an earlier version Temporal retried, and this state doesn't occur.
     if failure.retry_state is not RetryState.MAXIMUM_ATTEMPTS_REACHED:
         return None
     doublings = min(batch.failed_tries, _MOST_DOUBLINGS)

@@ -54,14 +54,14 @@ class EnrichmentActivities:
         if task.text_revision != text.text_revision:
             return EnrichmentOutcome.SUPERSEDED
         if task.HasField("wait"):
-            # When the wait goes beyond ENRICH_TOTAL_TIMEOUT, Temporal fails the activity at once.
+            # When the retry delay exceeds ENRICH_TOTAL_TIMEOUT, Temporal fails the activity at once.
             raise ApplicationError(
                 "the workspace's AI calls of this hour are used up",
                 type="AI_LIMIT_REACHED",
                 next_retry_delay=task.wait.ToTimedelta(),
             )
         proposals = await self._ask(task)
-        # Stores an empty list too: the user who asked for suggestions sees that the run has ended.
+        # The activity stores an empty list too, so that the user who asked sees that no suggestion will come.
         answer = await self._stub.StoreSuggestions(
             task_rpc.StoreSuggestionsRequest(
                 task_id=text.task_id,

@@ -5,14 +5,14 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 
-# One try to make suggestions; the model's own budget (ai_timeout) is shorter.
+# Time limit of one try to make suggestions. The model call has a shorter limit of its own (ai_timeout).
 ENRICH_TIMEOUT: Final = timedelta(minutes=10)
 ENRICH_FIRST_PAUSE: Final = timedelta(seconds=1)
 ENRICH_LONGEST_PAUSE: Final = timedelta(minutes=1)
 # Tries before a model counts as unavailable: about four minutes, or longer when the endpoint names a later time
 # (Retry-After, up to an hour each). Failures of our own services are retried beyond that.
 ENRICH_TRIES: Final = 10
-# All tries together. A suggestion that comes later than this is of no use.
+# Time limit of all tries together. A suggestion that comes later is of no use.
 ENRICH_TOTAL_TIMEOUT: Final = timedelta(hours=12)
 
 
@@ -36,11 +36,11 @@ class FailedEnrichment:
 
 class EnrichmentOutcome(StrEnum):
     STORED = "STORED"
-    # There was nothing to suggest.
+    # The enricher had nothing to suggest.
     NOTHING = "NOTHING"
     # The text has changed: another run makes suggestions for the newer one.
     SUPERSEDED = "SUPERSEDED"
     # The task is deleted, or its workspace doesn't use AI.
     UNWANTED = "UNWANTED"
-    # Recorded as a failed job.
+    # The suggestions failed, and the service recorded a failed job.
     FAILED = "FAILED"

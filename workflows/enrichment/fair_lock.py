@@ -1,4 +1,4 @@
-"""A lock that goes round the keys that wait, so that a key with many waiters delays another key by one of them."""
+"""A lock that serves waiting keys in turn: a key with many waiters delays another key by one turn only."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 
 
 class FairLock:
-    """Waiters of one key get the lock in the order they came."""
+    """A lock whose holders name a key. Keys take turns; within a key, the first waiter is first."""
 
     def __init__(self) -> None:
         self._held = False
-        # The next key is first. No deque is empty.
+        # Waiters by key, the key with the next turn first. A key is removed with its last waiter.
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
 
     @asynccontextmanager
@@ -40,7 +40,7 @@ class FairLock:
     def _release(self, key: str) -> None:
         """Passes the lock to the next key that waits."""
         if key in self._waiting:
-            # The other keys come first.
+            # The other keys get their turns before this key's next waiter.
             self._waiting[key] = self._waiting.pop(key)
         while self._waiting:
             next_key, queue = next(iter(self._waiting.items()))

@@ -23,7 +23,7 @@ def build_enricher(settings: Settings, texts: TextProcess) -> Enricher:
     """The model when it is configured, else the offline rules."""
     if not (settings.ai_base_url and settings.ai_model):
         return HeuristicEnricher(texts)
-    # Loading the client library takes most of a second and 30 MB, so the default doesn't.
+    # Import the client library only for a configured model: loading it takes most of a second and 30 MB.
     from workflows.enrichment.enrichers.model import ModelEnricher, ModelSettings
 
     endpoint = ModelSettings(

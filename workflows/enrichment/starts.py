@@ -24,7 +24,7 @@ def on_task_updated(facts: TaskUpdated, settings: Settings) -> list[Start]:
 
 
 def on_suggestions_requested(facts: SuggestionsRequested, settings: Settings) -> list[Start]:
-    """Replaces a run for the same text: one that is about to end would leave the request unanswered."""
+    """Replaces a running workflow for the same text: a run about to end would leave this request unanswered."""
     return [
         Start(
             EnrichTask.run,
@@ -36,7 +36,7 @@ def on_suggestions_requested(facts: SuggestionsRequested, settings: Settings) ->
 
 
 def _new_text(task: Task, settings: Settings) -> Start:
-    """After an edit within the delay, the run finds that its text is superseded."""
+    """Starts a run for the new text. If the text is edited again within the start delay, the run ends as superseded."""
     return Start(
         EnrichTask.run,
         TaskText(task.id, task.text_revision),

@@ -25,7 +25,7 @@ def main(seconds: float) -> None:
     os.dup2(2, 1)
     while frame := _read(sys.stdin.buffer):
         try:
-            # The first time, this imports the function's module.
+            # Unpickling imports the function's module the first time.
             function, arguments = pickle.loads(frame)
             signal.setitimer(signal.ITIMER_PROF, seconds)
             answer: tuple[bool, Any] = True, function(*arguments)

@@ -23,7 +23,7 @@ log = structlog.get_logger()
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 
-# A child that was killed from outside proves nothing against the text, so a second child gets it.
+# If something else killed the child, the text may be harmless, so a second child gets the text.
 _TRIES: Final = 2
 # The budget is processor time. On a busy machine the child may take this many times the budget by the clock.
 _CLOCK_FACTOR: Final = 20.0
@@ -72,13 +72,13 @@ class TextProcess:
                 async with asyncio.timeout(_CLOCK_FACTOR * self._seconds):
                     return await _request(child, frame)
             except (asyncio.IncompleteReadError, ConnectionError):
-                # The child has ended.
+                # The pipe broke, because the child process has ended.
                 pass
             except TimeoutError:
                 await self._end()
                 raise self._overrun() from None
             except BaseException:
-                # Cancelled. The next text would get the answer that is still to come.
+                # The caller cancelled this text. End the child, because the next text would get the answer to this one.
                 await self._end()
                 raise
             self._child = None

@@ -24,7 +24,7 @@ with workflow.unsafe.imports_passed_through():
         TaskText,
     )
 
-# The activity itself marks errors that aren't worth another try.
+# The list of final errors isn't here: the activity itself marks errors that Temporal must not retry.
 _SUGGEST = RetryPolicy(initial_interval=ENRICH_FIRST_PAUSE, maximum_interval=ENRICH_LONGEST_PAUSE)
 
 

@@ -12,16 +12,16 @@ JOB_TRIES: Final = len(JOB_BACKOFF) + 1
 JOB_HANDLER_SECONDS: Final = 300.0
 # Temporal gives up on an activity that couldn't stop its handler.
 JOB_TIMEOUT: Final = timedelta(minutes=6)
-# Tries of the activity while our own services don't answer, or its worker dies.
+# How often Temporal tries the activity while our own services don't answer or its workers die.
 JOB_CALL_TRIES: Final = 5
-# After those the job waits for this long and starts again.
+# After those tries the workflow waits for this long and tries the activity again.
 JOB_OUTAGE_PAUSE: Final = timedelta(minutes=1)
 # Largest result of a job, as a serialized Struct, that the services store.
 MAX_RESULT_BYTES: Final = 64 * 1024
 
 
 def job_workflow_id(job_id: str, attempt: int) -> str:
-    """Each attempt is a run of its own: otherwise a run that is just ending could swallow the retry that follows it."""
+    """Each attempt has a workflow id of its own: otherwise a run that is just ending could swallow the user's retry."""
     return f"job/{job_id}/{attempt}"
 
 
@@ -35,7 +35,7 @@ class JobAttempt:
 
     @property
     def last_try(self) -> bool:
-        """When the last try fails, the job has failed."""
+        """Whether this is the handler's last try in this attempt: if it fails, the job fails."""
         return self.failed_tries + 1 >= JOB_TRIES
 
 
@@ -49,7 +49,7 @@ class FailedJob:
 class JobOutcome(StrEnum):
     DONE = "DONE"
     FAILED = "FAILED"
-    # This try failed, and another one follows.
+    # The handler failed in this try, and the workflow will try again.
     RETRY = "RETRY"
     # The job has ended, or is at another attempt.
     NOT_OURS = "NOT_OURS"

@@ -25,7 +25,7 @@ with workflow.unsafe.imports_passed_through():
         JobOutcome,
     )
 
-# For dead workers and services that don't answer. A handler's failure is an outcome, not an error.
+# Temporal retries only after dead workers and unresponsive services: a handler's failure is a result, not an error.
 _PROCESS = replace(CALL_RETRIES, maximum_attempts=JOB_CALL_TRIES)
 
 

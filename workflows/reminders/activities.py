@@ -39,7 +39,7 @@ class ReminderActivities:
 
     @activity.defn(name="reminder.emit")
     async def emit(self, reminder: Reminder) -> EmittedReminder:
-        """Sends a reminder, if the Task service still wants it. Returns what became of it, and the next one."""
+        """Sends a reminder, if the Task service still wants it. Returns the outcome, and the next reminder."""
         task_id = reminder.task_id
         try:
             answer = await self._stub.EmitReminder(

@@ -19,7 +19,7 @@ def reminder_id(task_id: str) -> str:
 
 @dataclass(frozen=True)
 class TaskDeadline:
-    """A task that may have a deadline. The Task service knows which."""
+    """A task that may have a deadline; the workflow reads the deadline from the Task service."""
 
     task_id: str
 
@@ -47,5 +47,5 @@ class ReminderOutcome(StrEnum):
 @dataclass(frozen=True)
 class EmittedReminder:
     outcome: ReminderOutcome
-    # The reminder after this one; None when there is none.
+    # The task's next reminder after this one; None when this was the last.
     next: Reminder | None = None

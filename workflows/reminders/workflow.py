@@ -78,7 +78,7 @@ class DeadlineReminder:
                 return emitted.next
 
     async def _sleep_until(self, instant: datetime, planned: int) -> bool:
-        """False as soon as the task has another revision than the `planned` one."""
+        """Sleeps until the instant. Returns False once a signal brings another revision than the `planned` one."""
         while self._revision == planned:
             left = instant - workflow.now()
             if left <= timedelta(0):

@@ -51,7 +51,7 @@ __all__ = [
     "pages",
 ]
 
-# Module of each public name; all other names are in `errors`.
+# The module that defines each public name. Names not listed here are in `errors`.
 _HOMES = {
     "TaskFlow": "client",
     "pages": "paging",

@@ -35,8 +35,8 @@ from taskflow_client.streams import OnCursor, OnReconnect, watch_notifications, 
 from taskflow_client.token_renewal import RENEWAL_LIMIT, Credentials, SessionStore
 
 _OPTIONS: list[tuple[str, int]] = [
-    # Milliseconds. Servers allow a ping every 20 s. Only while a call is open: an idle connection
-    # can be reopened.
+    # Milliseconds. Servers allow a keepalive ping every 20 s. The client pings only while a call is open: it can reopen
+    # a dead idle connection.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 0),
@@ -44,7 +44,7 @@ _OPTIONS: list[tuple[str, int]] = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 5_000),
     ("grpc.min_reconnect_backoff_ms", 5_000),  # the time limit of one attempt to connect
-    # No limit: a page of 3 MiB and its last item can come close to the default of 4 MiB.
+    # No size limit on responses: a list page of 3 MiB plus its last item can approach the default of 4 MiB.
     ("grpc.max_receive_message_length", -1),
 ]
 
@@ -91,7 +91,7 @@ class TaskFlow:
             session_store or MemorySessions(), self.server, self._refresh
         )
         around = interceptors(self._credentials, timeout, retry_for)
-        # An HTTP proxy can't reach this machine's loopback addresses.
+        # Bypass a configured HTTP proxy: it can't reach this machine's loopback addresses.
         options = [*_OPTIONS, ("grpc.enable_http_proxy", 0)] if local else _OPTIONS
         if secure:
             tls_credentials = grpc.ssl_channel_credentials(root_certificates)

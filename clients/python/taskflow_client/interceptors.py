@@ -25,7 +25,7 @@ from taskflow_client.token_renewal import Credentials
 FIRST_BACKOFF = 0.1
 LAST_BACKOFF = 5.0
 
-# Reasons after which a renewed access token can succeed.
+# Error reasons after which a repeat with a renewed access token can succeed.
 RENEWABLE = {"TOKEN_INVALID", "SESSION_REVOKED"}
 
 _Details = grpc.aio.ClientCallDetails

@@ -37,6 +37,6 @@ def is_repeatable(path: str, request: Message) -> bool:
 
 
 def _has_etag(request: Message) -> bool:
-    # In the request itself, or in the resource that it carries.
+    # The etag is a field of the request, or of the resource inside the request.
     values: list[Any] = [request, *(value for _, value in request.ListFields())]
     return any(isinstance(value, Message) and getattr(value, "etag", "") for value in values)

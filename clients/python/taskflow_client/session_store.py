@@ -18,11 +18,9 @@ import platformdirs
 from taskflow.auth.v1 import auth_service_pb2
 from taskflow_client.errors import Unavailable
 
-# An access token is renewed this many seconds before it expires, or after half its lifetime if that
-# is later.
+# The client renews an access token this many seconds before it expires, or after half its lifetime if that is later.
 _RENEW_AHEAD = 30.0
-# Seconds to wait for another process that holds the lock; longer than RENEWAL_LIMIT in
-# credentials.py.
+# Seconds to wait for another process that holds the file lock; longer than RENEWAL_LIMIT in token_renewal.py.
 _LOCK_PATIENCE = 15.0
 
 
@@ -131,7 +129,7 @@ def make_private_dir(folder: Path) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replaces a file atomically with one of mode 0600: readers see the old or the new one."""
+    """Replaces a file atomically with a file of mode 0600: readers see either the old file or the new file."""
     make_private_dir(path.parent)
     descriptor, temporary = tempfile.mkstemp(
         prefix=path.name, dir=path.parent

@@ -11,8 +11,8 @@ from taskflow.auth.v1 import auth_service_pb2
 from taskflow_client.errors import TaskFlowError, Unauthenticated
 from taskflow_client.session_store import FileSessions, MemorySessions, Session, session_of
 
-# Seconds, retries included. The server accepts a refresh token again within 10 s of its first use;
-# later it treats a repeat as theft.
+# Time limit (seconds) of a renewal with its retries. The server accepts a refresh token again within 10 s of its first
+# use; later it treats a repeat as theft.
 RENEWAL_LIMIT = 8.0
 
 SessionStore = FileSessions | MemorySessions
@@ -48,7 +48,7 @@ class Credentials:
         except TaskFlowError:
             if session.renew_after == 0:
                 raise
-            return session.access_token  # not expired yet; the next call tries again
+            return session.access_token  # it hasn't expired; the next call tries to renew it
 
     def reject(self, access_token: str) -> None:
         """Makes the next call renew the token, if the rejected one is the current one."""
@@ -90,7 +90,7 @@ class Credentials:
                 and stored.user_id == mine.user_id
                 and stored.refresh_token != mine.refresh_token
             ):
-                mine = self._session = stored  # another process has renewed it
+                mine = self._session = stored  # another process has renewed the tokens
                 if time.time() < stored.renew_after:
                     return stored
             # Write the store only if it holds this session, not another login or none.

@@ -1,4 +1,4 @@
-"""Accounts: registration, profiles, operators."""
+"""The rules of accounts: registration, profiles, operators."""
 
 from typing import Any
 from uuid import UUID
@@ -37,7 +37,7 @@ def new_account(request: RegisterRequest) -> dict[str, str]:
 
 
 async def create(tx: Transaction, account: dict[str, str], password_hash: str) -> User:
-    """Raises EMAIL_TAKEN. `account` is what `new_account` returned."""
+    """Adds a user with the columns that `new_account` returned. Raises EMAIL_TAKEN."""
     row = await tx.one(queries.ADD_USER, id=uuid7(), password_hash=password_hash, **account)
     if row is None:
         raise DomainError(reasons.ERROR_REASON_EMAIL_TAKEN)
@@ -64,7 +64,7 @@ async def current_user(tx: Transaction, caller: Caller) -> User:
 async def update_current_user(
     tx: Transaction, caller: Caller, request: UpdateCurrentUserRequest
 ) -> User:
-    """Raises INVALID_REQUEST, ETAG_MISMATCH."""
+    """Changes the caller's profile; an update without effect writes nothing. Raises INVALID_REQUEST, ETAG_MISMATCH."""
     changes = _changes(request)
     old = await directory.find(tx, caller, queries.LOCK_CURRENT_USER, "user", caller.user_id)
     etags.check(request.user.etag, messages.etag(old))
@@ -83,7 +83,7 @@ async def update_current_user(
 
 
 def _changes(request: UpdateCurrentUserRequest) -> dict[str, Any]:
-    """The columns that the update sets. Raises INVALID_REQUEST."""
+    """The columns that an update of the profile sets. Raises INVALID_REQUEST."""
     user: user_pb2.User = request.user
     changes: dict[str, Any] = {}
     fields = masks.fields(user, request.update_mask, _WRITABLE)
@@ -97,9 +97,9 @@ def _changes(request: UpdateCurrentUserRequest) -> dict[str, Any]:
 
 
 async def people_around(tx: Transaction, caller: Caller, ids: list[UUID]) -> list[User]:
-    """Of the requested users, the caller and those who share a workspace with the caller.
+    """The requested users whom the caller may see: the caller, and members of the caller's workspaces.
 
-    Each once, in the order of the request. Raises SESSION_REVOKED.
+    Each user appears once, in the order of the request. Raises SESSION_REVOKED.
     """
     rows = await tx.all(
         queries.PEOPLE_AROUND,
@@ -119,7 +119,7 @@ async def grant_operator(tx: Transaction, email: str) -> bool:
 
 
 def _time_zone(field: str, name: str) -> str:
-    """The name of an IANA zone, UTC when empty. Raises INVALID_REQUEST."""
+    """The name of an IANA time zone, checked; UTC when empty. Raises INVALID_REQUEST."""
     if name and not is_zone(name):
         raise invalid(field, "is not an IANA time zone")
     return name or _DEFAULT_ZONE

@@ -1,4 +1,4 @@
-"""Rows as messages."""
+"""Converts user rows into messages."""
 
 from services.auth.accounts.queries import User, UserWithPassword
 from services.platform.rpc import etags

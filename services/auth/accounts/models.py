@@ -1,4 +1,4 @@
-"""Users."""
+"""The table of users."""
 
 from sqlalchemy import (
     BigInteger,
@@ -19,15 +19,15 @@ users = Table(
     "users",
     metadata,
     Column("id", Uuid, primary_key=True),
-    # As the user typed it: for display, and for sending mail to.
+    # The e-mail address as the user typed it: for display, and to send mail to.
     Column("email", Text, nullable=False),
-    # The canonical form that e-mails are compared by (emails.py).
+    # The canonical form by which e-mail addresses are compared (emails.py).
     Column("email_key", Text, nullable=False),
     Column("display_name", Text, nullable=False),
     Column("time_zone", Text, nullable=False),
     Column("email_notifications", Boolean, nullable=False, server_default=text("true")),
     Column("operator", Boolean, nullable=False, server_default=text("false")),
-    # Argon2id with its parameters and salt.
+    # An Argon2id hash with its parameters and salt.
     Column("password_hash", Text, nullable=False),
     Column("revision", BigInteger, nullable=False, server_default=text("1")),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),

@@ -50,7 +50,7 @@ class UserWithPassword(NamedTuple):
 
 _USER = [users.c[name] for name in User._fields]
 
-# Returns no row when the e-mail is taken.
+# Inserts a user. Returns no row if the e-mail address is taken.
 ADD_USER = Statement(
     insert(users).on_conflict_do_nothing(index_elements=["email_key"]).returning(*_USER),
     ["id", "email", "email_key", "display_name", "time_zone", "password_hash"],
@@ -83,7 +83,7 @@ UPDATE_USER = Statement(
 GRANT_OPERATOR = Statement(
     update(users).where(users.c.email_key == bindparam("key", type_=Text)).values(operator=True)
 )
-# Changes nothing when another login has replaced the hash meanwhile.
+# Changes nothing if another login has replaced the password hash meanwhile.
 REPLACE_PASSWORD_HASH = Statement(
     update(users)
     .where(
@@ -95,8 +95,8 @@ REPLACE_PASSWORD_HASH = Statement(
 
 _mine = members.alias("mine")
 _theirs = members.alias("theirs")
-# The caller, and users who share a workspace with the caller. Postgres plans it for each run: either user may be in one
-# workspace or in hundreds, and starting from the wrong one reads 150,000 blocks for a hundred users.
+# The caller, and users who share a workspace with the caller. Postgres plans each run anew: the caller and a user may
+# each be in one workspace or in hundreds. A plan that starts at the wrong side reads 150,000 blocks for 100 users.
 PEOPLE_AROUND = Statement(
     select(*_USER).where(
         users.c.id == any_(bindparam("user_ids", type_=ARRAY(Uuid))),
@@ -104,7 +104,7 @@ PEOPLE_AROUND = Statement(
             users.c.id == bindparam("caller_id", type_=Uuid),
             exists().where(
                 _mine.c.user_id == bindparam("caller_id", type_=Uuid),
-                # True of every member. Lets Postgres use the partial index members_user.
+                # True for every member. Without this condition Postgres can't use the partial index members_user.
                 _mine.c.role > literal_column("0"),
                 _theirs.c.role > literal_column("0"),
                 _theirs.c.workspace_id == _mine.c.workspace_id,

@@ -1,4 +1,4 @@
-"""UserService."""
+"""The servicer of UserService."""
 
 from uuid import UUID
 

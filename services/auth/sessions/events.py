@@ -4,7 +4,7 @@ from uuid import UUID
 
 from taskflow.event.v1.event_pb2 import Event, SessionRevoked
 
-# A session is revoked only once.
+# The revision of every SessionRevoked event: a session is revoked only once.
 _REVOKED_REVISION = 1
 
 

@@ -14,14 +14,17 @@ log = structlog.get_logger()
 
 CURVE = "P-256"
 
-# Contains the creation time, so that every copy of the folder agrees on it.
+# The format of a key file's name. It holds the key's creation time, so that all copies of the folder agree on the time.
 _NAME = "%Y%m%dT%H%M%S.%fZ.pem"
-# Sorts before every name with a time.
+# The name of the first key, which sorts before every name with a time.
 _FIRST = "0-first.pem"
 
 
 def create(folder: Path, ahead: float = 0) -> Path:
-    """Creates a key that counts as made `ahead` seconds from now: time for copying it to other machines."""
+    """Creates a signing key with a creation time `ahead` seconds from now, which leaves time to copy it elsewhere.
+
+    Raises FileExistsError.
+    """
     file = folder / (datetime.now(UTC) + timedelta(seconds=ahead)).strftime(_NAME)
     if not _write(file):
         raise FileExistsError(file)
@@ -29,7 +32,7 @@ def create(folder: Path, ahead: float = 0) -> Path:
 
 
 def create_first(folder: Path) -> None:
-    """Creates a key if the folder has none. When several processes do so at once, one succeeds and all use its key."""
+    """Creates a signing key if the folder has none. If several processes do so at once, all use the first one's key."""
     if not any(folder.glob("*.pem")):
         _write(folder / _FIRST)
 
@@ -44,7 +47,7 @@ def _write(file: Path) -> bool:
             out.write(ECKey.generate_key(CURVE).as_pem(private=True))
             out.flush()
             os.fsync(out.fileno())
-        # Unlike a rename, a link never replaces another process's file.
+        # Unlike a rename, creating a link never replaces another process's file.
         os.link(draft, file)
     except FileExistsError:
         return False
@@ -62,14 +65,14 @@ def read(folder: Path) -> Iterator[tuple[ECKey, float]]:
             if not key.is_private or key.curve_name != CURVE:
                 raise ValueError
         except (OSError, ValueError, TypeError, JoseError):
-            # It may be half written; the next scan reads it again.
+            # The file may be half written; the next scan reads it again.
             log.warning("not a private key on P-256", file=file.name)
             continue
         yield key, made
 
 
 def _made(file: Path) -> float:
-    """The creation time in the file's name; without one, the time of the last write."""
+    """The creation time in a key file's name (seconds since the epoch); without it, the time of the last write."""
     try:
         return datetime.strptime(file.name, _NAME).replace(tzinfo=UTC).timestamp()
     except ValueError:

@@ -1,4 +1,4 @@
-"""Sessions: start, refresh, revoke."""
+"""Starts, refreshes and revokes sessions."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -14,7 +14,8 @@ from services.platform.rpc import text
 from services.platform.rpc.errors import DomainError
 from taskflow.error.v1 import error_reason_pb2 as reasons
 
-# A client whose answer got lost can use its old refresh token for this long and gets the same new tokens.
+# A client that lost the answer to a refresh can repeat it with the old refresh token for this long. It gets the same
+# refresh token.
 REFRESH_GRACE = timedelta(seconds=10)
 
 
@@ -33,10 +34,10 @@ async def start(tx: Transaction, settings: Settings, user_id: UUID, device: str)
 async def refresh(
     tx: Transaction, settings: Settings, session_id: UUID, generation: int
 ) -> Session | LockedSession | None:
-    """The session after its refresh token of this generation was used. Raises SESSION_REVOKED, TOKEN_INVALID.
+    """Uses the session's refresh token of this generation; returns the session. Raises SESSION_REVOKED, TOKEN_INVALID.
 
-    None when the token had been used before: the session is revoked then. The caller has to commit that before it
-    raises REFRESH_TOKEN_REUSED.
+    If the token was used before, revokes the session and returns None. The caller then commits, and after that raises
+    REFRESH_TOKEN_REUSED.
     """
     session = await tx.one(queries.LOCK_SESSION, session_id=session_id)
     if session is None or session.revoked_at is not None:
@@ -54,7 +55,7 @@ async def refresh(
 
 
 async def revoke(tx: Transaction, session_id: UUID, user_id: UUID) -> None:
-    """Raises SESSION_REVOKED when the session has ended already."""
+    """Ends a session. Raises SESSION_REVOKED if it has ended already."""
     if not await tx.run(queries.REVOKE_SESSION, session_id=session_id, user_id=user_id):
         raise DomainError(reasons.ERROR_REASON_SESSION_REVOKED)
     await add_event(tx, events.revoked(session_id, user_id))

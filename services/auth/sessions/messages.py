@@ -1,4 +1,4 @@
-"""Rows as messages."""
+"""Converts session rows into messages."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Sessions, and failed logins."""
+"""The tables of sessions and of failed logins."""
 
 from sqlalchemy import (
     BigInteger,
@@ -19,8 +19,8 @@ from sqlalchemy import (
 from services.auth.accounts.models import users
 from services.auth.schema import metadata
 
-# A session is one family of refresh tokens; only the token of the current generation is valid. No index covers user_id:
-# statements name the session and the user, and Postgres might pick that index for users with thousands of sessions.
+# A session is one family of refresh tokens; only the token of the current generation is valid. `user_id` has no index:
+# statements name session and user, and for users with thousands of sessions Postgres could pick the wrong index.
 sessions = Table(
     "sessions",
     metadata,
@@ -41,7 +41,7 @@ login_attempts = Table(
     "login_attempts",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    # HMAC of the account's e-mail or of the address: neither is stored in clear.
+    # HMAC of the account's e-mail address or of the client's IP address: neither is stored in clear.
     Column("key", LargeBinary, nullable=False),
     Column("attempted_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Index("login_attempts_key", "key", "attempted_at"),

@@ -1,4 +1,4 @@
-"""Passwords: Argon2id, in few threads and with a short queue, so that logins can't take over the machine."""
+"""Hashes passwords with Argon2id, in few threads and with a short queue, so that logins can't take over the machine."""
 
 import asyncio
 import os
@@ -16,19 +16,19 @@ from argon2.exceptions import VerificationError
 from services.platform.rpc.errors import DomainError
 from taskflow.error.v1 import error_reason_pb2 as reasons
 
-# The first choice of the OWASP cheat sheet for password storage: 19 MiB, 2 passes. About 20 ms.
+# Argon2id parameters: the first choice of the OWASP cheat sheet for password storage (19 MiB, 2 passes); about 20 ms.
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
-# Half of the cores may hash, the same ones in all processes of a machine; the other half is never used for it.
+# Cores that may hash passwords: half of them, the same half in all processes of a machine.
 _ALL_CORES = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else [0]
 _CORES = _ALL_CORES[-max(1, len(_ALL_CORES) // 2) :]
-# Reject new passwords once the oldest waiter exceeds this (seconds): the threads slow down on a busy machine.
+# Reject calls with a password once the oldest job in the queue has waited this long (seconds).
 _LONGEST_WAIT = 1.0
-# Reject new passwords once this many wait: about a second of work for one thread.
+# Reject calls with a password once this many jobs are in the queue: about a second of work for one thread.
 _QUEUE_LIMIT = 12
-# Part of its time that a thread may spend on hashing: some 10 passwords a second. Hashing takes caches and memory
-# bandwidth from everything else on the machine, whatever its priority.
+# Share of its time that a thread may spend on hashing: some 10 passwords a second. Even at low priority, hashing takes
+# caches and memory bandwidth from everything else on the machine.
 _SHARE = 0.2
-# Processor time (seconds) that an idle thread saves up: this much it may hash before it has to pause.
+# Most processor time (seconds) that an idle thread saves up, and can then use for hashing without a pause.
 _BURST = 0.04
 
 _T = TypeVar("_T")
@@ -37,7 +37,7 @@ _thread = threading.local()
 
 
 class Passwords:
-    """Hashes and verifies. Both raise OVERLOADED when the queue is full or too slow."""
+    """Hashes and verifies passwords. Both raise OVERLOADED when the queue is full or too slow."""
 
     def __init__(self, hasher: PasswordHasher = _HASHER) -> None:
         self._hasher = hasher
@@ -45,13 +45,13 @@ class Passwords:
             len(_CORES), thread_name_prefix="argon2", initializer=_prepare
         )
         self._lock = threading.Lock()
-        # The jobs that wait, oldest first → since when (time.monotonic()).
+        # Waiting jobs, oldest first → when each joined the queue (time.monotonic()).
         self._waiting: dict[object, float] = {}
-        # Verified when an account doesn't exist, so that the answer takes as long as for one that does.
+        # Verified for accounts that don't exist, so that their logins take as long as those of existing accounts.
         self._dummy_hash = hasher.hash(os.urandom(16))
 
     def check_queue(self) -> None:
-        """Raises OVERLOADED when a password would be rejected now. Lets a call fail before it costs anything."""
+        """Raises OVERLOADED if the queue would reject a password now. A call can thus fail before it does any work."""
         with self._lock:
             oldest = next(iter(self._waiting.values()), None)
             full = len(self._waiting) >= _QUEUE_LIMIT
@@ -62,12 +62,12 @@ class Passwords:
         return await self._run(lambda: self._hasher.hash(_canonical(password)))
 
     async def verify(self, password: str, stored: str | None) -> bool:
-        """Whether the password matches the hash. Without a hash it is False, after the same time."""
+        """Whether the password matches the hash `stored`. Without a hash: False, after the same time."""
         right = await self._run(lambda: self._matches(password, stored or self._dummy_hash))
         return right and stored is not None
 
     def outdated(self, stored: str) -> bool:
-        """Whether the hash was made with parameters other than today's."""
+        """Whether the hash was made with parameters other than the current ones."""
         return self._hasher.check_needs_rehash(stored)
 
     def _matches(self, password: str, stored: str) -> bool:
@@ -95,18 +95,18 @@ class Passwords:
                 _thread.pace.count()
 
         job = self._threads.submit(run)
-        # Callers who are cancelled while they wait leave the queue as well. Work that a thread has started continues.
+        # The job of a cancelled caller leaves the queue too. A job that a thread has started runs to its end.
         job.add_done_callback(leave_queue)
         return await asyncio.wrap_future(job)
 
 
 def _canonical(password: str) -> str:
-    """NFC, because systems differ in the normal form that their keyboards produce (RFC 8265, OpaqueString)."""
+    """The password in NFC: keyboards of different systems produce different normal forms (RFC 8265, OpaqueString)."""
     return unicodedata.normalize("NFC", password)
 
 
 class _Pace:
-    """Limits the thread that creates it to its share of a core: `wait` before each piece of work, `count` after it."""
+    """Limits a thread to the share _SHARE of a core. The thread calls `wait` before each job and `count` after it."""
 
     def __init__(self) -> None:
         # Processor time (seconds) that the thread may still use; negative while it has to pause.
@@ -128,7 +128,7 @@ class _Pace:
 
 
 def _prepare() -> None:
-    """Runs in each new thread. On Linux it also pins the thread to `_CORES` and lowers its priority."""
+    """Sets up a new hashing thread. On Linux it also pins the thread to `_CORES` and lowers its priority."""
     _thread.pace = _Pace()
     if sys.platform == "linux":
         os.sched_setaffinity(threading.get_native_id(), _CORES)

@@ -80,7 +80,7 @@ REVOKE_SESSION = Statement(
     .values(revoked_at=func.now())
 )
 
-# How long a wrong password counts.
+# Time for which a wrong password counts towards the login limits.
 ATTEMPT_WINDOW = timedelta(minutes=15)
 
 
@@ -89,7 +89,7 @@ class Throttling(NamedTuple):
 
 
 _window = literal(ATTEMPT_WINDOW, Interval)
-# The newest attempt after skipping :more_than newer ones; `wait` is the time until it leaves the window.
+# Returns a row if more than :more_than attempts are within the window. `wait`: the time until enough of them leave it.
 THROTTLING = Statement(
     select((login_attempts.c.attempted_at + _window - func.now()).label("wait"))
     .where(

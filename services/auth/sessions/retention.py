@@ -8,7 +8,7 @@ from services.platform.data import retention
 from services.platform.data.retention import Kind, aged
 from services.platform.runtime import Loop, Platform
 
-# Longer than any stream or access token can outlive its session.
+# Time that an expired session is kept: longer than a stream or an access token can outlive its session.
 _SESSIONS_KEPT = timedelta(days=1)
 
 
@@ -17,7 +17,7 @@ def loop(platform: Platform) -> Loop:
 
 
 def kinds() -> list[Kind]:
-    """Deleting a session invalidates all its refresh tokens."""
+    """The kinds of rows to delete. Deleting a session invalidates all its refresh tokens."""
     return [
         aged("login_attempts", login_attempts, login_attempts.c.attempted_at, ATTEMPT_WINDOW),
         aged("sessions", sessions, sessions.c.expires_at, _SESSIONS_KEPT),

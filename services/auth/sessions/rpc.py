@@ -1,4 +1,4 @@
-"""AuthService."""
+"""The servicer of AuthService."""
 
 import grpc
 
@@ -37,7 +37,7 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
     ) -> auth_service_pb2.RegisterResponse:
         account = accounts.new_account(request)
         password_hash = await self._passwords.hash(request.password)
-        # No user is signed in yet: repeats are recognised by the e-mail.
+        # No user is signed in yet, so the e-mail address identifies a repeated request.
         caller = f"register:{account['email_key']}"
         async with self._db.transaction() as tx:
 
@@ -58,7 +58,7 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
         async with self._db.read() as tx:
             await self._throttle.check(tx, attempt)
             account = await accounts.find_by_email(tx, email_key)
-        # Holds no connection while it hashes: more users may log in at once than there are connections.
+        # Hashing holds no database connection: more users may log in at once than the pool has connections.
         right = await self._passwords.verify(
             request.password, account.password_hash if account else None
         )

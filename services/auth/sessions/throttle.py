@@ -18,14 +18,14 @@ from taskflow.error.v1 import error_reason_pb2 as reasons
 
 @dataclass(frozen=True)
 class Attempt:
-    """The keys that a login attempt is counted under: HMACs of the account's e-mail and of the client's address."""
+    """The two keys under which a login attempt counts: HMACs of the e-mail address and of the client's IP address."""
 
     account: bytes
     address: bytes
 
 
 class Throttle:
-    """Limits wrong passwords. Its methods run in the caller's transaction."""
+    """Limits wrong passwords per account and per IP address. Its methods run in the caller's transaction."""
 
     def __init__(self, settings: Settings, seal: Seal) -> None:
         self._seal = seal
@@ -65,15 +65,15 @@ class Throttle:
         await tx.run_many(queries.ADD_ATTEMPT, [{"key": attempt.account}, {"key": attempt.address}])
 
     async def _lock(self, tx: Transaction, keys: Sequence[bytes]) -> None:
-        # Always in the same order, so that transactions don't deadlock.
+        # Locks the keys in a fixed order, so that transactions don't deadlock.
         for number in sorted(int.from_bytes(key[:8], "big", signed=True) for key in keys):
             await tx.run(queries.LOCK_ATTEMPTS, number=number)
 
 
 def client_address(context: "grpc.aio.ServicerContext[Any, Any]") -> str:
-    """The address that a login is counted under. For IPv6 the /64 prefix, which one customer has.
+    """The client's IP address, under which its login attempts count. For IPv6 the /64 prefix of one customer.
 
-    Behind the gateway it is the last entry of x-forwarded-for, the only one that the gateway itself wrote. A peer with
+    Behind the gateway this is the last entry of x-forwarded-for: the gateway itself wrote only that entry. A peer with
     a public address isn't the gateway, so its x-forwarded-for is ignored.
     """
     peer = _address(unquote(context.peer()).partition(":")[2].rpartition(":")[0])

@@ -18,13 +18,13 @@ from services.platform.rpc.seal import Seal
 from taskflow.auth.v1 import auth_service_pb2
 from taskflow.error.v1 import error_reason_pb2 as reasons
 
-# How often the folder is scanned (seconds).
+# Seconds between two scans of the folder with signing keys.
 _SCAN_INTERVAL = 10.0
-# A key is published for this long (seconds) before it signs, so that every verifier knows it by then. It is longer than
-# a scan here plus a refresh there (identity.py).
+# A key is published for this long (seconds) before it signs, so that every service knows it by then. This is longer
+# than a scan here plus a key fetch in the other services (identity.py).
 PUBLISHED_BEFORE_USE = 60.0
 
-# Of HMAC-SHA256, truncated.
+# Bytes of the truncated HMAC-SHA256 in a refresh token.
 _MAC_BYTES = 16
 _GENERATION_BYTES = 4
 _REFRESH_TOKEN_BYTES = 16 + _GENERATION_BYTES + _MAC_BYTES
@@ -35,14 +35,14 @@ class _Key:
     kid: str
     private: ECKey
     public: auth_service_pb2.SigningKey
-    # Seconds since the epoch.
+    # Since when the key has been published (seconds since the epoch).
     published_since: float
 
 
 class SigningKeys:
-    """The keys in the folder `settings.keys`. Added and removed files are noticed within seconds.
+    """The signing keys in the folder `settings.keys`. It notices added and removed files within seconds.
 
-    Without any key, development creates one and production exits with an error message.
+    If the folder has no key, a process in development creates one, and a process in production exits with an error.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -58,7 +58,7 @@ class SigningKeys:
             )
 
     async def public_keys(self) -> list[auth_service_pb2.SigningKey]:
-        """All keys that valid tokens are signed with, now or soon; oldest first."""
+        """The public keys of all valid access tokens, and of the key that signs next; oldest first."""
         keys = self._current()
         # A replaced key stays published until the last token that it signed has expired.
         grace = PUBLISHED_BEFORE_USE + 2 * _SCAN_INTERVAL + self._settings.access_token_lifetime
@@ -72,7 +72,7 @@ class SigningKeys:
         return [key.public for key in (*replaced, keys[-1])]
 
     def access_token(self, user_id: UUID, session_id: UUID, now: int, expires: int) -> str:
-        """Times in seconds since the epoch."""
+        """Makes a signed access token that is valid from `now` to `expires` (seconds since the epoch)."""
         key = self._signing()
         issuer = self._settings.token_issuer
         return jwt.encode(
@@ -91,7 +91,7 @@ class SigningKeys:
         )
 
     def _signing(self) -> _Key:
-        """The newest key that has been published long enough; while there is none, the oldest key."""
+        """The key that signs: the newest one that has been published long enough; if there is none, the oldest key."""
         keys = self._current()
         soon_enough = time.time() - PUBLISHED_BEFORE_USE
         return next((key for key in reversed(keys) if key.published_since <= soon_enough), keys[0])
@@ -105,13 +105,13 @@ class SigningKeys:
         known = {key.kid: key.published_since for key in self._keys}
         found = []
         for key, made in keyfiles.read(self._settings.keys):
-            # A file that was copied here while this process runs is published from now on, however old it is.
+            # A key file that arrives while this process runs counts as published from now on, however old it is.
             arrived = max(made, time.time()) if known else made
-            # RFC 7638.
+            # The key id is the thumbprint after RFC 7638.
             kid = key.thumbprint()
             found.append(_described(kid, key, known.get(kid, arrived)))
         self._scanned = time.monotonic()
-        # Keeps the known keys while the folder can't be read.
+        # Keeps the known keys if the scan found none, as when the folder can't be read.
         self._keys = found or self._keys
 
 
@@ -128,13 +128,13 @@ def _described(kid: str, key: ECKey, published_since: float) -> _Key:
 
 
 def refresh_token(seal: Seal, session_id: UUID, generation: int) -> str:
-    """The refresh token of this session and generation. The same arguments give the same token."""
+    """The refresh token of a session and generation. The same arguments give the same token."""
     body = session_id.bytes + generation.to_bytes(_GENERATION_BYTES, "big")
     return base64.urlsafe_b64encode(body + _mac(seal, body)).decode()
 
 
 def read_refresh_token(seal: Seal, token: str) -> tuple[UUID, int]:
-    """Session id and generation. Raises TOKEN_INVALID unless `refresh_token` made the token."""
+    """Session id and generation in a refresh token. Raises TOKEN_INVALID unless `refresh_token` made it."""
     try:
         raw = base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True)
     except (UnicodeEncodeError, binascii.Error):

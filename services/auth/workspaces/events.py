@@ -58,7 +58,7 @@ def member_removed(caller: Caller, workspace_id: UUID, user_id: UUID, revision: 
 def _member_event(
     type: str, caller: Caller, workspace_id: UUID, user_id: UUID, revision: int
 ) -> Event:
-    """An event without its facts. The aggregate is the user as a member of this workspace."""
+    """An event about a member, still without its facts. Its aggregate is the user's membership of the workspace."""
     return Event(
         type=type,
         workspace_id=str(workspace_id),

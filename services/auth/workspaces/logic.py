@@ -1,4 +1,4 @@
-"""Workspaces and their members: who may change what."""
+"""The rules of workspaces and their members: creating, changing, and which roles may do so."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -71,7 +71,10 @@ def workspace_position(row: WorkspaceWithRole) -> list[Any]:
 async def update_workspace(
     tx: Transaction, caller: Caller, request: workspace_service_pb2.UpdateWorkspaceRequest
 ) -> tuple[Workspace | WorkspaceWithRole, Role.ValueType]:
-    """The workspace and the caller's role in it. Raises INVALID_REQUEST, ETAG_MISMATCH."""
+    """Changes a workspace; returns it and the caller's role in it.
+
+    Raises INVALID_REQUEST, NOT_FOUND, ROLE_TOO_LOW, ETAG_MISMATCH.
+    """
     wanted = request.workspace
     fields = masks.fields(wanted, request.update_mask, _WRITABLE)
     changes: dict[str, Any] = {}
@@ -103,7 +106,7 @@ async def update_workspace(
 async def begin_adding(
     tx: Transaction, caller: Caller, workspace_id: UUID, role: Role.ValueType
 ) -> int:
-    """Checks that the caller may add a member with this role. Returns the new membership's revision.
+    """Checks that the caller may add a member with this role. Returns the revision for the new membership.
 
     Raises NOT_FOUND, ROLE_TOO_LOW.
     """
@@ -120,7 +123,7 @@ async def add_member(
     role: Role.ValueType,
     revision: int,
 ) -> Member:
-    """Raises NOT_FOUND, ALREADY_MEMBER. `revision` is what `begin_adding` returned."""
+    """Adds the user with this e-mail; `revision` comes from `begin_adding`. Raises NOT_FOUND, ALREADY_MEMBER."""
     user = await accounts.find_by_email(tx, emails.lookup_key(email))
     if user is None:
         raise not_found("user", email)
@@ -147,7 +150,7 @@ async def _add(
 async def list_members(
     tx: Transaction, workspace_id: UUID, position: list[Any] | None, count: int
 ) -> Sequence[Member]:
-    """At most `count` members, in the order in which they joined."""
+    """At most `count` members of the workspace, in the order in which they joined."""
     scope = {"workspace_id": workspace_id, "count": count}
     if position is None:
         return await tx.all(queries.FIRST_MEMBERS, **scope)
@@ -167,7 +170,7 @@ def member_position(row: Member) -> list[Any]:
 async def update_member(
     tx: Transaction, caller: Caller, request: workspace_service_pb2.UpdateMemberRequest
 ) -> Member:
-    """Raises NOT_FOUND, ROLE_TOO_LOW, ETAG_MISMATCH, LAST_OWNER."""
+    """Changes a member's role. Raises NOT_FOUND, ROLE_TOO_LOW, ETAG_MISMATCH, LAST_OWNER."""
     workspace_id, user_id = UUID(request.workspace_id), UUID(request.user_id)
     revision, own_role = await _begin_change(tx, caller, workspace_id)
     member = await _member(tx, workspace_id, user_id)
@@ -196,7 +199,10 @@ async def remove_member(
     user_id: UUID,
     unassign: Unassign,
 ) -> None:
-    """Members may remove themselves, whatever their role. Raises NOT_FOUND, ROLE_TOO_LOW, LAST_OWNER."""
+    """Removes a member and unassigns their tasks. Members of every role may remove themselves.
+
+    Raises NOT_FOUND, ROLE_TOO_LOW, LAST_OWNER.
+    """
     revision, own_role = await _begin_change(tx, caller, workspace_id)
     if user_id != caller.user_id:
         directory.check_role(replace(caller, needs=workspace_pb2.ROLE_ADMIN), own_role)
@@ -213,7 +219,7 @@ async def remove_member(
 async def _begin_change(
     tx: Transaction, caller: Caller, workspace_id: UUID
 ) -> tuple[int, Role.ValueType]:
-    """Waits for other changes of the workspace's members. Returns the revision for this one, and the caller's role.
+    """Waits for concurrent changes of the workspace's members. Returns the next revision, and the caller's role.
 
     Raises NOT_FOUND, ROLE_TOO_LOW.
     """

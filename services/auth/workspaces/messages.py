@@ -1,4 +1,4 @@
-"""Rows as messages."""
+"""Converts rows of workspaces and members into messages."""
 
 from services.auth.workspaces.queries import Member, Workspace, WorkspaceWithRole
 from services.platform.rpc import etags
@@ -7,7 +7,7 @@ from taskflow.auth.v1.workspace_pb2 import Role
 
 
 def workspace(row: Workspace | WorkspaceWithRole, role: Role.ValueType) -> workspace_pb2.Workspace:
-    """`role` is the caller's."""
+    """The message of a workspace; `role` is the caller's role in it."""
     message = workspace_pb2.Workspace(
         id=str(row.id),
         display_name=row.display_name,

@@ -37,7 +37,7 @@ class Workspace(NamedTuple):
 
 
 class WorkspaceWithRole(NamedTuple):
-    """`role` is the caller's."""
+    """A row of a workspace with the caller's `role` in it."""
 
     id: UUID
     display_name: str
@@ -84,7 +84,7 @@ LOCK_WORKSPACE = Statement(
 )
 # UUIDv7 ids rise with time: ordered by id, the oldest comes first.
 _page = (
-    # True of every member. Lets Postgres use the partial index members_user.
+    # True for every member. Without this condition Postgres can't use the partial index members_user.
     _own.where(members.c.role > literal_column("0"))
     .order_by(members.c.workspace_id)
     .limit(bindparam("count"))
@@ -153,7 +153,7 @@ OWNERS = Statement(
     .select_from(members)
     .where(
         members.c.workspace_id == bindparam("workspace_id", type_=Uuid),
-        # Not a parameter: Postgres couldn't use the partial index members_owners then.
+        # A literal: with a parameter Postgres couldn't use the partial index members_owners.
         members.c.role == literal_column(str(int(workspace_pb2.ROLE_OWNER))),
     ),
     row=Owners,
@@ -164,7 +164,7 @@ ADD_MEMBER = Statement(
         user_id=bindparam("user_id", type_=Uuid),
         role=bindparam("role", type_=SmallInteger),
         revision=bindparam("revision"),
-        # Not the transaction's start, which may be long ago: it may have waited for the workspace's row.
+        # The current time. `now()`, the transaction's start, may be long ago if it waited for the workspace's row.
         created_at=func.clock_timestamp(),
     )
 )

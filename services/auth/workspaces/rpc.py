@@ -1,4 +1,4 @@
-"""WorkspaceService."""
+"""The servicer of WorkspaceService."""
 
 from uuid import UUID
 
@@ -15,7 +15,7 @@ from taskflow.auth.v1.workspace_pb2 import ROLE_OWNER
 
 
 def register(server: grpc.aio.Server, platform: Platform, *, unassign: Unassign) -> list[Loop]:
-    """`unassign` is the task service's part of removing a member."""
+    """Registers the servicer. `unassign` is the task service's part of removing a member."""
     workspace_service_pb2_grpc.add_WorkspaceServiceServicer_to_server(
         WorkspaceServicer(platform, unassign), server
     )

@@ -1,4 +1,4 @@
-"""The tables that every service writes to: outbox, consumed events, dead letters, idempotency keys."""
+"""Creates the tables that every service writes to: outbox, consumed events, dead letters, idempotency keys."""
 
 import sqlalchemy as sa
 from alembic import op

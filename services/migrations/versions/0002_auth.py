@@ -1,4 +1,4 @@
-"""People, sessions, workspaces and members."""
+"""Creates the tables of users, sessions, workspaces, members and login attempts."""
 
 import sqlalchemy as sa
 from alembic import op

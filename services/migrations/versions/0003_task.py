@@ -1,4 +1,4 @@
-"""Projects, tasks, suggestions, jobs and the ledger of reminders."""
+"""Creates the tables of projects, tasks, suggestions, jobs and reminders."""
 
 import sqlalchemy as sa
 from alembic import op

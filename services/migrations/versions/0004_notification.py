@@ -1,4 +1,4 @@
-"""Notifications: feeds, what is in them, their changes, and mail."""
+"""Creates the tables of feeds, notifications, changes and mails."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""How often the AI was asked within the last hour."""
+"""Creates the table of AI calls within the last hour, for the rate limit."""
 
 import sqlalchemy as sa
 from alembic import op

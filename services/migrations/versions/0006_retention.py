@@ -1,4 +1,4 @@
-"""Indexes by which that is found which is to be deleted because its time is over."""
+"""Adds indexes that find expired rows, so that they can be deleted."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -16,7 +16,7 @@ def upgrade() -> None:
 
 
 def _index(schema: str, table: str, name: str, column: str) -> None:
-    """Of the rows that have a value there."""
+    """Creates a partial index of the rows in which the column isn't null."""
     op.create_index(
         name, table, [column], schema=schema, postgresql_where=sa.text(f"{column} IS NOT NULL")
     )

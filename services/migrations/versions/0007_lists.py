@@ -1,4 +1,4 @@
-"""Indexes for lists that passed by many rows at a million tasks: most are done, archived, read or replayed."""
+"""Adds indexes for lists that read many unwanted rows at a million tasks: done, archived, read or replayed ones."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,12 +8,12 @@ down_revision = "0006"
 
 
 def upgrade() -> None:
-    # Open tasks, in every order: the done ones are the most, and the oldest.
+    # Find open tasks in every order: most tasks are done, and done tasks are the oldest.
     _index("task", "tasks", "tasks_status_updated", "workspace_id", "status", "updated_at", "id")
     _index("task", "tasks", "tasks_status_due", "workspace_id", "status", "due_at", "id")
     by_priority = ("priority", "created_at", "id")
     _index("task", "tasks", "tasks_status_priority", "workspace_id", "status", *by_priority)
-    # Where the order was that of the ids alone, a page could be one in the order of the primary key.
+    # End with created_at and id instead of the id alone, for which Postgres could scan the primary key instead.
     _again("tasks_priority", "tasks", "workspace_id", *by_priority)
     _again("tasks_project_priority", "tasks", "project_id", *by_priority)
     by_creation = ("created_at", "id")
@@ -25,9 +25,9 @@ def upgrade() -> None:
         *("task", "projects", "projects_unarchived", "workspace_id", *by_creation),
         where="archived_at IS NULL",
     )
-    # For a call's session the primary key did as well, and this one had all sessions of its user.
+    # Looking up a call's session needs only the primary key; by this index Postgres read all sessions of the user.
     op.drop_index("sessions_user", "sessions", schema="auth")
-    # Likewise, of all workspaces: only for those who ask for all.
+    # By this index Postgres read all memberships of a user to check one. The new one serves only lists of them.
     op.drop_index("members_user", "members", schema="auth")
     by_user = ("user_id", "workspace_id")
     _index("auth", "members", "members_user", *by_user, where="role > 0")

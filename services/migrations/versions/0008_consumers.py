@@ -1,4 +1,4 @@
-"""Durable consumers of the event stream, and how far each of them has come."""
+"""Creates the table of the event stream's durable consumers and their progress."""
 
 import sqlalchemy as sa
 from alembic import op

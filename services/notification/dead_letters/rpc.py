@@ -1,4 +1,4 @@
-"""Dead letters of all consumers: operators list and replay them, and consumers without a database park them here."""
+"""The servicers for dead letters: operators list and replay them, and consumers without a database park events here."""
 
 from datetime import datetime
 from uuid import UUID

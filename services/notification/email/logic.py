@@ -1,4 +1,4 @@
-"""Which notifications a mail contains. A worker composes and sends the mail."""
+"""Selects the notifications that a mail contains. A worker composes and sends the mail."""
 
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from services.platform.data.db import Transaction
 from services.platform.rpc import directory
 from taskflow.notification.v1.internal_service_pb2 import EmailItem, PrepareEmailBatchResponse
 
-# A mail contains this many of the newest notifications; the rest waits for the next mail.
+# Most notifications in a mail: the newest ones. Older ones wait for the next mail.
 _MOST_ITEMS = 200
 _MAILED_KINDS = [kind.number for kind in KINDS if Channel.EMAIL in kind.channels]
 
@@ -20,7 +20,10 @@ _MAILED_KINDS = [kind.number for kind in KINDS if Channel.EMAIL in kind.channels
 async def prepare_batch(
     tx: Transaction, user_id: UUID, batch_id: UUID
 ) -> PrepareEmailBatchResponse:
-    """Fills the batch on the first call. Returns its notifications that are still unread; empty if there are none."""
+    """Fills a mail's batch on the first call. Returns its notifications that are unread, and the user's address.
+
+    The response is empty if no mail is to be sent.
+    """
     nothing = PrepareEmailBatchResponse()
     person = (await directory.people(tx, [user_id])).get(user_id)
     if person is None or not person.email_notifications:
@@ -59,7 +62,7 @@ async def prepare_batch(
 
 
 async def finish_batch(tx: Transaction, batch_id: UUID, error: str) -> None:
-    """Records that the mail was sent or, with an error, can't be. A second call does nothing."""
+    """Records that a batch's mail was sent, or with an `error` that it can't be sent. A second call does nothing."""
     await tx.run(queries.LOCK_FEED_OF_BATCH, batch_id=batch_id)
     finished = await tx.run(
         queries.FINISH_BATCH,

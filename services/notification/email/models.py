@@ -1,4 +1,4 @@
-"""Mails that contain notifications."""
+"""The table of mails that contain notifications."""
 
 from sqlalchemy import Column, DateTime, Index, Table, Text, Uuid, func
 
@@ -9,9 +9,9 @@ email_batches = Table(
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("user_id", Uuid, nullable=False),
-    # PREPARED, SENT or FAILED.
+    # The mail's state: PREPARED, SENT or FAILED.
     Column("state", Text, nullable=False),
-    # Why the mail can't be sent; empty otherwise.
+    # Why the mail can't be sent; empty for other mails.
     Column("error", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("finished_at", DateTime(timezone=True)),

@@ -1,4 +1,4 @@
-"""Statements on mails. The feed's lock keeps apart two mails to one user, and a mail and reading at the same time."""
+"""Statements on mails. The lock on the user's feed serialises two mails to the user, and a mail and MarkRead calls."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -38,7 +38,7 @@ class LockedFeed(NamedTuple):
 
 
 class EmailItemRow(NamedTuple):
-    """The columns of NotificationRow (inbox), then names."""
+    """A notification in a mail: the columns of NotificationRow (inbox), then the workspace's and the actor's name."""
 
     id: UUID
     sequence: int
@@ -52,7 +52,7 @@ class EmailItemRow(NamedTuple):
     created_at: datetime
     read_at: datetime | None
     workspace_name: str
-    # Empty for the system.
+    # Empty if TaskFlow itself acted.
     actor_name: str
 
 
@@ -122,7 +122,7 @@ FINISH_BATCH = Statement(
 )
 MARK_EMAILED = Statement(update(notifications).where(_in_batch).values(emailed_at=func.now()))
 
-# After a restore of the database.
+# Statements for the recovery after a restore of the database.
 RELEASE_PREPARED = Statement(
     update(notifications)
     .where(notifications.c.email_batch_id.in_(select(email_batches.c.id).where(_prepared)))

@@ -1,11 +1,11 @@
-"""When records of mails are deleted."""
+"""Deletes old records of mails."""
 
 from datetime import timedelta
 
 from services.notification.email.models import email_batches
 from services.platform.data.retention import Kind, aged
 
-# The worker gives up a mail after one day.
+# Time that the record of a mail is kept. The worker gives up a mail after one day.
 _KEPT = timedelta(days=30)
 
 

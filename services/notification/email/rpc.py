@@ -1,4 +1,4 @@
-"""EmailInternalService, which the worker that sends mail calls."""
+"""The servicer of EmailInternalService. The worker that sends mail calls it."""
 
 from uuid import UUID
 

@@ -23,7 +23,7 @@ from taskflow.notification.v1.notification_pb2 import NotificationChange
 
 NAME = "notification"
 
-# Events in one transaction: enough to share the cost of its commit, few enough to hold its locks only briefly.
+# Most events in one transaction: enough to share the cost of a commit, few enough to hold locks only briefly.
 _BATCH = 100
 
 
@@ -51,7 +51,10 @@ def _parse(message: Msg) -> Event:
 
 
 async def create(tx: Transaction, wanted: Sequence[Notice]) -> list[Announcement]:
-    """Writes the notifications of events that weren't processed before. Returns each feed's changes in order."""
+    """Writes the notifications of events that this consumer hasn't processed before.
+
+    Returns an announcement for each notification, in the order of each user's feed.
+    """
     by_event_and_user = {(notice.event_id, notice.user_id): notice for notice in wanted}
     candidates = list(by_event_and_user.values())
     claims = await tx.all(

@@ -28,7 +28,7 @@ from services.platform.rpc.directory import members
 
 
 class Claim(NamedTuple):
-    """A notification to be written: the number of its input row, and its place in the user's feed."""
+    """A notification to write: the number of its input row, its sequence in the user's feed, and the current time."""
 
     n: int
     sequence: int
@@ -36,7 +36,7 @@ class Claim(NamedTuple):
     epoch: UUID
 
 
-# `n` numbers the input rows. Events and users are locked in order, so that two consumers don't deadlock.
+# `n` numbers the input rows. CLAIM locks events and users in a fixed order, so that two processes don't deadlock.
 _candidates = input_rows(
     {"n": Integer(), "event_id": Uuid(), "workspace_id": Uuid(), "user_id": Uuid()}
 )
@@ -52,7 +52,7 @@ _claimed = (
     .returning(consumed_events.c.event_id)
     .cte("claimed")
 )
-# Input rows whose event is new to this consumer, and whose user is a member now.
+# Input rows whose event is new to this consumer, and whose user is currently a member of the workspace.
 _recipients = (
     select(_candidates.c.n, _candidates.c.user_id)
     .join(_claimed, _claimed.c.event_id == _candidates.c.event_id)
@@ -126,7 +126,7 @@ _added_changes = insert(changes).from_select(
 _added_events = insert(outbox).from_select(
     list(_EVENT), select(*(_new.c[f"outbox_{name}"] for name in _EVENT))
 )
-# Writes notifications, each with the change in its feed and its event.
+# Writes notifications, each with the change of the user's feed and an event.
 ADD_NOTIFICATIONS = Statement(
     insert(notifications)
     .from_select(list(_NOTIFICATION), select(*(_new.c[name] for name in _NOTIFICATION)))

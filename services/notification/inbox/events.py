@@ -1,4 +1,4 @@
-"""The event that a notification was created."""
+"""The NotificationCreated event."""
 
 from uuid import UUID
 
@@ -7,7 +7,7 @@ from taskflow.event.v1.event_pb2 import Event, NotificationCreated
 
 
 def created(notification_id: UUID, *, user_id: UUID, workspace_id: UUID, cause: UUID) -> Event:
-    """`cause` is the event that created the notification, and whose trace goes on."""
+    """The event of a new notification. `cause` is the event that it is about; the new event continues its trace."""
     return Event(
         type="notification.created",
         workspace_id=str(workspace_id),

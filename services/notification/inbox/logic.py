@@ -1,4 +1,4 @@
-"""Listing, counting and reading notifications."""
+"""Lists and counts notifications, and marks them as read."""
 
 from collections.abc import Iterable
 from uuid import UUID
@@ -21,14 +21,14 @@ from taskflow.notification.v1.notification_service_pb2 import (
     ListNotificationsResponse,
 )
 
-# Greater than every sequence.
+# A sequence above every feed's sequences: the start of a list, which is newest first.
 _NEWEST = 2**63 - 1
 
 
 async def list_notifications(
     tx: Transaction, seal: Seal, caller: Caller, request: ListNotificationsRequest
 ) -> ListNotificationsResponse:
-    """A page, and the cursor of the same state; `tx` is a snapshot."""
+    """A page of notifications, and a cursor for streams that continue from the same state. `tx` must be a snapshot."""
     [before] = pages.position(seal, caller.user_id, request) or [_NEWEST]
     at = await stream.head(tx, caller)
     size = pages.size(request.page_size)
@@ -56,7 +56,10 @@ async def unread_count(tx: Transaction, caller: Caller) -> int:
 async def mark_read(
     tx: Transaction, caller: Caller, ids: Iterable[UUID]
 ) -> tuple[int, Announcement | None]:
-    """Returns how many it marked, and what to announce after the commit."""
+    """Marks notifications of the caller as read.
+
+    Returns how many were unread, and the change to announce after the commit (None if none was unread).
+    """
     feed = await stream.lock_feed(tx, caller)
     if feed is None:
         return 0, None
@@ -71,7 +74,10 @@ async def mark_read(
 async def mark_all_read(
     tx: Transaction, caller: Caller, up_to_sequence: int
 ) -> tuple[int, Announcement | None]:
-    """As `mark_read`, up to a sequence. 0, or a sequence after the feed's end, means the feed's end."""
+    """Marks all notifications up to a sequence as read; returns the same as `mark_read`.
+
+    0, or a sequence after the feed's end, means the feed's end.
+    """
     feed = await stream.lock_feed(tx, caller)
     if feed is None:
         return 0, None

@@ -1,4 +1,4 @@
-"""Notifications as the API shows them."""
+"""Converts notification rows into messages."""
 
 from services.notification.inbox.queries import NotificationRow
 from taskflow.notification.v1.notification_pb2 import Notification, NotificationKind

@@ -1,4 +1,4 @@
-"""Notifications."""
+"""The table of notifications."""
 
 from sqlalchemy import (
     BigInteger,
@@ -20,20 +20,20 @@ notifications = Table(
     Column("id", Uuid, primary_key=True),
     Column("user_id", Uuid, nullable=False),
     Column("event_id", Uuid, nullable=False),
-    # The sequence of the change that created it, in the user's feed.
+    # The sequence, in the user's feed, of the change that created the notification.
     Column("sequence", BigInteger, nullable=False),
-    # taskflow.notification.v1.NotificationKind
+    # A number of the enum taskflow.notification.v1.NotificationKind.
     Column("kind", SmallInteger, nullable=False),
     Column("workspace_id", Uuid, nullable=False),
     Column("task_id", Uuid, nullable=False),
     Column("task_key", Text, nullable=False),
     Column("task_title", Text, nullable=False),
     Column("headline", Text, nullable=False),
-    # NULL for the system.
+    # The user who caused the notification; NULL if TaskFlow itself did.
     Column("actor_id", Uuid),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("read_at", DateTime(timezone=True)),
-    # The mail that contains it.
+    # The mail that contains the notification.
     Column("email_batch_id", Uuid),
     Column("emailed_at", DateTime(timezone=True)),
     # An event creates at most one notification for a user.
@@ -41,7 +41,7 @@ notifications = Table(
     Index("notifications_user", "user_id", "sequence", unique=True),
     Index("notifications_unread", "user_id", "sequence", postgresql_where="read_at IS NULL"),
     Index("notifications_read", "read_at", postgresql_where="read_at IS NOT NULL"),
-    # Users who read only mail keep thousands of unread rows that were already mailed.
+    # Finds notifications to mail. Users who read only mail keep thousands of unread rows that were already mailed.
     Index(
         "notifications_unmailed",
         "user_id",

@@ -25,7 +25,7 @@ from services.platform.rpc.directory import live_session
 
 
 class NotificationRow(NamedTuple):
-    """A notification with what the API shows of it."""
+    """The columns of a notification that the API shows."""
 
     id: UUID
     sequence: int
@@ -35,7 +35,7 @@ class NotificationRow(NamedTuple):
     task_key: str
     task_title: str
     headline: str
-    # None for the system.
+    # None if TaskFlow itself acted.
     actor_id: UUID | None
     created_at: datetime
     read_at: datetime | None
@@ -59,7 +59,7 @@ class OwnedRow(NamedTuple):
 _caller = bindparam("caller_id", type_=Uuid)
 _ids = bindparam("ids", type_=ARRAY(Uuid))
 unread = notifications.c.read_at.is_(None)
-# The columns of NotificationRow.
+# The columns to select for a NotificationRow.
 shown = tuple(notifications.c[name] for name in NotificationRow._fields)
 
 _older = (
@@ -97,8 +97,8 @@ MARK_UP_TO = Statement(
     _mark.where(notifications.c.sequence <= bindparam("up_to", type_=BigInteger))
 )
 
-# Notifications that were read longer than :age ago. Nothing else locks such a row, so a transaction may lock it before
-# its feed.
+# Locks notifications that were read longer than :age ago. No other statement locks such rows, so a transaction may lock
+# them before their feeds.
 LOCK_READ = Statement(
     select(notifications.c.id, notifications.c.user_id)
     .where(expired(notifications.c.read_at))

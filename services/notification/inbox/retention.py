@@ -1,4 +1,4 @@
-"""When notifications are deleted."""
+"""Deletes notifications that were read long ago."""
 
 from collections import defaultdict
 from datetime import timedelta
@@ -13,12 +13,15 @@ from taskflow.notification.v1.notification_pb2 import NotificationChange, Notifi
 
 
 def kinds(settings: Settings) -> list[Kind]:
-    """Unread notifications are kept for ever."""
+    """The kinds of rows to delete. Unread notifications are kept for ever."""
     return [_read(timedelta(seconds=settings.notification_retention))]
 
 
 def _read(age: timedelta) -> Kind:
-    """Notifications read long ago. Each of their users gets a change, so that streams agree with lists."""
+    """Deletes notifications that were read longer than `age` ago.
+
+    Each deletion is a change in the user's feed, so that streams agree with lists.
+    """
 
     async def delete(tx: Transaction, rows: int) -> tuple[int, bool]:
         expired = await tx.all(queries.LOCK_READ, age=age, rows=rows)

@@ -1,4 +1,4 @@
-"""NotificationService: lists, reading, and streams."""
+"""The servicer of NotificationService: lists, marking as read, and streams."""
 
 from collections.abc import AsyncIterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""A task was assigned to the user."""
+"""The kind of notification for a task that was assigned to the user."""
 
 from services.notification.kinds.kind import Kind, changed, task_of, task_subject
 from taskflow.event.v1.event_pb2 import Event, TaskCreated, TaskUpdated

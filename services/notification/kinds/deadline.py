@@ -1,4 +1,4 @@
-"""The deadline of a user's task approaches, or has passed."""
+"""The kinds of notifications for a task's deadline that approaches, or has passed."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from services.notification.kinds.kind import Kind, assignee_and_creator, task_of
 from taskflow.event.v1.event_pb2 import Event, ReminderDue
 from taskflow.notification.v1 import notification_pb2
 
-# A reminder that comes later than this (seconds) states the time that is really left.
+# A reminder that is later than this (seconds) states the time that is really left, not its planned offset.
 _PUNCTUAL = 60
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 

@@ -1,4 +1,4 @@
-"""What a kind of notification declares: which events cause it, who gets it, what it says, and where it is sent."""
+"""The declaration of a kind of notification: its events, recipients, subject, headline and channels."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from taskflow.task.v1.task_pb2 import Task
 
 
 class Channel(Enum):
-    """Where a notification is sent besides the inbox."""
+    """A way to send a notification besides the inbox."""
 
     EMAIL = "email"
 
@@ -25,7 +25,7 @@ class TaskSubject:
     title: str
 
 
-# What a notification is about. A kind about something else adds its own class to this union.
+# What a notification is about. A new kind of subject adds its own class to this union.
 Subject = TaskSubject
 
 
@@ -34,19 +34,19 @@ class Kind:
     """One kind of notification; registry.py lists all kinds."""
 
     number: NotificationKind.ValueType
-    # Facts of the events that cause it. The functions below are called for such events only.
+    # Facts of the events that cause this kind. The functions below get only such events.
     facts: tuple[type[Message], ...]
-    # User ids. May hold empty ids, repeated ones, and the actor's: the registry leaves these out.
+    # Returns user ids. The registry leaves out empty and repeated ids, and the actor's.
     recipients: Callable[[Event], Iterable[str]]
     subject: Callable[[Event], Subject]
     headline: Callable[[Event], str]
-    # Channels that a user gets it on by default.
+    # Channels on which users get this kind.
     channels: frozenset[Channel] = frozenset({Channel.EMAIL})
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A notification to be written, unless the user isn't a member of the workspace."""
+    """A notification to write if the user is a member of the workspace."""
 
     event_id: UUID
     workspace_id: UUID
@@ -54,18 +54,18 @@ class Notice:
     kind: NotificationKind.ValueType
     subject: Subject
     headline: str
-    # None for the system.
+    # None if TaskFlow itself acted.
     actor_id: UUID | None
 
 
 def task_of(event: Event) -> Task:
-    """The task in the facts of a task's event."""
+    """The task in the facts of an event about a task."""
     task: Task = getattr(event, event.WhichOneof("facts") or "").task
     return task
 
 
 def task_subject(event: Event) -> TaskSubject:
-    """Raises ValueError for an id that isn't a UUID."""
+    """The event's task as the subject of a notification. Raises ValueError if the task's id isn't a UUID."""
     task = task_of(event)
     return TaskSubject(UUID(task.id), task.key, task.title)
 

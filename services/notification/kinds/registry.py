@@ -10,7 +10,7 @@ from services.platform.events import types as event_types
 from services.platform.events.consumer import PoisonEvent
 from taskflow.event.v1.event_pb2 import Event
 
-# A user gets at most one notification of an event: the first of these kinds that applies.
+# All kinds, by priority: for one event a user gets only the first kind that applies.
 KINDS = (ASSIGNED, STATUS_CHANGED, DEADLINE_APPROACHING, OVERDUE)
 
 # NATS subjects of the events that cause notifications.
@@ -20,7 +20,10 @@ EVENT_SUBJECTS = event_types.subjects(
 
 
 def notices(event: Event) -> list[Notice]:
-    """At most one per user, and none for the event's actor. Raises PoisonEvent for an event that makes no sense."""
+    """The notifications that an event causes: at most one per user, none for the event's actor.
+
+    Raises PoisonEvent for unknown facts and for ids that aren't UUIDs.
+    """
     field = event.WhichOneof("facts")
     if field is None:
         raise PoisonEvent("the event holds no facts that are known here")

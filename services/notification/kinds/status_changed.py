@@ -1,4 +1,4 @@
-"""A task of the user changed its status."""
+"""The kind of notification for a task of the user whose status changed."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
 """Serves the open WatchNotifications streams of this process.
 
-Streams get live messages from core NATS, which may lose some. They fill the gaps from the database.
+Streams get live messages from core NATS, which may lose messages. Streams read lost changes from the database.
 """
 
 import asyncio
@@ -29,21 +29,22 @@ from taskflow.notification.v1.notification_pb2 import NotificationChange
 
 log = structlog.get_logger()
 
-# Changes that a reader that is behind reads at once.
+# Most changes that a reader which is behind reads with one query.
 _PAGE = 200
-# Readers that use the database at once. Thousands that resume must leave connections to other calls.
+# Most readers that use the database at once. When thousands of readers resume, other calls still need connections.
 _DATABASE_READERS = 4
-# Rooms are spread over this many ticks per heartbeat interval, and over a third as many for repairs, to avoid bursts.
+# A heartbeat interval has _HEARTBEAT_TICKS ticks. To avoid bursts, each room gets its heartbeat at one of them, and a
+# repair at every _REPAIR_TICKS-th.
 _HEARTBEAT_TICKS = 15
 _REPAIR_TICKS = 5
 # Time limit of a repair (seconds), so that heartbeats stay on time. The next tick continues.
 _REPAIR_TIMEOUT = 1.0
-# How long an opening stream waits for NATS to confirm the subscription (seconds). Otherwise a repair finds its gaps.
+# Seconds that an opening stream waits for NATS to confirm the subscription. After that it relies on repairs.
 _SUBSCRIBE_TIMEOUT = 1
 
 
 class Hub:
-    """`run` sends heartbeats and repairs rooms; streams have no timers and no tasks of their own."""
+    """The open streams. `run` sends their heartbeats and repairs rooms, so that streams need no timers of their own."""
 
     def __init__(self, platform: Platform) -> None:
         self._db = platform.db
@@ -52,7 +53,7 @@ class Hub:
         self._interval = platform.settings.heartbeat_interval
         self._rooms: dict[UUID, Room] = {}
         self._database_readers = asyncio.Semaphore(_DATABASE_READERS)
-        # The connection on which all rooms were last repaired.
+        # The number of the NATS connection on which all rooms were last repaired.
         self._repaired_connection = 0
 
     async def watch(self, caller: Caller, cursor: str) -> AsyncGenerator[bytes, None]:
@@ -66,7 +67,7 @@ class Hub:
         room = self._rooms.get(user_id)
         if room is None:
             room = self._rooms[user_id] = Room(user_id, hash(user_id) % _HEARTBEAT_TICKS)
-        # Subscribes before it reads: a change in between comes twice instead of never.
+        # Subscribes before it reads the database: a change in between then arrives twice instead of never.
         room.readers.add(reader)
         try:
             await self._listen(room)
@@ -82,14 +83,14 @@ class Hub:
                     reader.start(await self._head(room, caller))
                     yield reset_message(self._seal, user_id, reader.position)
                 elif reader.behind:
-                    # Cleared before reading, because a message may set it again meanwhile.
+                    # Clears the flag before reading, because a live message may set it again meanwhile.
                     reader.behind = False
                     known = room.head
                     rows = await self._changes(user_id, reader.sequence)
                     if len(rows) == _PAGE:
                         reader.behind = True
                     elif not rows and reader.sequence < known:
-                        # The next change was deleted after its retention.
+                        # The reader's next change was deleted at the end of its retention.
                         reader.lost = True
                     for row in rows:
                         if row.sequence != reader.sequence + 1:
@@ -112,16 +113,16 @@ class Hub:
                     reader.awake.clear()
                     await reader.awake.wait()
         finally:
-            # The next tick closes an empty room. A client that reconnects before that finds it.
+            # The next tick closes the room if it is empty. A client that reconnects before that finds the room open.
             room.readers.discard(reader)
 
     async def run(self) -> None:
-        """Runs for ever."""
+        """Sends heartbeats and repairs rooms for ever."""
         loop = asyncio.get_running_loop()
         period = self._interval / _HEARTBEAT_TICKS
         started, tick = loop.time(), 0
         while True:
-            # Late ticks follow each other at once; none is skipped.
+            # Late ticks run without a pause between them; no tick is skipped.
             await asyncio.sleep(max(0.0, started + tick * period - loop.time()))
             await self.run_once(tick)
             tick += 1
@@ -150,7 +151,7 @@ class Hub:
 
     async def _close_empty(self) -> None:
         for room in list(self._rooms.values()):
-            # Checked in each turn: a reader may have entered while another room was unsubscribed.
+            # Checks each room just before closing it: a reader may have entered while another room was unsubscribed.
             if room.readers:
                 continue
             del self._rooms[room.user_id]
@@ -161,7 +162,7 @@ class Hub:
                     log.debug("not unsubscribed", error=repr(error))
 
     async def _repair(self, rooms: Iterable[Room]) -> None:
-        """Finds readers that are behind the database because a live message was lost, or that it doesn't know."""
+        """Wakes readers whose live messages were lost, and readers whose position the database doesn't know."""
         connections = self._bus.connections
         known = {}
         for room in rooms:
@@ -177,7 +178,10 @@ class Hub:
         self._repaired_connection = connections
 
     async def _subscribe(self, room: Room) -> bool:
-        """Returns whether it subscribed now. Without NATS, repairs poll the room until a later attempt succeeds."""
+        """Subscribes to the room's live messages; returns whether this call subscribed.
+
+        Without NATS, repairs check the room regularly until a later attempt succeeds.
+        """
         async with room.subscribing:
             if room.subscription is not None or not self._bus.connected:
                 return False
@@ -191,7 +195,7 @@ class Hub:
             return True
 
     async def _listen(self, room: Room) -> None:
-        """Returns once NATS delivers the user's live messages to this process, or after _SUBSCRIBE_TIMEOUT."""
+        """Waits until NATS delivers the user's live messages to this process, at most _SUBSCRIBE_TIMEOUT."""
         if await self._subscribe(room) or not room.listening:
             try:
                 await self._bus.flush(_SUBSCRIBE_TIMEOUT)

@@ -1,4 +1,4 @@
-"""Reading and extending a user's feed."""
+"""Reads and extends a user's feed of changes."""
 
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from taskflow.notification.v1.notification_pb2 import NotificationChange
 
 
 async def head(tx: Transaction, caller: Caller) -> Position:
-    """The end of the caller's feed. Raises SESSION_REVOKED."""
+    """The position of the newest change in the caller's feed. Raises SESSION_REVOKED."""
     row = await tx.one(queries.HEAD, caller_id=caller.user_id, session_id=caller.session_id)
     if row is None or not row.alive:
         raise await directory.absence(tx, caller, "feed", caller.user_id)
@@ -20,7 +20,7 @@ async def head(tx: Transaction, caller: Caller) -> Position:
 
 
 async def lock_feed(tx: Transaction, caller: Caller) -> FeedRow | None:
-    """The caller's feed, locked; None when it never had a change. Raises SESSION_REVOKED."""
+    """Locks the caller's feed; returns None for a feed that never had a change. Raises SESSION_REVOKED."""
     feed = await tx.one(queries.LOCK_FEED, caller_id=caller.user_id, session_id=caller.session_id)
     if feed is None:
         await directory.require_session(tx, caller)
@@ -28,7 +28,7 @@ async def lock_feed(tx: Transaction, caller: Caller) -> FeedRow | None:
 
 
 async def append(tx: Transaction, feed: FeedRow, change: NotificationChange) -> Announcement:
-    """Adds the change to the locked feed, with the feed's next sequence."""
+    """Adds a change to a locked feed, with the feed's next sequence. The caller announces it after the commit."""
     change.sequence = feed.last_sequence + 1
     await tx.run(queries.MOVE_FEED, user_id=feed.user_id, sequence=change.sequence)
     await tx.run(
@@ -41,7 +41,7 @@ async def append(tx: Transaction, feed: FeedRow, change: NotificationChange) -> 
 
 
 async def append_for_users(tx: Transaction, changes: dict[UUID, NotificationChange]) -> None:
-    """Adds one change to each user's feed. Streams find these changes by themselves."""
+    """Adds one change to each user's feed. The hub's repairs find these changes without an announcement."""
     feeds = await tx.all(queries.TAKE_SEQUENCES, user_ids=sorted(changes))
     rows = []
     for feed in feeds:

@@ -1,4 +1,4 @@
-"""Messages on a WatchNotifications stream, each with its cursor, and how live ones reach the processes with streams."""
+"""The messages of WatchNotifications streams with their cursors, and the sending of live messages over NATS."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -11,13 +11,13 @@ from taskflow.notification.v1.notification_pb2 import NotificationChange
 from taskflow.notification.v1.notification_service_pb2 import WatchNotificationsResponse
 
 _PURPOSE = "watch-notifications"
-# Header of live messages, so that a process can order them without parsing.
+# Header with a live message's sequence, so that a process can order messages without parsing them.
 SEQUENCE_HEADER = "Sequence"
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in a user's feed. `epoch` names the database that gave out the sequence."""
+    """A place in a user's feed. `epoch` names the database's history: a restored backup gets a new epoch."""
 
     epoch: str
     sequence: int
@@ -25,7 +25,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """A committed change, to be sent to the user's open streams."""
+    """A change to send to the user's open streams after the commit."""
 
     user_id: UUID
     epoch: str
@@ -37,7 +37,7 @@ def cursor(seal: Seal, user_id: UUID, position: Position) -> str:
 
 
 def position(seal: Seal, user_id: UUID, sealed: str) -> Position:
-    """Raises INVALID_CURSOR for a cursor that isn't ours, or that belongs to another user."""
+    """The position in a cursor. Raises INVALID_CURSOR for a cursor that isn't ours, or belongs to another user."""
     try:
         epoch, sequence = seal.open(sealed, purpose=_PURPOSE, context=str(user_id))
     except ValueError:
@@ -72,7 +72,7 @@ def live_subject(user_id: UUID) -> str:
 
 
 def announce(bus: Bus, seal: Seal, announcement: Announcement) -> None:
-    """Sends a committed change to all open streams of the user. A stream finds by itself that a message was lost."""
+    """Sends a committed change to all open streams of the user. The hub's repairs find lost messages."""
     user_id, change = announcement.user_id, announcement.change
     bus.send(
         live_subject(user_id),

@@ -1,4 +1,4 @@
-"""Each user's feed: a sequence of changes without a gap, that streams follow and resume."""
+"""The tables of feeds. A user's feed is a sequence of changes without gaps, which streams follow and resume."""
 
 from sqlalchemy import (
     BigInteger,
@@ -14,10 +14,10 @@ from sqlalchemy import (
 
 from services.notification.schema import metadata
 
-# One row, written by the migration. Cursors name its id, and are valid only in the database that gave them out.
+# One row. Cursors contain its id, and are valid only while the database has this id: a recovery changes it.
 epochs = Table("epochs", metadata, Column("id", Uuid, primary_key=True))
 
-# A transaction locks a user's row to take the next sequence. It locks several rows in the order of user_id.
+# A transaction locks a user's row to take the next sequence. It locks several users' rows in the order of user_id.
 feeds = Table(
     "feeds",
     metadata,
@@ -25,13 +25,13 @@ feeds = Table(
     Column("last_sequence", BigInteger, nullable=False),
 )
 
-# Every change of a user's notifications, for streams that resume.
+# Recent changes of every user's notifications, for streams that resume.
 changes = Table(
     "changes",
     metadata,
     Column("user_id", Uuid, nullable=False),
     Column("sequence", BigInteger, nullable=False),
-    # taskflow.notification.v1.NotificationChange, serialized.
+    # A serialized taskflow.notification.v1.NotificationChange.
     Column("payload", LargeBinary, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     PrimaryKeyConstraint("user_id", "sequence"),

@@ -1,6 +1,6 @@
 """Statements on feeds.
 
-A transaction that changes a feed holds the lock of its row, from LOCK_FEED, TAKE_SEQUENCES or the inbox's CLAIM.
+A transaction locks a feed's row before it changes the feed: with LOCK_FEED, TAKE_SEQUENCES or the inbox's CLAIM.
 """
 
 from datetime import datetime
@@ -60,7 +60,7 @@ _user = bindparam("user_id", type_=Uuid)
 epoch = select(epochs.c.id).scalar_subquery()
 now = func.clock_timestamp(type_=DateTime(timezone=True))
 
-# Always returns one row.
+# The end of the caller's feed. Always returns one row, even for an empty feed or an ended session.
 HEAD = Statement(
     select(
         epochs.c.id.label("epoch"),
@@ -119,7 +119,7 @@ _taken = (
     .render_derived(name="taken")
 )
 _take = insert(feeds).from_select(["user_id", "last_sequence"], select(_taken.c.user_id, 1))
-# Locks the feeds of these users, who come in order, and takes the next sequence of each.
+# Locks the feeds of :user_ids, which must be sorted, and takes the next sequence of each feed.
 TAKE_SEQUENCES = Statement(
     _take.on_conflict_do_update(
         index_elements=["user_id"], set_={"last_sequence": feeds.c.last_sequence + 1}
@@ -127,5 +127,5 @@ TAKE_SEQUENCES = Statement(
     row=FeedRow,
 )
 
-# After a restore of the database.
+# Invalidates all cursors after a restore of the database.
 RENEW_EPOCH = Statement(update(epochs).values(id=func.gen_random_uuid()))

@@ -1,4 +1,4 @@
-"""When changes of feeds are deleted."""
+"""Deletes old changes of feeds."""
 
 from datetime import timedelta
 
@@ -8,7 +8,7 @@ from services.platform.data.retention import Kind, aged
 
 
 def kinds(settings: Settings) -> list[Kind]:
-    """A stream that was away for longer than changes are kept is reset, and its client lists again."""
+    """The kinds of rows to delete. The stream of a client that was away for longer than they are kept gets a reset."""
     return [
         aged(
             "notification_changes",

@@ -9,27 +9,27 @@ from nats.aio.subscription import Subscription
 
 from services.notification.stream.messages import SEQUENCE_HEADER, Position
 
-# Messages that wait for a slow reader. With more of them it reads the database instead.
+# Most live messages that wait for a slow reader. A reader with more of them reads the database instead.
 _MOST_PENDING = 64
 
 
 class Reader:
-    """One open stream. Its flags say what it has to do next; `awake` is set when there is something to do."""
+    """One open stream. Its flags say what the stream has to do next; `awake` is set when a flag or message arrives."""
 
     __slots__ = ("awake", "beat", "behind", "epoch", "lost", "pending", "sequence")
 
     def __init__(self) -> None:
         self.awake = asyncio.Event()
-        # Live messages with their sequences.
+        # Live messages to send, with their sequences.
         self.pending: deque[tuple[int, bytes]] = deque()
-        # The last change sent. The sequence is negative until the stream has started.
+        # The position of the last change sent. The sequence is negative until the stream has started.
         self.epoch = ""
         self.sequence = -1
-        # The database has changes that aren't pending here.
+        # Whether the database has changes that aren't in `pending`.
         self.behind = False
-        # The database doesn't know the reader's position.
+        # Whether the database doesn't know the reader's position, so that the stream needs a reset.
         self.lost = False
-        # It's time for a heartbeat.
+        # Whether it's time to send a heartbeat.
         self.beat = False
 
     @property
@@ -49,28 +49,29 @@ class Reader:
 
 
 class Room:
-    """What the readers of one user's feed share."""
+    """The state that all readers of one user's feed share."""
 
     __slots__ = ("head", "listening", "readers", "slot", "subscribing", "subscription", "user_id")
 
     def __init__(self, user_id: UUID, slot: int) -> None:
         self.user_id = user_id
-        # The tick of heartbeats and repairs that this room belongs to.
+        # The tick, within a heartbeat interval, at which the room's readers get their heartbeats.
         self.slot = slot
         self.readers: set[Reader] = set()
         self.subscription: Subscription | None = None
         self.subscribing = asyncio.Lock()
         # Whether NATS has confirmed the subscription.
         self.listening = False
-        # The highest sequence that this process has seen.
+        # The highest sequence of the feed that this process has seen.
         self.head = 0
 
     def compare(self, head: Position, known: int) -> None:
-        """Wakes the readers that are behind the database.
+        """Wakes readers that are behind the database, or whose position it doesn't know.
 
-        `head` is the database's last sequence; `known` is the highest one that this process had seen before the query.
+        `head` is the feed's last position in the database. `known` is the highest sequence that this process had seen
+        before it queried the database.
         """
-        # Only a database that was restored to an earlier state has fewer changes.
+        # Only a database that was restored to an earlier state has a lower sequence.
         went_back = head.sequence < known
         self.head = head.sequence if went_back else max(self.head, head.sequence)
         for reader in self.readers:
@@ -84,7 +85,7 @@ class Room:
                 reader.awake.set()
 
     async def deliver(self, message: Msg) -> None:
-        """Offers a live message to all readers."""
+        """Gives a live message from NATS to all readers of the room."""
         sequence = int((message.headers or {}).get(SEQUENCE_HEADER, 0))
         self.head = max(self.head, sequence)
         for reader in self.readers:

@@ -18,10 +18,10 @@ log = structlog.get_logger()
 
 _DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
-# Cursors that a connection keeps at most; there are fewer statements in the code.
+# Most cursors that a connection keeps, one per statement. The code has fewer statements.
 _CURSORS = 500
 
-# psycopg's rows: named tuples with the statement's columns. Statements that declare `row` return a typed one.
+# psycopg's rows: named tuples with the statement's columns. Statements that declare `row` return rows of that type.
 Row = Any
 # The NamedTuple that a statement declares for its rows.
 R = TypeVar("R", default=Any)
@@ -50,7 +50,7 @@ class Statement(Generic[R]):
         compiled = clause.compile(dialect=_DIALECT, column_keys=columns)
         self.sql = str(compiled).encode()
         self.prepare = prepare
-        # Values that the statement itself contains. psycopg raises for a missing parameter.
+        # Values of the literals in the statement. psycopg raises if the caller leaves out another parameter.
         binds: dict[str, Any] = compiled.binds  # type: ignore[attr-defined]
         self.values = {name: bind.value for name, bind in binds.items() if not bind.required}
 
@@ -67,7 +67,10 @@ def _check_columns(clause: Any, row: Any) -> None:
 
 
 class Connection(psycopg.AsyncConnection[Row]):
-    """Keeps one cursor per statement, so that psycopg reuses its converters: a fifth of a small statement's time."""
+    """A connection that keeps one cursor per statement.
+
+    psycopg then reuses its value converters, which saves a fifth of a small statement's time.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -91,19 +94,19 @@ class Transaction:
         self.has_events = False
 
     async def all(self, statement: Statement[R], **parameters: Any) -> list[R]:
-        # On a new cursor: a kept one would hold the rows, which can be megabytes, in memory.
+        # Uses a new cursor: a kept cursor would hold the rows, which can be megabytes, in memory.
         cursor = await self._connection.execute(
             statement.sql, statement.parameters(parameters), prepare=statement.prepare
         )
         return await cursor.fetchall()
 
     async def one(self, statement: Statement[R], **parameters: Any) -> R | None:
-        """The first row, or None."""
+        """Runs a statement and returns its first row, or None."""
         cursor = await self._execute(statement, parameters)
         return await cursor.fetchone()
 
     async def run(self, statement: Statement[Any], **parameters: Any) -> int:
-        """Returns the number of affected rows."""
+        """Runs a writing statement and returns the number of affected rows."""
         cursor = await self._execute(statement, parameters)
         return cursor.rowcount
 
@@ -137,7 +140,7 @@ class Database:
                 "autocommit": True,
                 "application_name": f"taskflow-{application}",
                 "prepare_threshold": 1,
-                # Cancelling alone doesn't free the connection to a server that hangs.
+                # statement_timeout doesn't free the connection to a server that hangs; the other limits here do.
                 "options": f"-c statement_timeout={timeout} -c timezone=UTC"
                 f" -c idle_in_transaction_session_timeout={3 * timeout}",
                 "connect_timeout": 5,
@@ -169,9 +172,9 @@ class Database:
 
     @asynccontextmanager
     async def autocommit(self) -> AsyncIterator[Transaction]:
-        """For writing statements that are each a transaction of their own, without the round trips of BEGIN and COMMIT.
+        """Makes each writing statement a transaction of its own, which saves the round trips of BEGIN and COMMIT.
 
-        They share one connection, which a crash of Postgres ends. So no statement uses what an earlier one returned
+        All statements share one connection, and a crash of Postgres closes it. So no statement runs with results from
         before the crash.
         """
         async with self.read() as transaction:
@@ -180,7 +183,7 @@ class Database:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Transaction]:
-        """For single reading statements, without BEGIN and COMMIT. Each sees the newest state."""
+        """Runs single reading statements without BEGIN and COMMIT. Each sees the newest committed state."""
         # `pool.connection()` would send a COMMIT, although no transaction is open.
         connection = await self._pool.getconn()
         try:
@@ -190,7 +193,7 @@ class Database:
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Transaction]:
-        """For several reads that must agree: all see the state at the first one."""
+        """Runs several reads that must agree: all see the database as of the first read."""
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             yield Transaction(connection)

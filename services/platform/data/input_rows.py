@@ -15,7 +15,10 @@ from sqlalchemy.types import TypeEngine
 
 
 def input_rows(columns: Mapping[str, TypeEngine[Any]]) -> CTE:
-    """The rows of the parameter :input_rows, with these columns. Rows that are joined with tables need a number `n`."""
+    """A CTE of the rows in the parameter :input_rows, with these columns.
+
+    A statement that joins the rows with tables needs a column `n` that numbers them.
+    """
     array = cast(bindparam("input_rows", type_=Text), JSON)
     rows = func.json_to_recordset(array).table_valued(
         *(column(name, kind) for name, kind in columns.items()), name="input_rows"
@@ -29,10 +32,10 @@ def input_rows(columns: Mapping[str, TypeEngine[Any]]) -> CTE:
 
 
 def encode_rows(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The parameter's value. A column that a row leaves out becomes null."""
+    """The value of the parameter :input_rows. A column that a row leaves out becomes null."""
     return json.dumps(list(rows), ensure_ascii=False, allow_nan=False, default=_text)
 
 
 def _text(value: UUID | datetime | date | bytes) -> str:
-    """The value as Postgres parses it."""
+    """A column's value as a text that Postgres parses."""
     return f"\\x{value.hex()}" if isinstance(value, bytes) else str(value)

@@ -1,7 +1,7 @@
 """Deletes old rows: a small batch at a time, with pauses.
 
 Each feature declares kinds of rows in its own retention.py. Any process of a service may delete them, one process per
-kind at a time. A second one would do no harm, because rows that another transaction has locked are skipped.
+kind at a time. A second process would do no harm, because it skips rows that another transaction has locked.
 """
 
 import asyncio
@@ -43,12 +43,13 @@ log = structlog.get_logger()
 
 # Rows in one transaction: few enough that no call notices the wait for their locks.
 _ROWS = 500
-# Pause after each batch (seconds), which leaves the disk to others. At most 5,000 rows a second are deleted of a kind;
-# 1,600 were measured.
+# Pause after each batch (seconds), in which calls have the disk to themselves. It allows at most 5,000 deletions of a
+# kind a second; 1,600 were measured.
 _PAUSE = 0.1
-# A row's place in its table. Deleting by place keeps the plan independent of statistics.
+# A row's place in its table (Postgres's ctid). Deleting by place keeps the plan independent of statistics.
 PLACE: ColumnElement[object] = literal_column("ctid")
-# First half of the advisory lock; the second is the kind's hash. Any number that nothing else locks.
+# First key of the advisory lock that lets one process at a time delete a kind of rows. The second key is a hash of the
+# kind's name. Any number that no other lock uses.
 _LOCK = 7_402_003
 
 # Takes a transaction and the number of rows that it may delete. Returns how many it deleted, and whether more are left.
@@ -80,7 +81,10 @@ class Kind:
 def aged(
     name: str, table: Table, instant: Column[object], age: timedelta, *also: ColumnElement[bool]
 ) -> Kind:
-    """Rows whose `instant` is longer ago than `age`, oldest first; `instant` needs an index."""
+    """A kind of rows to delete: those whose `instant` is longer ago than `age`, oldest first.
+
+    `instant` needs an index; `also` holds further conditions.
+    """
     statement = Statement(delete_oldest(table, instant, *also))
 
     async def delete(tx: Transaction, rows: int) -> tuple[int, bool]:
@@ -93,7 +97,7 @@ def aged(
 def delete_oldest(
     table: Table, instant: Column[object], *also: ColumnElement[bool]
 ) -> DeleteClause:
-    """Deletes the :rows oldest rows whose `instant` is longer ago than :age."""
+    """The statement that deletes the :rows oldest rows whose `instant` is longer ago than :age."""
     return delete_at(
         table,
         select(PLACE)
@@ -106,12 +110,12 @@ def delete_oldest(
 
 
 def delete_at(table: Table, places: Select[object]) -> DeleteClause:
-    """Deletes the table's rows at these places."""
+    """The statement that deletes the table's rows at these places (ctids)."""
     return delete_from(table).where(any_(func.array(places.scalar_subquery())) == PLACE)
 
 
 def expired(instant: Column[object]) -> ColumnElement[bool]:
-    """Whether the instant is longer ago than :age, by the database's clock."""
+    """The condition that a row's instant is longer ago than :age, by the database's clock."""
     return and_(instant.is_not(None), instant < func.now() - bindparam("age", type_=Interval))
 
 
@@ -144,7 +148,10 @@ async def run_once(db: Database, kinds: Sequence[Kind]) -> dict[str, int]:
 
 
 async def _batch(db: Database, kind: Kind) -> tuple[int, bool]:
-    """As `Delete`. Deletes nothing while another process deletes this kind, or when it fails: the next run does it."""
+    """Deletes one batch of the kind; returns the number of rows, and whether more are left.
+
+    While another process deletes this kind, or after an error, it returns (0, False): the next run deletes the rows.
+    """
     try:
         async with db.transaction() as tx:
             lock = await tx.one(_TRY_LOCK, kind=kind.name)
@@ -155,6 +162,6 @@ async def _batch(db: Database, kind: Kind) -> tuple[int, bool]:
         if is_unavailable(error):
             log.warning("nothing deleted", kind=kind.name, error=describe(error))
         else:
-            # Not raised, so that the other kinds are still deleted.
+            # Logged instead of raised, so that the other kinds are still deleted.
             log.error("nothing deleted", kind=kind.name, exc_info=error)
         return 0, False

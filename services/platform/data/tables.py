@@ -27,7 +27,7 @@ outbox = Table(
     Column("payload", LargeBinary, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("published_at", DateTime(timezone=True)),
-    # The event's sequence in the stream. Tells which events a broker that lost its disk must get again.
+    # The event's sequence in the stream. If NATS lost its disk, the relay publishes all events beyond its end again.
     Column("stream_sequence", BigInteger),
     Index("outbox_unpublished", "id", postgresql_where="published_at IS NULL"),
     Index("outbox_published", "published_at"),
@@ -51,13 +51,13 @@ consumers = Table(
     "consumers",
     metadata,
     Column("name", Text, primary_key=True),
-    # Filters of its events: NATS subjects with wildcards.
+    # NATS subjects, with wildcards, of the events that the consumer gets.
     Column("subjects", ARRAY(Text), nullable=False),
     # The consumer has processed all of its events up to this stream sequence.
     Column("floor", BigInteger, nullable=False),
     # Set while the consumer reads copies: the stream sequence up to which events were copied.
     Column("copied_to", BigInteger),
-    # When the stream of copies was created, and its last sequence.
+    # When the consumer's stream of copies was created, and that stream's last sequence.
     Column("copies_created", Text, nullable=False, server_default=""),
     Column("copies_last", BigInteger, nullable=False, server_default="0"),
 )

@@ -1,4 +1,4 @@
-"""Metrics of the outbox's backlog. They don't depend on the relay's work, because they matter most when it stops."""
+"""Metrics of the outbox's backlog, taken beside the relay's work: they matter most when publishing stands still."""
 
 import asyncio
 import math
@@ -10,12 +10,12 @@ from services.platform.data.db import Database
 from services.platform.events import relay_queries as queries
 from services.platform.observe import metrics
 
-# Seconds between two reports.
+# Seconds between two updates of the backlog's metrics.
 _INTERVAL = 1.0
 
 
 async def run(db: Database) -> None:
-    """Reports for ever; NaN while Postgres doesn't answer."""
+    """Sets the metrics of the backlog for ever; to NaN while Postgres doesn't answer."""
     while True:
         try:
             await run_once(db)

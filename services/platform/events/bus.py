@@ -24,39 +24,39 @@ from services.platform.observe.redaction import describe
 
 log = structlog.get_logger()
 
-# Core NATS, outside the stream: a lost message costs latency only.
+# Subject that wakes the relay. It is on core NATS, outside the stream: a lost message only delays publishing.
 WAKE_RELAY = "wake.relay"
-# Seconds between two wake-ups. The relay takes longer than that for a batch.
+# Least time between two wake-ups of the relay (seconds). The relay takes longer than that for a batch.
 _WAKE_INTERVAL = 0.005
 
 # JetStream drops a repeated Nats-Msg-Id within this window (seconds).
 _DEDUPE_WINDOW = 120
 # JetStream delivers an event again when it wasn't acknowledged within this time (seconds), as after a kill.
 _ACK_WAIT = 8.0
-# Events of one consumer that may be unacknowledged at once. Those that wait for a retry must not block the others.
+# Most unacknowledged events of one consumer: many, because events that wait for a retry must not block the others.
 _MAX_ACK_PENDING = 100_000
 # The server answers pings more often than this (seconds), or the connection is closed.
 _STALE = 60
 
 
 class Bus:
-    """Connects in the background, and reconnects for ever."""
+    """A connection to NATS that reconnects for ever."""
 
     def __init__(self, settings: Settings, *, name: str) -> None:
         self.settings = settings
         self._name = name
         self._sending: set[asyncio.Task[None]] = set()
-        # Runs while the relay must not be woken again; `_wake_again` says that it has to be afterwards.
+        # Runs from a wake-up of the relay to the earliest next one. `_wake_again`: another wake-up is due at its end.
         self._waking: asyncio.TimerHandle | None = None
         self._wake_again = False
         self.client = Client()
         self.jetstream: JetStreamContext = self.client.jetstream(timeout=5)
-        # Counts connections, so that code that depends on one notices a new one.
+        # Counts connections, so that code which relies on one connection notices a reconnection.
         self.connections = 0
         self.first_connection = asyncio.Event()
 
     async def connect(self) -> None:
-        """Returns once connected; waits as long as it takes."""
+        """Connects, and tries until NATS accepts the connection."""
 
         async def connected() -> None:
             self.connections += 1
@@ -107,10 +107,10 @@ class Bus:
             log.debug("not sent", subject=subject, error=describe(error))
 
     async def flush(self, timeout: float) -> None:
-        """Returns once the server has received what was sent to it. Raises TimeoutError and nats.errors.Error.
+        """Waits until NATS has received all sent messages. Raises TimeoutError and nats.errors.Error.
 
-        The caller may give up, but the flush itself goes on. nats-py stops reading from the connection when a pong
-        comes that nobody waits for, and the process would hear nothing until the connection counts as stale.
+        The flush goes on after the time limit. If nats-py gets a pong that no flush waits for, it stops reading. The
+        process would then receive nothing until the connection counts as stale.
         """
         flushing = asyncio.ensure_future(self.client.flush(_STALE))
         self._sending.add(flushing)
@@ -119,7 +119,7 @@ class Bus:
             await asyncio.shield(flushing)
 
     def wake_relay(self) -> None:
-        """Wakes the relay at once, or at the end of the interval if it was woken just now."""
+        """Wakes the relay at once, or at the end of the interval if this process woke it just before."""
         if self._waking is not None:
             self._wake_again = True
             return

@@ -1,4 +1,4 @@
-"""A durable consumer: batches, halving of batches that fail, retries, and parking as dead letters."""
+"""A durable consumer: handles events in batches, halves a failed batch, retries, and parks dead letters."""
 
 import asyncio
 import json
@@ -22,22 +22,22 @@ log = structlog.get_logger()
 
 # Asks the active relay to keep a durable consumer: {"name", "subjects"}. The relay answers once the consumer exists.
 KEEP_CONSUMER = "relay.keep_consumer"
-# Seconds to wait for the relay's answer, and between two requests while no relay is active.
+# Seconds to wait for the relay's answer, and between two requests while no relay answers.
 _KEEP_INTERVAL = 1.0
 
-# A failed event is delivered again after these pauses (seconds); the last one holds for all further deliveries.
+# JetStream delivers a failed event again after these pauses (seconds); the last pause holds for all further deliveries.
 _BACKOFF = (0.2, 0.5, 1, 2, 5, 10, 20, 30, 60)
 # The consumer parks an event that failed this often.
 MAX_DELIVERIES = 10
-# Pause before a batch is tried again while a store doesn't answer (seconds).
+# Pause before the consumer retries a batch while a store such as Postgres doesn't answer (seconds).
 _UNAVAILABLE_PAUSE = 0.5
 # Pause before the consumer binds again after an error (seconds).
 _RESTART_PAUSE = 0.5
-# SQLSTATE of a statement that exceeded its time limit. The event may be the cause, so it's tried like any failed one.
+# SQLSTATE of a statement that exceeded its time limit. The event may be the cause, so the consumer counts a failure.
 _QUERY_CANCELED = "57014"
 
 HandleBatch = Callable[[list[Msg]], Awaitable[None]]
-# Stores an event together with its error.
+# Stores an event as a dead letter, with the error.
 Park = Callable[[Msg, str], Awaitable[None]]
 
 
@@ -49,10 +49,10 @@ class PoisonEvent(Exception):
 class DurableConsumer:
     """Processes the events of a durable consumer in order; any number of processes share one.
 
-    `handle` takes effect for the whole batch or, raising, for none of it; then it's called with smaller batches. The
-    consumer acknowledges events after `handle` has returned. An event that fails alone is delivered again later, while
-    the others go on. After MAX_DELIVERIES it goes to `park`, and is acknowledged when that has returned. While a store
-    doesn't answer (errors.is_unavailable), everything waits, and no delivery counts as failed.
+    `handle` takes effect for the whole batch, or it raises and has no effect; the consumer then calls it with smaller
+    batches. The consumer acknowledges events after `handle` has returned. JetStream delivers an event that fails alone
+    again later, while other events go on. After MAX_DELIVERIES the consumer calls `park` and acknowledges the event.
+    While a store doesn't answer (errors.is_unavailable), the consumer waits, and no delivery counts as failed.
 
     The relay creates the consumer, and feeds it from the outbox while it can't follow the stream (consumers.py).
     """
@@ -66,13 +66,13 @@ class DurableConsumer:
     size: int
 
     async def run(self) -> None:
-        """Runs for ever."""
+        """Processes events for ever. When cancelled, it returns the batch under way to JetStream."""
         await self.bus.first_connection.wait()
         registering = asyncio.ensure_future(self._register())
         batch: list[Msg] = []
         try:
-            # The relay has to learn of a gap before the consumer reads on behind it. Without a relay nothing is
-            # published, so no gap can arise.
+            # The relay has to see events that the consumer missed before the consumer reads later ones. While no relay
+            # runs, nothing is published, so the consumer can't miss more.
             await asyncio.wait([registering], timeout=_KEEP_INTERVAL)
             while True:
                 try:
@@ -93,7 +93,7 @@ class DurableConsumer:
             registering.cancel()
 
     async def _register(self) -> None:
-        """Asks for the consumer until a relay has answered. From then on the relay keeps it."""
+        """Asks the relay to create the consumer, until a relay has answered. From then on the relay keeps it."""
         subjects = [*self.subjects, replay_subject(self.name, "*")]
         request = json.dumps({"name": self.name, "subjects": subjects}).encode()
         while True:
@@ -104,7 +104,10 @@ class DurableConsumer:
                 await asyncio.sleep(_KEEP_INTERVAL)
 
     async def _stream(self) -> str:
-        """The stream that the consumer is on: the event stream, or its stream of copies. Raises NotFoundError."""
+        """The stream that the consumer reads: the event stream, or its stream of copies.
+
+        Raises NotFoundError while neither has the consumer.
+        """
         try:
             await self.bus.jetstream.consumer_info(STREAM, self.name)
             return STREAM
@@ -128,7 +131,7 @@ class DurableConsumer:
             await self._retry_or_park(batch[0], error)
 
     async def _attempt(self, batch: list[Msg]) -> Exception | None:
-        """Returns the error of `handle`, or None. Repeats the batch while a store doesn't answer."""
+        """Handles the batch; returns the error of `handle`, or None. Retries while a store doesn't answer."""
         while True:
             try:
                 with tracing.consuming(self.name, (message.data for message in batch)):

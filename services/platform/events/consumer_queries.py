@@ -26,11 +26,11 @@ class ConsumerRow(NamedTuple):
     name: str
     subjects: list[str]
     floor: int
-    # None while the consumer follows the event stream.
+    # The stream sequence up to which events were copied; None while the consumer follows the event stream.
     copied_to: int | None
     copies_created: str
     copies_last: int
-    # Of the oldest event that the consumer may have yet to process (seconds).
+    # Age (seconds) of the oldest event that the consumer may have yet to process.
     age: Decimal
 
 
@@ -85,7 +85,7 @@ DETACH = Statement(
         copies_last=0,
     )
 )
-# The following statements touch no row once `copied_to` has changed: another relay may have taken over.
+# A condition for the statements below: `copied_to` is unchanged. It changes when another relay has taken over.
 _detached_at = and_(_this, consumers.c.copied_to == bindparam("before", type_=BigInteger))
 COPIED = Statement(
     update(consumers)
@@ -114,7 +114,7 @@ SHORTER_STREAM = Statement(
     .where(or_(consumers.c.floor > _last, consumers.c.copied_to > _last))
     .values(
         floor=func.least(consumers.c.floor, _last),
-        # NULL stays NULL; `least` alone would return :last for it.
+        # A NULL `copied_to` stays NULL; `least(copied_to, :last)` would return :last.
         copied_to=consumers.c.copied_to + func.least(0, _last - consumers.c.copied_to),
     )
 )

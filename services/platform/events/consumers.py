@@ -1,17 +1,17 @@
 """Durable consumers of the event stream: the relay creates them, and keeps them from missing events.
 
-The stream discards its oldest messages when it's full or they are too old, processed or not. The relay looks at every
-consumer about once a second, and after each published part of the stream's limit. It stores each consumer's floor: the
-stream sequence up to which the consumer has processed its events. JetStream's own floor jumps over discarded messages,
-so the relay accepts a new floor only while everything after the stored one is in the stream.
+The stream discards its oldest messages when it's full or they are too old, processed or not. The relay checks every
+consumer about once a second, and after publishing a few percent of the stream's limit (_CHECK_SHARE). It stores each
+consumer's floor: the stream sequence up to which the consumer has processed its events. JetStream's own floor jumps
+over discarded messages. So the relay accepts a new floor only while everything after the stored floor is in the stream.
 
-The relay detaches a consumer whose next events are about to be discarded, or were. It deletes the consumer, and copies
-its events in order from the outbox into a stream of the consumer's own (copies.py). Newer events go there as well, to
-keep the order. The relay attaches the consumer again once the rest is safe in the event stream and all copies are
-processed.
+The relay detaches a consumer when the stream has discarded its next events, or is about to. It deletes the consumer,
+and copies the consumer's events in order from the outbox into a stream of the consumer's own (copies.py). Newer events
+are copied too, to keep the order. The relay attaches the consumer again once all copies are processed and the newer
+events are safe in the event stream.
 
-The relay stores every step in `platform.consumers` before it tells NATS, and each look makes NATS agree with the table.
-A relay that dies in between, or a broker that was rolled back, repeats events to a consumer, and skips none.
+The relay stores every step in `platform.consumers` before it changes NATS, and each check makes NATS agree with the
+table. If the relay dies in between, or NATS loses its newest state, a consumer gets events twice, and misses none.
 """
 
 import asyncio
@@ -39,101 +39,104 @@ from services.platform.observe.redaction import describe
 
 log = structlog.get_logger()
 
-# Seconds between two looks at the consumers.
-_LOOK_INTERVAL = 1.0
-# Part of the stream's limit after which the relay looks earlier. A batch of the relay is no larger either.
-_LOOK_SHARE = 0.04
-# Time limit of a look, or of a page of copies (seconds). The relay must renew its lock more often (relay.TAKEOVER).
+# Seconds between two checks of the consumers.
+_CHECK_INTERVAL = 1.0
+# The relay checks earlier after publishing this part of the stream's limit. A batch of the relay is no larger either.
+_CHECK_SHARE = 0.04
+# Time limit (seconds) of a check, and of a page of copies: less than relay._TAKEOVER, so that the relay keeps its lock.
 _TIMEOUT = 3.0
-# Unread parts of the stream's limit at which the relay warns operators, and detaches the consumer.
-# What is published between two looks must fit in as well.
+# When a consumer's unread events exceed these parts of the stream's limit, the relay warns operators, then detaches the
+# consumer. Events published between two checks must fit into the rest.
 _WARN = 0.5
 _DETACH = 0.8
-# Unread part of the stream's limit below which the relay attaches the consumer again.
+# The relay attaches a consumer again once its unread events take less than this part of the stream's limit.
 _ATTACH = 0.3
 _NAME = re.compile(r"[a-z0-9_-]{1,100}")
 
 
 class Consumers:
-    """What the active relay does for durable consumers. Only one task may use it."""
+    """The part of the relay that creates durable consumers and saves them from missing events.
+
+    Only one asyncio task may use it.
+    """
 
     def __init__(self, db: Database, bus: Bus, publisher: Publisher) -> None:
         self._db = db
         self._bus = bus
         self._publisher = publisher
-        # Bytes that the stream holds at most.
+        # Most bytes that the event stream holds.
         self._limit = bus.settings.event_stream_bytes
-        # Requests to keep a consumer that the next look answers, by the consumer's name.
+        # Requests to keep a consumer, by the consumer's name. The next check answers them.
         self._requests: dict[str, Msg] = {}
-        self._last_look = -math.inf
-        # Bytes published since then.
+        self._last_check = -math.inf
+        # Bytes published since the last check.
         self._published = 0
         self._warned: set[str] = set()
-        # Consumers that were detached at the last look, and those among them that need no more copies.
+        # Consumers that were detached at the last check, and the detached consumers that need no more copies.
         self._detached: set[str] = set()
         self._draining: set[str] = set()
 
     async def listen(self, wake: asyncio.Event) -> None:
-        """Collects requests to keep a consumer for the next look."""
+        """Subscribes to requests to keep a consumer; the next check handles them."""
 
         async def requested(message: Msg) -> None:
             name, _ = _parse(message)
             if name:
                 self._requests[name] = message
-                self._last_look = -math.inf
+                self._last_check = -math.inf
                 wake.set()
 
         await self._bus.client.subscribe(KEEP_CONSUMER, cb=requested)
 
     @property
     def allowance(self) -> int:
-        """Bytes that may be published between two looks."""
-        return int(self._limit * _LOOK_SHARE)
+        """Bytes that the relay may publish between two checks of the consumers."""
+        return int(self._limit * _CHECK_SHARE)
 
     def published(self, size: int) -> None:
         self._published += size
 
     async def reset(self, tx: Transaction, same: bool, last: int) -> None:
-        """Adapts the floors to a stream that is new, or whose end `last` may have moved back.
+        """Adapts the stored floors to the event stream: a new one, or (`same`) one whose end `last` may be lower now.
 
-        A new stream gets every event that the outbox holds, so every consumer begins at its start.
+        The relay publishes the whole outbox to a new stream, so every consumer begins at the stream's start.
         """
         if same:
             await tx.run(queries.SHORTER_STREAM, last=last)
         else:
             await tx.run(queries.NEW_STREAM)
-        self._last_look = -math.inf
+        self._last_check = -math.inf
 
     def forget(self) -> None:
-        """Clears the metrics once this relay isn't active, or can't look: old figures would pass for present ones."""
+        """Clears the consumers' metrics when this relay can't check consumers: old figures would mislead operators."""
         for gauge in (metrics.CONSUMER_LAG, metrics.CONSUMER_UNREAD):
             gauge.clear()
-        self._last_look = -math.inf
+        self._last_check = -math.inf
 
-    async def look_if_due(self) -> None:
-        """Looks at all consumers when it's time. When that fails the relay goes on: the stored floors lose nothing."""
+    async def check_if_due(self) -> None:
+        """Checks all consumers when a check is due. After a failure the relay goes on: the stored floors stay right."""
         now = asyncio.get_running_loop().time()
-        if now - self._last_look < _LOOK_INTERVAL and self._published < self.allowance:
+        if now - self._last_check < _CHECK_INTERVAL and self._published < self.allowance:
             return
-        self._last_look, self._published = now, 0
+        self._last_check, self._published = now, 0
         if not self._bus.connected:
             self.forget()
             return
         try:
             async with asyncio.timeout(_TIMEOUT):
-                await self._look()
+                await self._check()
         except (nats.errors.Error, OSError, TimeoutError) as error:
             log.warning("the consumers' progress is unknown", error=describe(error))
             self.forget()
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         end_before = (await self._bus.jetstream.stream_info(STREAM)).state.last_seq
         requests, self._requests = self._requests, {}
         await self._keep(requests.values(), end_before)
         async with self._db.read() as tx:
             rows = await tx.all(queries.ALL)
         found = {row.name: await self._info(row.name) for row in rows}
-        # Asked for after the consumers. If everything after a floor is in the stream now, it was then as well.
+        # Fetched after the consumers: if the stream holds everything after a floor now, it also did at that time.
         stream = await self._bus.jetstream.stream_info(STREAM)
         self._limit = _limit(stream) or self._limit
         self._detached = {row.name for row in rows if row.copied_to is not None}
@@ -141,17 +144,17 @@ class Consumers:
         detached = False
         for row in rows:
             if row.copied_to is None:
-                detached |= await self._look_at_attached(row, found[row.name], end_before, stream)
+                detached |= await self._check_attached(row, found[row.name], end_before, stream)
             else:
-                await self._look_at_detached(row, row.copied_to, found[row.name], stream)
+                await self._check_detached(row, row.copied_to, found[row.name], stream)
         if detached:
-            # At once, because publishing could discard what the detached consumers have yet to process.
-            await self._look()
+            # Checks again at once: the next published events could push unprocessed events out of the stream.
+            await self._check()
         for message in requests.values():
             await message.respond(b"")
 
     async def _keep(self, requests: Iterable[Msg], end: int) -> None:
-        """Stores the requested consumers. One that exists already was created by an older version."""
+        """Stores the requested consumers. A consumer that an older version created in NATS keeps its floor."""
         for message in requests:
             name, subjects = _parse(message)
             info = await self._info(name)
@@ -166,10 +169,13 @@ class Consumers:
             return None
         return info
 
-    async def _look_at_attached(
+    async def _check_attached(
         self, row: ConsumerRow, info: ConsumerInfo | None, end_before: int, stream: StreamInfo
     ) -> bool:
-        """Returns whether it detached the consumer. `end_before` was the stream's end before `info` was fetched."""
+        """Checks a consumer that follows the event stream; returns whether the relay detached it.
+
+        `end_before` is the stream's last sequence, fetched before `info`.
+        """
         floor = row.floor
         missed = _discarded(stream) > floor
         if info and not missed:
@@ -202,7 +208,7 @@ class Consumers:
             unread_share=round(share, 2),
         )
 
-    async def _look_at_detached(
+    async def _check_detached(
         self, row: ConsumerRow, copied_to: int, info: ConsumerInfo | None, stream: StreamInfo
     ) -> None:
         if info:
@@ -237,7 +243,7 @@ class Consumers:
         log.info("consumer follows the event stream again", consumer=row.name, after=copied_to)
 
     def _report(self, row: ConsumerRow, share: float, lag: int) -> None:
-        """Sets the metrics. Warns once when the share has risen, and again only after it fell."""
+        """Sets the consumer's metrics. Warns once when its unread share exceeds _WARN, and again only after it fell."""
         metrics.CONSUMER_LAG.labels(row.name).set(lag)
         share = max(share, float(row.age) / self._bus.settings.event_retention if lag else 0)
         metrics.CONSUMER_UNREAD.labels(row.name).set(share)
@@ -253,9 +259,9 @@ class Consumers:
             )
 
     async def copy(self, end: int) -> bool:
-        """Copies a page for each detached consumer; returns whether there was one.
+        """Copies a page of events for each detached consumer; returns whether any event was copied.
 
-        Up to the stream sequence `end`, all published events are marked in the outbox.
+        `end` is a stream sequence: all published events up to it are marked as published in the outbox.
         """
         if not self._detached - self._draining:
             return False
@@ -272,8 +278,8 @@ class Consumers:
                             self._bus, self._db, self._publisher, row, row.copied_to, end
                         )
                     except CopiesLost:
-                        # The next look creates the stream again.
-                        self._last_look = -math.inf
+                        # The next check creates the stream of copies again.
+                        self._last_check = -math.inf
         except (nats.errors.Error, OSError, TimeoutError) as error:
             log.warning("events can't be copied", error=describe(error))
             return False
@@ -281,7 +287,7 @@ class Consumers:
 
 
 def _parse(request: Msg) -> tuple[str, list[str]]:
-    """Name and subjects of the consumer to keep; the name is empty when the request makes no sense."""
+    """Name and subjects of the consumer that a request asks to keep; the name is empty for an invalid request."""
     try:
         body = json.loads(request.data)
         name, subjects = body["name"], [str(subject) for subject in body["subjects"]]
@@ -291,9 +297,10 @@ def _parse(request: Msg) -> tuple[str, list[str]]:
 
 
 def _floor(info: ConsumerInfo, end: int) -> int:
-    """The sequence up to which a consumer has processed its events; `end` was the stream's end before `info`.
+    """The stream sequence up to which a consumer has processed its events.
 
-    With nothing left that's the end: JetStream's own floor stays at the last event that matched the consumer's filters.
+    `end` is the stream's last sequence, fetched before `info`. A consumer with no event left has reached `end`, though
+    JetStream's own floor stays at the last event that matched the consumer's filters.
     """
     if info.num_pending or info.num_ack_pending:
         return info.ack_floor.stream_seq if info.ack_floor else 0
@@ -301,17 +308,17 @@ def _floor(info: ConsumerInfo, end: int) -> int:
 
 
 def _limit(stream: StreamInfo) -> int:
-    """Bytes that the stream holds at most; 0 without a limit."""
+    """Most bytes that the stream may hold; 0 without a limit."""
     return max(0, stream.config.max_bytes or 0)
 
 
 def _discarded(stream: StreamInfo) -> int:
-    """The last sequence that the stream has discarded."""
+    """The sequence of the last message that the event stream has discarded; 0 if it still has all."""
     return max(0, stream.state.first_seq - 1)
 
 
 def _share(stream: StreamInfo, position: int) -> float:
-    """The part of the stream's limit that the messages after a position take; above 1 if some were discarded."""
+    """The part of the stream's limit (bytes) that messages after a sequence take; above 1 if some were discarded."""
     state, limit = stream.state, _limit(stream)
     if not state.messages or not limit:
         return 0.0

@@ -16,21 +16,21 @@ from services.platform.events.subjects import (
 )
 from services.platform.observe import metrics
 
-# Copies that may wait for the consumer: more than it processes in a second, and little on disk.
+# Most copies that wait for a consumer: more than it processes in a second, and little space on disk.
 _WINDOW = 2_000
 _WINDOW_BYTES = 16 * 1024 * 1024
-# Events in a page of copies.
+# Most events in a page of copies.
 _PAGE = 250
-# Stream sequences that one page searches at most, whether they match the consumer's subjects or not.
+# Most stream sequences that one page searches, whether the events match the consumer's subjects or not.
 _SPAN = 20_000
 
 
 class CopiesLost(Exception):
-    """Raised when the stream of copies isn't the one that the consumer's row names, or has lost some of them."""
+    """Raised when the stream of copies isn't the one that the consumer's row names, or when it has lost copies."""
 
 
 async def find_copies(bus: Bus, db: Database, row: ConsumerRow) -> StreamInfo | None:
-    """The stream of copies that the row names. Creates another one and returns None if that one is lost."""
+    """The stream of copies that the consumer's row names. If it is lost, creates an empty stream and returns None."""
     name = copies_stream(row.name)
     try:
         info = await bus.jetstream.stream_info(name)
@@ -56,7 +56,7 @@ async def copy_page(
 ) -> int:
     """Copies a page of the events after `copied_to`, up to the stream sequence `end`. Returns how many events.
 
-    Raises CopiesLost, and what NATS raised after storing what it took.
+    Raises CopiesLost. When NATS refuses an event, stores how far it got and then raises NATS's error.
     """
     copies = await bus.jetstream.stream_info(copies_stream(row.name))
     state = copies.state
@@ -72,12 +72,12 @@ async def copy_page(
     messages = [
         Outgoing(copy_subject(row.name, _event_id(event)), event.payload) for event in missed
     ]
-    # A relay that died may have copied some events without storing that. The consumer then gets them twice.
+    # A relay that died may have copied events and not stored how far it got. The consumer then gets them twice.
     published = await publisher.publish_in_order(messages, state.last_seq)
     count = len(published.sequences)
     reached = missed[count - 1].stream_sequence if count else copied_to
     if count == len(missed) < _PAGE:
-        # No event is left in the searched span.
+        # All events in the searched span are copied.
         reached = end
     async with db.autocommit() as tx:
         await tx.run(
@@ -94,10 +94,10 @@ async def copy_page(
 
 
 def _is_known(copies: StreamInfo, row: ConsumerRow) -> bool:
-    """Whether this is the stream that the row names, with all copies that the row counts."""
+    """Whether this is the stream of copies that the row names, with all copies that the row counts."""
     return str(copies.created) == row.copies_created and copies.state.last_seq >= row.copies_last
 
 
 def _event_id(event: MissedEvent) -> str:
-    """For a replayed event, the id of the original."""
+    """The event's id; for a replayed event, the id of the original."""
     return replayed_event_id(event.subject) or str(event.event_id)

@@ -34,10 +34,10 @@ from services.platform.observe import metrics
 from services.platform.rpc.errors import not_found
 from taskflow.event.v1.event_pb2 import Event
 
-# Characters that are kept of an error.
+# Characters of an error that a dead letter keeps.
 _MAX_ERROR = 1000
 _EVENT_TYPE = re.compile(r"[a-z_]{1,50}\.[a-z_]{1,50}")
-# What is valid as one token of a NATS subject.
+# Event ids that can be one token of a NATS subject.
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
@@ -56,13 +56,13 @@ class _Payload(NamedTuple):
 
 
 class Place(NamedTuple):
-    """The sort key of the list, which is newest first."""
+    """The sort key of a dead letter in the list of dead letters, which is newest first."""
 
     parked_at: datetime
     id: UUID
 
 
-# Sorts before every dead letter.
+# A place that sorts before every dead letter: the start of the list.
 FIRST = Place(datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1))
 
 _parked = insert(dead_letters).values(
@@ -74,7 +74,7 @@ _parked = insert(dead_letters).values(
     payload=bindparam("payload", type_=LargeBinary),
     error=bindparam("error", type_=Text),
 )
-# A replayed dead letter that fails again counts as parked now.
+# A dead letter that was replayed and failed again gets the current time as `parked_at`.
 _PARK = Statement(
     _parked.on_conflict_do_update(
         index_elements=["consumer", "event_id"],
@@ -140,7 +140,7 @@ async def park(
 
 
 def parking(db: Database, consumer: str) -> Park:
-    """The `park` of a durable consumer that has a database."""
+    """The `park` function of a durable consumer: stores the dead letter in a transaction of its own."""
 
     async def park_message(message: Msg, error: str) -> None:
         async with db.transaction() as tx:
@@ -169,7 +169,10 @@ async def page(
 
 
 async def replay(tx: Transaction, letter_id: UUID) -> DeadLetter:
-    """Has the event published again for its consumer, and marks the dead letter as replayed. Raises NOT_FOUND."""
+    """Adds the event to the outbox again, for its consumer only, and marks the dead letter as replayed.
+
+    Raises NOT_FOUND.
+    """
     letter = await tx.one(_REPLAY, letter_id=letter_id)
     event = await tx.one(_PAYLOAD, letter_id=letter_id)
     if letter is None or event is None:
@@ -179,14 +182,14 @@ async def replay(tx: Transaction, letter_id: UUID) -> DeadLetter:
 
 
 def _identity(event_id: str, payload: bytes) -> str:
-    """The event's id, or a hash of the payload for an id that a NATS subject can't hold."""
+    """The event's id; a hash of the payload if a NATS subject can't hold the id."""
     if _TOKEN.fullmatch(event_id):
         return event_id
     return hashlib.sha256(payload).hexdigest()
 
 
 def _event_type(payload: bytes) -> str:
-    """The event's type; empty when it can't be read."""
+    """The event's type; empty when the payload can't be read or has an unusual type."""
     try:
         event_type = Event.FromString(payload).type
     except DecodeError:

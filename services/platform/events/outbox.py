@@ -26,7 +26,7 @@ def subject(event: Event) -> str:
 
 
 async def add_event(tx: Transaction, event: Event) -> UUID:
-    """Writes an event, setting its id, time and trace; returns the id.
+    """Adds an event to the outbox, and sets its id, time and trace; returns the id.
 
     The caller holds the lock on the aggregate's row from which it took `event.revision`. The order of ids is then the
     order of revisions, and the relay keeps it.
@@ -39,13 +39,13 @@ async def add_event(tx: Transaction, event: Event) -> UUID:
 
 
 async def add_events(tx: Transaction, events: Iterable[Event]) -> None:
-    """As `add_event`, for several events in one round trip."""
+    """Adds several events to the outbox as `add_event` does, in one round trip."""
     await tx.run_many(_ADD, [row(event) for event in events])
     tx.has_events = True
 
 
 async def add_events_for(tx: Transaction, consumer: str, events: Iterable[Event]) -> None:
-    """As `add_events`, for events that only one consumer gets."""
+    """Adds several events to the outbox for one consumer only."""
     rows = [row(event) for event in events]
     for columns in rows:
         columns["subject"] = replay_subject(consumer, str(columns["event_id"]))
@@ -54,7 +54,7 @@ async def add_events_for(tx: Transaction, consumer: str, events: Iterable[Event]
 
 
 async def add_replay(tx: Transaction, consumer: str, event_id: str, payload: bytes) -> None:
-    """Has the relay publish an event again, for one consumer only."""
+    """Adds an event to the outbox again, for one consumer only; `event_id` is the id of the original event."""
     await tx.run(
         _ADD,
         event_id=uuid7(),

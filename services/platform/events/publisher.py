@@ -21,7 +21,7 @@ _ACK_TIMEOUT = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message to publish. JetStream drops a second message with the same id; an empty id turns that off."""
+    """A message to publish. JetStream drops a second message with the same id, unless the id is empty."""
 
     subject: str
     payload: bytes
@@ -30,14 +30,14 @@ class Outgoing:
 
 @dataclass
 class Published:
-    """The stream sequences of a batch's first messages, and why JetStream took no more; None if it took all."""
+    """The stream sequences of a batch's stored messages, and why JetStream took no more (None: it took all)."""
 
     sequences: list[int] = field(default_factory=list)
     failure: Exception | None = None
 
 
 class Publisher:
-    """Publishes over one connection."""
+    """Publishes messages to JetStream over one NATS connection."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -49,14 +49,14 @@ class Publisher:
         """Publishes a batch that follows the stream sequence `after`.
 
         Each message names the sequence before its own, so JetStream takes nothing after the first message that it
-        refuses. That isn't enough while messages of a killed relay still arrive, so each one names its predecessor's id
-        as well.
+        refuses. While messages of a killed relay still arrive that isn't enough. So each message also names the id of
+        its predecessor.
         """
         futures = []
         previous = ""
         for sequence, message in enumerate(messages, start=after):
-            # nats-py keeps messages while NATS is down, and sends them on reconnecting. If the broker's disk lost its
-            # end, they would take the sequences of the lost events, and `refill` couldn't find the loss any more.
+            # nats-py keeps messages while NATS is down, and sends them on reconnecting. If NATS lost its newest events,
+            # the kept messages would take their sequences, and `refill` couldn't notice the loss.
             headers = {"Nats-Expected-Last-Sequence": str(sequence)}
             if message.id:
                 headers["Nats-Msg-Id"] = message.id
@@ -64,7 +64,7 @@ class Publisher:
                 headers["Nats-Expected-Last-Msg-Id"] = previous
             previous = message.id
             futures.append(await self.publish(message.subject, message.payload, headers))
-        # If JetStream took a message after a refused one all the same, `refill` finds it.
+        # If JetStream took a message after a refused one in spite of the headers, `refill` finds that message.
         published = Published()
         try:
             async with asyncio.timeout(_ACK_TIMEOUT):

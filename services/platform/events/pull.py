@@ -13,14 +13,14 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from services.platform.events.bus import Bus
 from services.platform.events.subjects import STREAM
 
-# Messages per request. Few enough to process the last one well within the ack wait, when each starts a workflow.
+# Messages per request: few enough to process all of them well within the ack wait, even if each starts a workflow.
 _REQUEST_SIZE = 64
-# A request ends by itself after this time (seconds).
+# NATS ends a pull request after this time (seconds).
 _REQUEST_EXPIRES = 10.0
-# The server sends a heartbeat this often (seconds), and counts as silent after three times as long.
+# NATS sends a heartbeat at this interval (seconds). After three intervals without one it counts as silent.
 _HEARTBEAT = 1.0
 _NANOSECONDS = 1_000_000_000
-# JetStream deletes a consumer that only reads this long after its reader has gone (seconds).
+# JetStream deletes an ephemeral consumer this long (seconds) after its reader has gone.
 _READER_LIFETIME = 30.0
 
 
@@ -49,7 +49,7 @@ async def messages(bus: Bus, config: ConsumerConfig) -> AsyncGenerator[Msg, None
 
 
 async def batches(bus: Bus, config: ConsumerConfig, size: int) -> AsyncGenerator[list[Msg], None]:
-    """As `messages`, up to `size` messages at once, as far as they have already arrived."""
+    """Yields batches as `messages` yields single messages: those that have arrived, up to `size` at once."""
     consumer = await bus.jetstream.add_consumer(STREAM, config)
     pulled = batches_of(bus, STREAM, consumer.name, size, durable=False)
     async with aclosing(pulled):
@@ -60,7 +60,7 @@ async def batches(bus: Bus, config: ConsumerConfig, size: int) -> AsyncGenerator
 async def batches_of(
     bus: Bus, stream: str, name: str, size: int, *, durable: bool
 ) -> AsyncGenerator[list[Msg], None]:
-    """As `batches`, of a consumer that exists. At the end a durable consumer gets unread messages back."""
+    """Yields batches of an existing consumer. At the end a durable consumer gets the unread messages back."""
     inbox = await bus.client.subscribe(bus.client.new_inbox(), pending_msgs_limit=0)
     request = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"
     body = json.dumps(
@@ -81,12 +81,12 @@ async def batches_of(
             unread = [await inbox.next_msg(timeout=1) for _ in range(inbox.pending_msgs)]
             await inbox.unsubscribe()
             if durable:
-                # Only after unsubscribing, or the messages would come back to this inbox.
+                # Runs after unsubscribing: earlier, JetStream would deliver the messages to this inbox again.
                 await give_back(unread)
 
 
 async def _answers(inbox: Subscription, size: int) -> AsyncGenerator[list[Msg], None]:
-    """Yields the messages of one request until it's complete or has expired, or the server has become silent."""
+    """Yields the messages of one request until the request is complete or has expired, or NATS is silent."""
     left = _REQUEST_SIZE
     batch: list[Msg] = []
     while left:
@@ -113,7 +113,7 @@ async def _answers(inbox: Subscription, size: int) -> AsyncGenerator[list[Msg], 
 
 
 async def give_back(messages: list[Msg]) -> None:
-    """Lets another process have the events at once, instead of after the ack wait."""
+    """Returns unprocessed messages, so that JetStream delivers them to another process before the ack wait ends."""
     for message in messages:
         with suppress(nats.errors.Error):
             await message.nak()

@@ -6,9 +6,9 @@ from services.platform.events import relay_queries as queries
 
 
 async def publish_again(tx: Transaction) -> int:
-    """Has the relay publish all events of the outbox on a new stream; returns how many.
+    """Marks all events of the outbox for publishing on a new stream; returns how many were published before.
 
-    Events older than `event_retention` as well: the backup doesn't say which of them consumers had yet to process.
+    This includes events older than `event_retention`: a backup doesn't show which of them consumers had yet to process.
     """
     await tx.run(queries.WITHOUT_TIME_LIMIT)
     count = await tx.run(queries.UNMARK_ALL)

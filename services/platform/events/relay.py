@@ -1,10 +1,10 @@
-"""The relay: publishes the outbox to JetStream in order, and refills a stream that lost its end.
+"""The relay: publishes the outbox to JetStream in order, and refills a stream that lost its newest events.
 
-One relay is active at a time, others stand by. The active one holds an advisory lock on a connection of its own.
-Postgres ends that connection when the relay is paused (idle_session_timeout), and a standby takes over. What the paused
-relay does when it wakes up is harmless. Each message names its own id (Nats-Msg-Id) and its predecessor
-(Nats-Expected-Last-Msg-Id, Nats-Expected-Last-Sequence), so JetStream refuses it out of place. Marking events as
-published takes effect only at the position that the relay knows.
+One relay is active at a time, others stand by. The active relay holds an advisory lock on a connection of its own.
+Postgres closes that connection when the relay stalls (idle_session_timeout), and a standby takes over. A stalled relay
+that wakes up does no harm. Each message names its own id (Nats-Msg-Id) and its predecessor
+(Nats-Expected-Last-Msg-Id, Nats-Expected-Last-Sequence), so JetStream refuses a message that is out of order. Postgres
+marks events as published only while the stored position is the one that the relay knows.
 """
 
 import asyncio
@@ -35,16 +35,16 @@ from services.platform.observe.redaction import describe
 
 log = structlog.get_logger()
 
-# Any number that nothing else locks.
+# Key of the active relay's advisory lock: any number that no other lock uses.
 _LOCK = 7_402_001
 # A standby takes over when the active relay was paused for this long (seconds).
 _TAKEOVER = 4
-# Seconds between a standby's attempts to get the lock. It doesn't wait for it in one statement: a statement that runs
-# for days keeps Postgres from cleaning up.
+# Seconds between a standby's attempts to get the lock. A single waiting statement could run for days, and would keep
+# Postgres from vacuuming.
 _STANDBY = 0.25
 # Seconds before the relay starts again after an error.
 _RESTART_PAUSE = 0.5
-# What a message takes in the stream besides its payload: subject, headers, record (bytes).
+# Bytes that a message takes in the stream besides its payload: subject, headers, record.
 _MESSAGE_OVERHEAD = 300
 
 
@@ -118,7 +118,7 @@ class Relay:
             while self._checked_connection != self._bus.connections:
                 await self.refill()
             published = await self.drain_once()
-            await self._consumers.look_if_due()
+            await self._consumers.check_if_due()
             copied = await self._consumers.copy(self._last_sequence)
             # Renews the lock before its session idles out; raises when the session has ended.
             await lock.execute("SELECT 1")
@@ -131,7 +131,7 @@ class Relay:
     async def drain_once(self) -> int:
         """Publishes a batch of the oldest unpublished events; returns how many JetStream took.
 
-        Raises what NATS or Postgres raised, after marking the events that JetStream took.
+        Errors of NATS and Postgres are raised after the events that JetStream took are marked.
         """
         async with self._db.read() as tx:
             rows = await tx.all(queries.UNPUBLISHED)
@@ -151,7 +151,7 @@ class Relay:
         return marked
 
     def _within_allowance(self, rows: list[UnpublishedEvent]) -> list[UnpublishedEvent]:
-        """The first rows, at least one, that may be published before the next look at the consumers."""
+        """The first rows, at least one, that fit into the bytes allowed before the next check of the consumers."""
         size = 0
         for count, row in enumerate(rows):
             size += len(row.payload) + _MESSAGE_OVERHEAD
@@ -182,11 +182,11 @@ class Relay:
         return marked
 
     async def refill(self) -> None:
-        """Makes the outbox agree with the stream.
+        """Makes the outbox agree with the event stream.
 
-        Events that the stream lost are published again: all for a new stream, else those after its end. Events that a
-        relay published before it died, without marking them, are marked. Publishing them again within a batch would
-        break the order.
+        Unmarks events that the stream lost, so that the relay publishes them again: all events for a new stream, else
+        the events after its end. Marks events that a relay published before it died without marking them: publishing
+        them again within a batch would break the order.
         """
         connection = self._bus.connections
         async with self._db.read() as tx:
@@ -200,7 +200,7 @@ class Relay:
         found = await self._find_events(known.last_sequence + 1, last) if known and same else {}
         async with self._db.transaction() as tx:
             if await tx.one(queries.LOCK_POSITION) != known:
-                # This relay was paused while another one worked, so what it knows of the stream is old.
+                # This relay was paused while another one worked, so its knowledge of the stream is outdated.
                 return
             await tx.run(queries.WITHOUT_TIME_LIMIT)
             if known and (not same or known.last_sequence > last):
@@ -220,7 +220,7 @@ class Relay:
         self._checked_connection = connection
 
     async def _find_events(self, first: int, last: int) -> dict[UUID, int]:
-        """The ids of the events that the stream holds at these sequences, with their sequence."""
+        """The events that the stream holds from sequence `first` to `last`: event id → sequence."""
         found: dict[UUID, int] = {}
         for sequence in range(first, last + 1):
             try:
@@ -233,5 +233,5 @@ class Relay:
 
 
 def _created(info: StreamInfo) -> str:
-    """When the stream was created, to the nanosecond: a stream created again has another time."""
+    """When the stream was created, to the nanosecond. It tells a recreated stream from the old one."""
     return str(info.created)

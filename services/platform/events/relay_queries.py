@@ -24,7 +24,7 @@ from services.platform.data.db import Statement
 from services.platform.data.tables import outbox, relay_position
 from services.platform.events.subjects import STREAM
 
-# Events that the relay publishes at once. On a slow disk it's done with them well before a standby takes over.
+# Most events in a batch of the relay. Even on a slow disk a batch takes much less time than relay._TAKEOVER.
 BATCH = 250
 
 
@@ -43,7 +43,7 @@ class Position(NamedTuple):
 class Backlog(NamedTuple):
     # Events that wait to be published.
     depth: int
-    # Of the oldest of them (seconds); 0 if there is none.
+    # Age (seconds) of the oldest event that waits; 0 if none does.
     age: Decimal
 
 
@@ -91,8 +91,8 @@ _published = (
     .table_valued(column("id", BigInteger), column("sequence", BigInteger), name="published")
     .render_derived()
 )
-# Marks events as published and moves the position, in one statement and thus one round trip between two batches.
-# Postgres may run it after another relay took over, also for a relay that has died. Then it updates no row.
+# Marks events as published and moves the relay's position. It is one statement, to need one round trip per batch.
+# Postgres may run this statement after another relay took over, even if the sender has died. Then it updates no row.
 MARK = Statement(
     update(outbox)
     .where(outbox.c.id == _published.c.id, exists(select(_moved.c.stream)))
@@ -105,7 +105,7 @@ _found = (
     .table_valued(column("event_id", Uuid), column("sequence", BigInteger), name="found")
     .render_derived()
 )
-# Marks events that were found in the stream.
+# Marks events as published that the stream already holds.
 MARK_FOUND = Statement(
     update(outbox)
     .where(outbox.c.event_id == _found.c.event_id, outbox.c.published_at.is_(None))
@@ -124,7 +124,7 @@ UNMARK_ALL = Statement(
     .where(outbox.c.published_at.is_not(None))
     .values(published_at=None, stream_sequence=None)
 )
-# A week of events takes longer than `statement_timeout` allows.
+# Lifts the time limit for this transaction: updating a week of events takes longer than `statement_timeout`.
 WITHOUT_TIME_LIMIT = Statement(text("SET LOCAL statement_timeout = 0"))
 _waiting = outbox.c.published_at.is_(None)
 # Reads one row, instead of the creation time of every event that waits.

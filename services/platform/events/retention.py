@@ -34,11 +34,11 @@ _DELETE_EVENTS = Statement(
 
 
 def kinds(settings: Settings) -> list[Kind]:
-    """Dead letters that nobody replayed are kept for ever.
+    """The kinds of rows to delete. Dead letters that nobody replayed are kept for ever.
 
-    A broker that lost its disk gets the events again that were published within `event_retention`. An event can thus
-    come again while it is in the outbox, and then for as long in the stream. A dead letter can be replayed at any time.
-    Until then `consumed_events` has to say that the event was processed.
+    `consumed_events` has to show that an event was processed for as long as a consumer can get it again. The relay can
+    publish it again while it is in the outbox (`event_retention`), and the stream then keeps it as long once more. An
+    operator can replay a dead letter at any time.
     """
     retention = timedelta(seconds=settings.event_retention)
     replayable = 2 * retention
@@ -101,8 +101,8 @@ async def _report_lost(tx: Transaction, deleted: Sequence[_DeletedEvent]) -> Non
 
 
 def _absent(table: Table, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Whether the table has no row that meets the conditions, by an index lookup.
+    """The condition that the table has no row that meets the conditions; Postgres looks it up by an index.
 
-    Without the OFFSET Postgres may join both tables whole: it expects most of the rows to exist, but hardly any does.
+    Without the OFFSET Postgres may join both tables whole: it expects that most rows exist, but hardly any does.
     """
     return not_(exists(select(1).select_from(table).where(*conditions).offset(0)))

@@ -6,24 +6,24 @@ from collections.abc import Sequence
 from nats.aio.msg import Msg
 
 STREAM = "TASKFLOW"
-# `taskflow._.replay.<consumer>.<event id>`: an event that is published again for one consumer.
+# Subjects `taskflow._.replay.<consumer>.<event id>` carry events that are published again for one consumer.
 _REPLAY = "taskflow._.replay"
-# `copies.<consumer>.<event id>`, outside the event stream: a copy of an event that the consumer missed there.
+# Subjects `copies.<consumer>.<event id>` carry copies of events that a consumer missed in the event stream.
 _COPIES = "copies"
 
 
 def replay_subject(consumer: str, event_id: str) -> str:
-    """Where an event is published again for one consumer. Filters for events of workspaces don't match it."""
+    """The subject on which an event is published again for one consumer. Filters for workspaces don't match it."""
     return f"{_REPLAY}.{consumer}.{event_id}"
 
 
 def copy_subject(consumer: str, event_id: str) -> str:
-    """Where the relay publishes a copy of an event that the consumer missed in the event stream."""
+    """The subject on which the relay publishes a copy of an event that the consumer missed in the event stream."""
     return f"{_COPIES}.{consumer}.{event_id}"
 
 
 def copies_stream(consumer: str) -> str:
-    """The stream that holds the consumer's copies."""
+    """The name of the stream that holds copies of the events that the consumer missed."""
     return f"{STREAM}-{consumer}"
 
 
@@ -40,6 +40,6 @@ def event_id(message: Msg) -> str:
 
 
 def pattern(filters: Sequence[str]) -> str:
-    """A regular expression, for Postgres and Python, that matches the subjects that one of the filters matches."""
+    """A regular expression, for Postgres and Python, for the subjects that at least one of the NATS filters matches."""
     parts = (re.escape(each).replace(r"\*", "[^.]+").replace(">", ".+") for each in filters)
     return f"^({'|'.join(parts)})$"

@@ -7,7 +7,7 @@ from taskflow.options.v1 import options_pb2
 
 
 class UndeclaredEvent(Exception):
-    """Raised for facts that declare no event type, and for an event whose type its facts don't declare."""
+    """Raised if a facts message declares no event type, or if an event's facts don't declare the event's type."""
 
 
 def types(facts: type[Message]) -> tuple[str, ...]:

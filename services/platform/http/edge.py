@@ -15,11 +15,11 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-# How long a client may take to send its request, and for how long it may not read the answer (seconds).
+# Time limit (seconds) for a client to send its request, and for a pause in which it doesn't read the answer.
 _CLIENT_TIMEOUT = 5.0
 _MOST_CONNECTIONS = 100
 _MOST_HEAD_BYTES = 16 * 1024
-# How long answers under way may take when the server ends (seconds).
+# Seconds that answers under way may still take when the server stops.
 _LAST_ANSWERS = 1.0
 
 
@@ -42,7 +42,7 @@ async def http_edge(host: str, port: int, routes: Sequence[BaseRoute]) -> AsyncI
     )
     config.load()
     state = ServerState()
-    # One request for each connection: an idle one would take the place of another client.
+    # One request per connection: an idle connection would take the place of another client.
     state.default_headers = [(b"connection", b"close")]
     server = await asyncio.get_running_loop().create_server(
         lambda: _Connection(config, state, {}), host, port
@@ -67,7 +67,7 @@ class _Connection(H11Protocol):
         if len(self.connections) > _MOST_CONNECTIONS:
             transport.abort()
             return
-        # Has the transport call `pause_writing` as soon as the client is slower than the server.
+        # Makes the transport call `pause_writing` as soon as the client is slower than the server.
         transport.set_write_buffer_limits(0)
         self._set_timer()
 

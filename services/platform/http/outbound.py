@@ -1,4 +1,4 @@
-"""The HTTP client for addresses that people configure: it doesn't reach into TaskFlow's own network.
+"""The HTTP client for addresses that people configure: it refuses addresses in TaskFlow's own network.
 
 The client resolves the name itself, checks every address, and connects to a checked address. So a name that resolves
 differently a moment later (DNS rebinding) has no effect. It follows no redirects and uses no proxies from the
@@ -13,7 +13,8 @@ from typing import Final
 
 import httpx2
 
-# Bytes. A description of 20,000 characters takes up to 240,000 in JSON within JSON; models that reason send more.
+# Most bytes in a response. A description of 20,000 characters takes up to 240,000 bytes as JSON within JSON, and models
+# that reason send more.
 MAX_RESPONSE: Final = 1024 * 1024
 
 _NAT64: Final = IPv6Network("64:ff9b::/96")
@@ -21,11 +22,11 @@ _IPV4_COMPATIBLE: Final = IPv6Network("::/96")
 
 
 class ForbiddenAddress(Exception):
-    """Raised when a name has an address that isn't public, and private ones aren't allowed."""
+    """Raised when a name resolves to an address that isn't public, and private addresses aren't allowed."""
 
 
 class UnfitResponse(Exception):
-    """Raised for a response that is too large, or compressed, so that its size isn't known beforehand."""
+    """Raised for a response that is too large, or that is compressed: its full size isn't known beforehand."""
 
 
 def guarded_client(timeout: float, allow_private: bool = False) -> httpx2.AsyncClient:
@@ -85,7 +86,10 @@ class _GuardedTransport(_BoundedTransport):
 
 
 def is_public(address: str) -> bool:
-    """Whether a literal address is on the public internet. For an IPv6 address that embeds an IPv4 one, that counts."""
+    """Whether a literal address is on the public internet.
+
+    An IPv6 address that embeds an IPv4 address is judged by the IPv4 address.
+    """
     ip = ip_address(address.partition("%")[0])
     embedded = _embedded(ip) if isinstance(ip, IPv6Address) else None
     if embedded is not None:
@@ -116,7 +120,7 @@ async def _resolve(request: httpx2.Request) -> list[str]:
 
 
 def _addressed(request: httpx2.Request, address: str) -> httpx2.Request:
-    """The request, sent to `address`. Its Host header still holds the name."""
+    """A copy of the request that goes to `address`. Its Host header still holds the name."""
     return httpx2.Request(
         request.method,
         request.url.copy_with(host=address),

@@ -9,9 +9,9 @@ from starlette.routing import Route
 
 
 def probes(health: Callable[[], Mapping[str, bool]]) -> list[Route]:
-    """`health` says of each dependency whether it responds.
+    """/healthz answers with a line for each dependency, and 503 unless all respond. Prometheus scrapes /metrics.
 
-    /healthz answers with a line for each dependency, and 503 unless all respond. /metrics is what Prometheus scrapes.
+    `health` returns whether each dependency responds, by name.
     """
 
     async def healthz(_: Request) -> Response:

@@ -2,8 +2,8 @@
 
 import sys
 
-# structlog imports rich wherever it is installed, and the command line client brings it. For traceback formats that our
-# logs don't use (redaction.py), that takes 5 MB in each process and most of structlog's import time.
+# structlog imports rich if it is installed, and the command-line client installs it. Our logs don't use rich's
+# tracebacks (redaction.py). Its import would take 5 MB in each process and most of structlog's import time.
 if "rich" not in sys.modules:
     sys.modules["rich"] = None  # type: ignore[assignment]
     import structlog.dev  # noqa: F401

@@ -23,7 +23,10 @@ Check = Callable[[], Awaitable[None]]
 
 
 class Health:
-    """Checks the dependencies of a process and keeps the results. `services` are the full names of what it serves."""
+    """Checks the dependencies of a process and keeps the results.
+
+    `services` are the full names of the gRPC services that the process serves.
+    """
 
     def __init__(self, services: list[str], checks: Mapping[str, Check]) -> None:
         self._services = services
@@ -35,7 +38,7 @@ class Health:
         self.changed = asyncio.Event()
 
     async def run(self) -> None:
-        """Background loop."""
+        """Checks the dependencies until cancelled."""
         while True:
             await self.run_once()
             await asyncio.sleep(_CHECK_INTERVAL)
@@ -68,7 +71,10 @@ class Health:
         self.changed = asyncio.Event()
 
     async def _responds(self, name: str) -> bool:
-        """A check that is still running is awaited again instead of cancelled, because cancelling can hang as well."""
+        """Whether the dependency's check succeeds within the limit.
+
+        A check that still runs is awaited again in the next round. It isn't cancelled, because cancelling can hang too.
+        """
         check = self._running.get(name)
         if check is None or check.done():
             check = self._running[name] = asyncio.ensure_future(self._checks[name]())
@@ -81,7 +87,10 @@ class Health:
 
 
 class Servicer(health_pb2_grpc.HealthServicer):
-    """gRPC's health service. In grpc_health's own, a watcher that doesn't read blocks every change of the status."""
+    """Implements gRPC's health service.
+
+    The servicer of the package grpc_health isn't used: one watcher that doesn't read blocks its every status change.
+    """
 
     def __init__(self, health: Health) -> None:
         self._health = health

@@ -25,13 +25,13 @@ from services.platform.observe.redaction import (
     shown_exception,
 )
 
-# The gateway sets this header. For a call without it the process makes an id.
+# The gateway sets this header to the call's id. A call without the header gets an id from the process.
 _REQUEST_ID_HEADER = "x-request-id"
-# A client that connects directly could send anything; other values are replaced.
+# Request ids that are accepted. A client that connects directly could send anything, so other values are replaced.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-# grpcio logs an error that begins with this when a client disconnects before its answer.
+# grpcio logs an error that begins with this text when a client disconnects before its answer.
 _CLIENT_GONE = "ExecuteBatchError raised in core"
-# Fields at the beginning of a line, in this order.
+# Fields at the beginning of a log line, in this order.
 _FIRST = ("timestamp", "level", "event", "process", "request_id", "method")
 
 
@@ -69,7 +69,7 @@ def request_id() -> str | None:
 
 
 def configure(settings: Settings, process: str) -> None:
-    """Sets up structlog, and has the lines of libraries, warnings and the final exception look the same."""
+    """Sets up structlog, and gives the same format to lines of libraries, to warnings and to the final exception."""
     as_json = settings.log_format == "json"
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -103,12 +103,12 @@ def configure(settings: Settings, process: str) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.captureWarnings(True)
     sys.excepthook = _log_final_exception
-    # Otherwise gRPC's C library writes its own lines.
+    # Silences gRPC's C library, which writes lines in a format of its own.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 class _Origin:
-    """Adds process, request id, method and trace id to a line."""
+    """Adds process, request id, method and trace id to a log line."""
 
     def __init__(self, process: str) -> None:
         self._process = process
@@ -126,7 +126,10 @@ class _Origin:
 
 
 def _tame(record: logging.LogRecord) -> bool:
-    """Reduces a library's line to its first line, without the texts of exceptions: asyncio appends task and source."""
+    """Reduces a library's log record to its first line, without texts of exceptions. False: the record is dropped.
+
+    The further lines can quote data: asyncio appends the task and its source.
+    """
     if isinstance(record.args, tuple):
         record.args = tuple(
             describe(value) if isinstance(value, BaseException) else value for value in record.args

@@ -2,9 +2,9 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
-# Seconds; from an order of magnitude below the usual duration of a call to one above it.
+# Buckets for calls (seconds): from well below a call's usual duration up to its default time limit.
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-# Seconds; a suggestion takes less than one, a reminder waits for weeks.
+# Buckets for jobs and workflows (seconds): a suggestion takes less than a second, a reminder waits for weeks.
 _LONG_BUCKETS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600, 86400, 7 * 86400)
 
 CALLS = Histogram(

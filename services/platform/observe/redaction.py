@@ -24,11 +24,11 @@ _SAFE_BUILTINS = (NameError, AttributeError, ImportError, OSError)
 # Packages whose exceptions have texts without values.
 _SAFE_PACKAGES = ("services.", "workflows.", "deploy.", "nats.")
 _ROOT = Path(__file__).resolve().parents[3]
-# A line names at most this many frames of an exception, and exceptions: causes, and members of groups.
+# Most frames of an exception in a log line, and most exceptions: the error, its causes, and members of groups.
 _MOST_FRAMES = 30
 _MOST_EXCEPTIONS = 8
 
-# JSON Web Tokens, and passwords in URLs. No code logs them; this hides those that a line got by mistake.
+# Finds JSON Web Tokens, and passwords in URLs. No code logs them on purpose; a line could still get one by mistake.
 # Matching takes linear time: possessive quantifiers (*+, ++) and the atomic group (?>…) never backtrack, and a run of
 # letters is scanned only from its beginning. `keep` is the part of the run before the token, such as the "n" of "\\n".
 _CREDENTIALS = re.compile(
@@ -37,14 +37,14 @@ _CREDENTIALS = re.compile(
     re.ASCII,
 )
 _HIDDEN = "[hidden]"
-# Shorter secrets would also hide parts of ordinary words.
+# Secrets with fewer characters aren't hidden, because parts of ordinary words would be hidden with them.
 _SHORTEST_SECRET = 6
 
 Line = structlog.typing.EventDict
 
 
 def describe(error: BaseException) -> str:
-    """Kind and text of an exception with a safe text; kind and place of any other."""
+    """An exception for a log line: its class with its text if that text is safe, else with its place in the code."""
     kind = _kind(error)
     if text := _text(error):
         return f"{kind}: {text}"
@@ -54,7 +54,7 @@ def describe(error: BaseException) -> str:
 
 
 def _kind(error: BaseException) -> str:
-    """Class, and SQLSTATE or gRPC status."""
+    """The exception's class, with its SQLSTATE or gRPC status if it has one."""
     kind = type(error).__name__
     code = getattr(error, "sqlstate", None)
     if code is None and kind == "AioRpcError":

@@ -24,26 +24,26 @@ from taskflow.event.v1.event_pb2 import Event
 _W3C = TraceContextTextMapPropagator()
 _CARRIED = frozenset(("traceparent", "tracestate"))
 
-# A call in the gate: raw request and context.
+# The handler of a call in the gate: takes the raw request and gRPC's context.
 Call = Callable[[bytes, Any], Awaitable[Any]]
 
 _CANCELLED = 1
-# Errors of the server in OpenTelemetry's semantic conventions for gRPC: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED,
-# INTERNAL, UNAVAILABLE, DATA_LOSS.
+# gRPC status codes that OpenTelemetry's semantic conventions count as errors of the server: UNKNOWN, DEADLINE_EXCEEDED,
+# UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
 _SERVER_ERRORS = frozenset((2, 4, 12, 13, 14, 15))
 
 
 class Spans:
-    """Implements the functions of tracing.py."""
+    """Makes OpenTelemetry spans: implements the functions of tracing.py."""
 
     def __init__(self, process: str) -> None:
         provider = TracerProvider(resource=_resource(process))
         for exporter in _exporters():
             provider.add_span_processor(BatchSpanProcessor(_WithoutTexts(exporter)))
-        # Temporal's instrumentation uses the global provider.
+        # Sets the global provider, because Temporal's instrumentation uses it.
         trace.set_tracer_provider(provider)
         self._tracer = provider.get_tracer("taskflow")
-        # Spans of the events in `consuming`, by event id.
+        # Spans of the events that consumers are handling, by event id.
         self._handled: dict[str, Span] = {}
 
     def serving(self, method: str, call: Call) -> Call:
@@ -159,7 +159,10 @@ def _without_texts(span: ReadableSpan) -> ReadableSpan:
 
 
 def _resource(process: str) -> Resource:
-    """From OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES; without a service name, `taskflow-<process>`."""
+    """The process's description in traces, from OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES.
+
+    Without OTEL_SERVICE_NAME the service name is `taskflow-<process>`.
+    """
     resource = Resource.create({"taskflow.process": process})
     if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
         return resource.merge(Resource({SERVICE_NAME: f"taskflow-{process}"}))

@@ -22,7 +22,7 @@ _spans: "Spans | None" = None
 
 
 def wanted(environment: Mapping[str, str]) -> bool:
-    """Whether the OTEL_* variables name somewhere to send traces to."""
+    """Whether the OTEL_* variables name a destination for traces."""
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
     exporter = environment.get("OTEL_TRACES_EXPORTER", "").strip().lower()
@@ -32,7 +32,10 @@ def wanted(environment: Mapping[str, str]) -> bool:
 
 
 def start(process: str) -> None:
-    """Has to be called before servers, channels and consumers are made. Spans are flushed when the process ends."""
+    """Switches tracing on if the OTEL_* variables ask for it.
+
+    Must run before servers, channels and consumers are made. Spans are flushed when the process ends.
+    """
     global _spans
     if not wanted(os.environ):
         return

@@ -1,4 +1,4 @@
-"""Concurrent calls share a batch, as concurrent commits share a sync of the disk (docs/adr/0011)."""
+"""Batches of concurrent calls: calls that arrive while a batch runs share the next batch (docs/adr/0011)."""
 
 import asyncio
 from collections import deque
@@ -29,11 +29,14 @@ class Batcher(Generic[Item, Answer]):
         self._worker: asyncio.Task[None] | None = None
 
     async def __call__(self, item: Item) -> Answer:
-        """Cancelling one caller doesn't cancel the batch. Before the batch starts, the caller's item is left out."""
+        """Adds the item to a batch; returns its answer, or raises its exception.
+
+        Cancelling one caller doesn't cancel a running batch. An item whose caller is cancelled before is left out.
+        """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, answer))
         if self._worker is None:
-            # With an empty context: a batch belongs to several calls, not only to the one that starts it.
+            # The worker gets an empty context: its batches belong to several calls, not to the call that starts it.
             self._worker = asyncio.get_running_loop().create_task(self._work(), context=Context())
         return await answer
 
@@ -45,7 +48,7 @@ class Batcher(Generic[Item, Answer]):
             self._worker = None
 
     def _next(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
-        """The items that have waited longest. After an outage most callers have given up, so theirs are skipped."""
+        """The items that have waited longest, without those of cancelled callers: after an outage these are many."""
         batch: list[tuple[Item, asyncio.Future[Answer]]] = []
         while self._waiting and len(batch) < self._size:
             waiting = self._waiting.popleft()

@@ -28,7 +28,11 @@ MESSAGE_BYTES = {
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What to check in a message type: (field, items), (field, bytes), and fields whose messages have a plan."""
+    """What to check in messages of a type.
+
+    `counts` are pairs (field, most items), `sizes` are pairs (field, most bytes). `messages` and `lists` are pairs of a
+    field with one message or several, and the plan of these messages.
+    """
 
     counts: tuple[tuple[str, int], ...]
     sizes: tuple[tuple[str, int], ...]
@@ -43,7 +47,7 @@ def exceeded(request: Message) -> list[tuple[str, str]]:
 
 
 def rules(field: FieldDescriptor) -> Any:
-    """The field's buf.validate.FieldRules."""
+    """The field's protovalidate rules (buf.validate.FieldRules)."""
     return field.GetOptions().Extensions[validate_pb2.field]
 
 
@@ -61,7 +65,10 @@ def is_map(field: FieldDescriptor) -> bool:
 
 @cache
 def _plan(request: Any) -> _Plan | None:
-    """The plan of a request type, made once; None for a type without lists, maps or messages of Google's."""
+    """The plan of a request type, made once; None for a type without lists, maps or limited messages of Google's.
+
+    Raises LookupError for a list or map without a limit.
+    """
     return _planned(request, ())
 
 

@@ -1,4 +1,4 @@
-"""The log line of each call."""
+"""Writes the log lines of calls."""
 
 import structlog
 
@@ -13,11 +13,11 @@ _UNREMARKABLE = frozenset(("OK", "CANCELLED"))
 class CallLog:
     """Writes one line for each call that failed, and at log level `debug` for every call.
 
-    An exception that a handler didn't expect has a line of its own besides (errors.py).
+    errors.py writes a further line for an unexpected exception.
     """
 
     def __init__(self, settings: Settings) -> None:
-        # Known beforehand: making a line that isn't written costs as much as the rest of the gate.
+        # Decided once: building a line that isn't written would cost as much as the rest of the gate.
         self._all = settings.log_level == "debug"
 
     def ended(self, event: str, code: str, seconds: float) -> None:

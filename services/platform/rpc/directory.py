@@ -1,4 +1,4 @@
-"""Users, sessions and memberships, for services that only read them. The auth service owns the tables."""
+"""Reads users, sessions and memberships for every service. The auth service owns these tables."""
 
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -121,7 +121,10 @@ _session_id = bindparam("session_id", type_=Uuid)
 def live_session(
     caller_id: ColumnElement[UUID] = _caller_id, session_id: ColumnElement[UUID] = _session_id
 ) -> ColumnElement[bool]:
-    """Condition: the session hasn't ended. Binds :session_id and :caller_id unless columns are passed."""
+    """The condition that the caller's session hasn't ended.
+
+    Binds :session_id and :caller_id unless columns are passed.
+    """
     return exists().where(
         sessions.c.id == session_id,
         sessions.c.user_id == caller_id,
@@ -135,10 +138,10 @@ def membership(
     caller_id: ColumnElement[UUID] = _caller_id,
     session_id: ColumnElement[UUID] = _session_id,
 ) -> ColumnElement[bool]:
-    """Join condition for `members`: the caller's own membership of the workspace, while the session hasn't ended.
+    """The join condition on `members`: the caller is a member of the workspace, and the session hasn't ended.
 
     Binds :caller_id and :session_id unless columns are passed. A statement that also selects `members.c.role` needs no
-    second round trip to check what the caller may do.
+    second round trip to check the caller's role.
     """
     return and_(
         members.c.workspace_id == workspace_id,
@@ -220,7 +223,7 @@ async def require_session(tx: Transaction, caller: Caller) -> None:
 
 
 async def require_operator(tx: Transaction, caller: Caller) -> None:
-    """Raises SESSION_REVOKED, and NOT_FOR_CALLER for users who aren't operators."""
+    """Raises NOT_FOR_CALLER unless the caller is an operator, and SESSION_REVOKED after the session's end."""
     row = await tx.one(_OPERATOR, session_id=caller.session_id, caller_id=caller.user_id)
     if row is None:
         raise DomainError(reasons.ERROR_REASON_SESSION_REVOKED)
@@ -229,7 +232,10 @@ async def require_operator(tx: Transaction, caller: Caller) -> None:
 
 
 async def absence(tx: Transaction, caller: Caller, kind: str, name: object) -> DomainError:
-    """The NOT_FOUND error for a statement, scoped to the caller, that returned no row. Raises SESSION_REVOKED."""
+    """The error for a resource that a query didn't return to the caller.
+
+    Raises SESSION_REVOKED if the session has ended; otherwise returns the NOT_FOUND error for the caller to raise.
+    """
     await require_session(tx, caller)
     return not_found(kind, name)
 
@@ -237,9 +243,10 @@ async def absence(tx: Transaction, caller: Caller, kind: str, name: object) -> D
 async def find(
     tx: Transaction, caller: Caller, statement: Statement[R], kind: str, name: object, **values: Any
 ) -> R:
-    """The row of a statement that is scoped to the caller by :caller_id and :session_id.
+    """Runs a query that returns a resource only to a caller who may see it; returns its first row.
 
-    Raises SESSION_REVOKED, and NOT_FOUND with `kind` and `name` as its resource.
+    The query has the parameters :caller_id and :session_id, which this function sets. Without a row it raises
+    SESSION_REVOKED if the session has ended, else NOT_FOUND for the resource (`kind`, `name`).
     """
     row = await tx.one(statement, caller_id=caller.user_id, session_id=caller.session_id, **values)
     if row is None:
@@ -255,7 +262,10 @@ async def find_allowed(
     name: object,
     **values: Any,
 ) -> WithRole:
-    """As `find`, for rows with the caller's `role`. Also raises ROLE_TOO_LOW."""
+    """Does what `find` does, and raises ROLE_TOO_LOW if the row's `role` is lower than the called RPC needs.
+
+    `role` is the caller's role in the resource's workspace.
+    """
     row = await find(tx, caller, statement, kind, name, **values)
     check_role(caller, row.role)
     return row
@@ -291,7 +301,7 @@ async def memberships(
 
 
 async def people(tx: Transaction, user_ids: Iterable[UUID]) -> dict[UUID, Person]:
-    """The users by id; unknown ids are left out."""
+    """User id → name, e-mail address, time zone and mail setting. Unknown ids are left out."""
     rows = await tx.all(_PEOPLE, user_ids=list(user_ids))
     return {row.id: row for row in rows}
 

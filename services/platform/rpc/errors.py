@@ -205,7 +205,7 @@ def _any(message: object) -> any_pb2.Any:
 
 
 def not_found(kind: str, name: object) -> DomainError:
-    """For resources that don't exist and those that the caller may not know of: the error is the same."""
+    """The NOT_FOUND error. It is the same for a missing resource and for a resource that the caller may not see."""
     return DomainError(reasons.ERROR_REASON_RESOURCE_NOT_FOUND, resource=(kind, str(name)))
 
 
@@ -213,16 +213,16 @@ def invalid(field: str, problem: str) -> DomainError:
     return DomainError(reasons.ERROR_REASON_INVALID_REQUEST, fields=[(field, problem)])
 
 
-# SQLSTATEs or prefixes: the same statement can succeed later.
+# SQLSTATEs, or their prefixes, after which the same statement can succeed later.
 _TRANSIENT = (
     # Connection, resources, operator intervention, conflict with a transaction, lock.
     *("08", "53", "57", "40", "55"),
     # The server is a read-only standby, as after a failover; the transaction reached a time limit.
     *("25006", "25P03", "25P04"),
 )
-# Postgres rejected the rows or cancelled the statement. It answered, so the statement has had no effect.
+# Prefixes of SQLSTATEs after which a statement has had no effect: Postgres rejected the rows or cancelled it.
 _REJECTED = ("21", "22", "23", "40", "44", "54", "55", "57014")
-# Another transaction used a unique value, a deadlock, a serialization failure.
+# SQLSTATE and prefix of conflicts: a unique value is taken, a deadlock, a serialization failure.
 _CONFLICT = ("23505", "40")
 
 
@@ -243,7 +243,7 @@ def is_unavailable(error: Exception) -> bool:
 
 
 def is_rejected(error: Exception) -> bool:
-    """Whether Postgres rejected a statement, which then had no effect. Some of its rows alone may succeed."""
+    """Whether Postgres rejected a statement, which then had no effect. A part of its rows may succeed alone."""
     if isinstance(error, psycopg.DataError):
         return True
     return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(_REJECTED)
@@ -255,9 +255,9 @@ def is_conflict(error: Exception) -> bool:
 
 
 def public(error: Exception) -> DomainError:
-    """The error that the caller gets for any exception.
+    """The error with which a call answers an exception.
 
-    An unexpected one is logged with a reference, and the caller gets only that.
+    An unexpected exception is logged with a reference, and the client gets only the reference.
     """
     if isinstance(error, DomainError):
         return error
@@ -277,11 +277,11 @@ async def abort(
     context: "grpc.aio.ServicerContext[object, object]", error: DomainError
 ) -> NoReturn:
     """Ends the call with the error's status; its details are in the trailing metadata."""
-    # The exception that ends the call refers to this one and lives until the call's timer ends (30 s). Without
-    # traceback it doesn't keep the request in memory until then.
+    # gRPC's exception refers to this error and lives until the call's timer ends (30 s). A traceback would keep the
+    # request in memory for that time.
     error.__traceback__ = error.__context__ = error.__cause__ = None
     details = error.status().SerializeToString()
-    # For code that reads the code from the context later, as tracing does.
+    # Tracing reads the status code from the context later.
     context.set_code(error.code)
     await context.abort(
         error.code, error.message, trailing_metadata=(("grpc-status-details-bin", details),)

@@ -12,6 +12,6 @@ def of(name: bytes) -> str:
 
 
 def check(sent: str, current: str) -> None:
-    """Raises ETAG_MISMATCH with the current etag if the caller sent another one. An empty etag matches any state."""
+    """Raises ETAG_MISMATCH with the current etag if the caller sent another etag. An empty etag matches any state."""
     if sent and sent != current:
         raise DomainError(reasons.ERROR_REASON_ETAG_MISMATCH, {"etag": current})

@@ -1,12 +1,12 @@
 """Every call passes the gate, in this order:
 
-1. Shutdown and overload: the gate rejects what the process can't serve before it costs anything.
+1. Shutdown and overload: the gate rejects calls that the process can't serve, before any other work on them.
 2. Authentication: an unknown caller doesn't learn whether the request is well-formed.
 3. Validation: parsing, the number of items, the rules of the protos (validation.py).
 4. The servicer, which first authorises the caller and then reads stored state.
 5. Around all of it: exceptions become a public status, and the time limit, the metrics and the log line apply.
 
-The gate is one interceptor and wraps each method once. With several interceptors grpc.aio would wrap every call anew.
+The gate is one interceptor and wraps each method once. With several interceptors grpc.aio would wrap every call.
 """
 
 import asyncio
@@ -32,12 +32,12 @@ from services.platform.rpc.validation import validated
 from taskflow.error.v1 import error_reason_pb2 as reasons
 from taskflow.options.v1.options_pb2 import ACCESS_OPEN
 
-# A call that ends with one of these codes doesn't prove that Postgres and the like respond.
+# A call that ends with one of these codes doesn't prove that Postgres and other dependencies respond.
 _UNANSWERED = frozenset(("UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "CANCELLED"))
 
 
 class Gate(grpc.aio.ServerInterceptor):
-    """Wraps the methods of a server as described above."""
+    """The interceptor that wraps every method of a server with authentication, validation, limits and metrics."""
 
     def __init__(self, settings: Settings, identity: Identity) -> None:
         self._settings = settings
@@ -111,7 +111,7 @@ class Gate(grpc.aio.ServerInterceptor):
             started = time.perf_counter()
             code = "OK"
             if refusal := self._load_shedder.enter(started):
-                # No log line: there can be thousands a second.
+                # Rejected calls have no log line: there can be thousands a second.
                 self.last_arrival = time.monotonic()
                 observe(refusal.code.name, time.perf_counter() - started)
                 await abort(context, refusal)

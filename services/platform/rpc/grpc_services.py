@@ -1,6 +1,6 @@
 """gRPC's own services (health, reflection) and unknown methods, with TaskFlow's limits and errors.
 
-Without this, grpcio answers a failed call with the class and the text of the exception.
+grpcio itself would answer a failed call with the class and the text of the exception.
 """
 
 import asyncio
@@ -16,16 +16,16 @@ from services.platform.rpc.grpc_types import Context, Handler
 from services.platform.rpc.validation import parsed
 from taskflow.error.v1 import error_reason_pb2 as reasons
 
-# Far more than a service's or symbol's name needs (bytes).
+# Largest request (bytes) for health and reflection: far more than the name of a service or symbol needs.
 _MOST_BYTES = 1024
-# Open streams of each streaming method.
+# Most open streams of each streaming method of health and reflection.
 _MOST_STREAMS = 500
 
 
 def guarded(inner: Handler) -> Handler:
-    """The handler of a gRPC service of grpcio's.
+    """Wraps a method of grpcio's own health or reflection service with limits and with TaskFlow's errors.
 
-    It needs no token and no load shedding. Because anybody may call it, requests are small and streams are few.
+    The method needs no token. Because anybody may call it, it takes only small requests and few streams.
     """
     streams = 0
 

@@ -1,4 +1,4 @@
-"""Types of grpc.aio, which are generic for the type checker only."""
+"""Short names for types of grpc.aio that the type checker wants with parameters."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
-"""request_id: a repeated request gets its first answer again.
+"""request_id: a repeated request gets the answer to the first one again.
 
-The key and the answer are written in the transaction of the effect itself, so none of them exists without the others.
+The request's key and answer are stored in the same transaction as its effect, so that all three exist or none.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ _RESPONSE = TypeVar("_RESPONSE", bound=Message)
 
 
 def fresh() -> ColumnElement[bool]:
-    """Condition: the key is within its lifetime."""
+    """The condition that an idempotency key is within its lifetime (24 hours)."""
     return keys.c.created_at >= func.now() - literal(LIFETIME, Interval)
 
 
@@ -102,11 +102,11 @@ async def once(
     response_type: type[_RESPONSE],
     make: Callable[[], Awaitable[_RESPONSE]],
 ) -> _RESPONSE:
-    """Makes the answer, or returns the first answer to the same request when it is a repeat.
+    """Answers a request with `make`; a repeat of the request gets the stored answer instead.
 
     `caller` is the user's id, or another unique string where no user is signed in; the caller is already authorised.
-    Never use it for an answer that holds a secret: answers are stored for 24 hours. Raises REQUEST_ID_REUSED when the
-    request_id came with another body within that time, and what `make` raises.
+    Answers are stored for 24 hours, so they must hold no secret. Raises REQUEST_ID_REUSED when the request_id came
+    with another body within that time, and every error of `make`.
     """
     answer = await first_answer(tx, seal, caller, request, request.request_id, response_type)
     if answer is None:
@@ -123,9 +123,9 @@ async def first_answer(
     request_id: str,
     response_type: type[_RESPONSE],
 ) -> _RESPONSE | None:
-    """The answer to the first request with this request_id; None if this is the first, or has no request_id.
+    """The stored answer to the first request with this request_id; None if this request is the first, or has no id.
 
-    `caller` and errors as in `once`.
+    Claims the request_id for the caller. Raises REQUEST_ID_REUSED as `once` does.
     """
     if not request_id:
         return None
@@ -159,6 +159,9 @@ async def remember(
 
 
 def digest(seal: Seal, request: Message) -> bytes:
-    """Tells a repeated request from another one with its id. Keyed with the secret, as a request can hold a secret."""
+    """A hash that tells a repeated request from a different request with the same id.
+
+    It is keyed with TaskFlow's secret, because a request can hold a password.
+    """
     body = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
     return seal.derive("request", body)

@@ -30,9 +30,9 @@ SERVICE_HEADER = "x-taskflow-service"
 
 # Verified tokens are cached until they expire: checking an ES256 signature takes tens of microseconds.
 _CACHED_TOKENS = 20_000
-# Least time between two fetches of the keys (seconds), after an unknown key id or a failed fetch.
+# Least time (seconds) between two fetches of the signing keys, after an unknown key id or a failed fetch.
 _KEY_REFRESH_INTERVAL = 2.0
-# Time between regular fetches (seconds): a new key is known before it signs, a retired one is forgotten.
+# Time (seconds) between regular fetches of the signing keys. A new key is known before it signs.
 _KEY_FETCH_INTERVAL = 30.0
 # Allowed difference between the clocks of two machines (seconds).
 _LEEWAY = 5
@@ -56,7 +56,7 @@ _caller: ContextVar[Caller] = ContextVar("caller")
 
 
 def current_caller() -> Caller:
-    """The signed-in user of the current call. Not for RPCs that are open or only for TaskFlow's processes."""
+    """The signed-in user of the current call. Raises LookupError for open and internal RPCs, which have no user."""
     return _caller.get()
 
 
@@ -74,9 +74,9 @@ class Identity:
         self._verified: OrderedDict[str, Caller] = OrderedDict()
 
     async def authenticate(self, method: Method, context: Context) -> None:
-        """Makes the caller the `current_caller`, or checks the secret of a process of TaskFlow.
+        """Checks the access token and sets `current_caller`; for an internal method checks the shared service secret.
 
-        Raises CREDENTIALS_MISSING, TOKEN_INVALID, and NOT_FOR_CALLER without the secret.
+        Raises CREDENTIALS_MISSING and TOKEN_INVALID, or for internal methods NOT_FOR_CALLER.
         """
         header = SERVICE_HEADER if method.internal else "authorization"
         sent = [value for key, value in context.invocation_metadata() or () if key == header]
@@ -92,7 +92,10 @@ class Identity:
                 raise DomainError(reasons.ERROR_REASON_CREDENTIALS_MISSING)
 
     async def caller(self, token: str, needs: Role.ValueType) -> Caller:
-        """Raises TOKEN_INVALID unless the auth service signed the token for TaskFlow and it hasn't expired."""
+        """The user whom a valid access token names; `needs` is the least role that the called RPC needs.
+
+        Raises TOKEN_INVALID unless the auth service signed the token for TaskFlow and it hasn't expired.
+        """
         caller = self._verified.get(token)
         if caller is None:
             caller = await self._verify(token)
@@ -135,14 +138,14 @@ class Identity:
             async with self._fetching:
                 recently = time.monotonic() - self._keys_fetched < _KEY_REFRESH_INTERVAL
                 if kid not in self._keys and recently and self._keys_failed:
-                    # The key may be new, and the last fetch failed. A call after the interval fetches again.
+                    # The last fetch failed, so a new key may be unknown. A call after the interval fetches again.
                     raise DomainError(reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE)
                 if kid not in self._keys and not recently:
                     await self.refresh_keys()
         return self._keys[kid]
 
     async def keep_keys(self) -> None:
-        """Background loop: fetches the keys regularly. While the auth service is away, the known keys stay in use."""
+        """Fetches the signing keys regularly, for ever. While the auth service is away, known keys stay in use."""
         while True:
             try:
                 await self.refresh_keys()
@@ -152,11 +155,14 @@ class Identity:
                 await asyncio.sleep(_KEY_FETCH_INTERVAL)
 
     async def wait_for_keys(self) -> None:
-        """Returns once tokens can be verified."""
+        """Returns once this process has signing keys, and so can verify tokens."""
         await self._known.wait()
 
     async def refresh_keys(self) -> None:
-        """Fetches the current keys. Retired keys are forgotten: the tokens that they signed have expired."""
+        """Fetches the auth service's current signing keys, which replace the known ones.
+
+        Tokens of the keys that it no longer publishes have expired. Raises DEPENDENCY_UNAVAILABLE.
+        """
         try:
             keys = await self._fetch_keys()
         except grpc.aio.AioRpcError as error:

@@ -1,8 +1,8 @@
-"""Counts the unary calls under way in a process, and rejects new ones while none is answered.
+"""Counts the unary calls under way in a process, and rejects new calls while no call is answered.
 
-The gateway limits concurrency (deploy/envoy): calls that wait for a busy interpreter can't be counted here yet. This
-process detects a standstill: calls arrive and none is answered, because Postgres is away or hangs. New calls then fail
-at once, before so many wait that the gateway rejects calls for overload.
+The gateway limits concurrency (deploy/envoy), because a busy Python process can't count calls that it hasn't read yet.
+This module detects a standstill: calls arrive and none is answered, because Postgres is away or hangs. New calls then
+fail at once, before so many wait that the gateway rejects calls for overload.
 """
 
 import structlog
@@ -13,27 +13,30 @@ from taskflow.error.v1 import error_reason_pb2 as reasons
 
 log = structlog.get_logger()
 
-# It's a standstill when no call was answered for this long (seconds) while at least half of the gateway's concurrency
-# limit for this process is under way.
+# Calls are at a standstill when none was answered for this long (seconds), while at least half as many calls are under
+# way as the gateway lets through.
 _STANDSTILL = 0.5
-# Cap on the counted gap between two arrivals (seconds): after a longer one this process itself had stalled.
+# Cap on the counted gap between two arriving calls (seconds): a longer gap means that this process itself stalled.
 _LONGEST_GAP = 0.05
 
 
 class LoadShedder:
-    """Counts calls. Times are those of time.perf_counter()."""
+    """Counts the calls of one process. All times are those of time.perf_counter() (seconds)."""
 
     def __init__(self, settings: Settings) -> None:
         self._few_calls = settings.gateway_calls // 2
         self._most_calls = settings.max_calls
         self._calls = 0
         self._last_arrival = 0.0
-        # Seconds from the last answer to the last arrival.
+        # Seconds from the last answered call to the last arriving call.
         self._unanswered = 0.0
         self._rejected = 0
 
     def enter(self, now: float) -> DomainError | None:
-        """The error for a rejected call. None for an admitted one, which has to `leave` when it ends."""
+        """Counts an arriving call; returns the error for a rejected call, None for an admitted call.
+
+        The gate calls `leave` when an admitted call ends.
+        """
         self._unanswered += min(now - self._last_arrival, _LONGEST_GAP)
         self._last_arrival = now
         if self._calls >= self._few_calls and (rejection := self._rejection()):
@@ -42,7 +45,7 @@ class LoadShedder:
         return None
 
     def leave(self, *, answered: bool) -> None:
-        """`answered`: the end of the call proves that its dependencies respond."""
+        """Counts the end of an admitted call. `answered`: its result proves that Postgres and the like respond."""
         self._calls -= 1
         if answered:
             self._unanswered = 0.0

@@ -1,4 +1,4 @@
-"""Update masks after AIP-134."""
+"""Interprets the update masks of requests as AIP-134 says."""
 
 from collections.abc import Iterable, Set
 from typing import Any
@@ -10,9 +10,9 @@ from services.platform.rpc.errors import invalid
 
 
 def fields(resource: Message, mask: FieldMask, writable: Set[str]) -> frozenset[str]:
-    """The top-level fields that an update sets.
+    """The names of the resource's top-level fields that an update request sets.
 
-    Without a mask: the populated ones. With "*": all writable ones. A path below a field means the whole field.
+    Without a mask: the populated fields. With "*": all writable fields. A path below a field means the whole field.
     Output-only fields are ignored. Raises INVALID_REQUEST for a path that the resource doesn't have.
     """
     if not mask.paths:

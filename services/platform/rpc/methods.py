@@ -1,4 +1,4 @@
-"""What every RPC declares about itself, read from the options in the protos (protos/taskflow/options/v1).
+"""The options that every RPC declares in its proto (protos/taskflow/options/v1): access, capacity, process and more.
 
 Importing this module loads all protos of TaskFlow and raises UndeclaredMethod for an RPC whose options are incomplete.
 """
@@ -31,30 +31,30 @@ class UndeclaredMethod(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """An RPC with what it declares. `path` is "/<package>.<service>/<method>"."""
+    """An RPC with its declared options. `path` is "/<package>.<service>/<method>"."""
 
     path: str
     descriptor: MethodDescriptor
     access: Access.ValueType
     capacity: Capacity.ValueType
-    # The process that serves it: "auth", "task" or "notification".
+    # The process that serves the RPC: "auth", "task" or "notification".
     process: str
 
     @property
     def service(self) -> str:
-        """The full name of its service."""
+        """The full name of the RPC's service."""
         return self.path[1:].partition("/")[0]
 
     @property
     def role(self) -> Role.ValueType:
-        """The least role in the workspace; ROLE_UNSPECIFIED where the method asks for no membership."""
+        """The least role in the workspace that a caller needs; ROLE_UNSPECIFIED for RPCs without membership."""
         if self.access not in _ROLES:
             return ROLE_UNSPECIFIED
         return Role.Value(Access.Name(self.access).replace("ACCESS_", "ROLE_"))
 
     @property
     def internal(self) -> bool:
-        """Whether only processes of TaskFlow may call it."""
+        """Whether only processes of TaskFlow may call the RPC."""
         return self.access == options_pb2.ACCESS_SERVICE
 
     @property
@@ -88,7 +88,7 @@ def _method(path: str, method: MethodDescriptor, process: str) -> Method:
 
 
 def _missing(rules: MethodRules, method: MethodDescriptor) -> str:
-    """What is wrong with the options, as the end of a sentence; empty when they are complete."""
+    """What is wrong with an RPC's options, as the end of a sentence; empty when they are complete."""
     if not rules.access:
         return "doesn't say who may call it (access)"
     if not rules.repeat:
@@ -107,7 +107,7 @@ def _missing(rules: MethodRules, method: MethodDescriptor) -> str:
     return ""
 
 
-# By path.
+# Every RPC of TaskFlow, by path.
 METHODS = {method.path: method for method in _declared()}
 
 

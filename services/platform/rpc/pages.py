@@ -1,4 +1,4 @@
-"""Pages: sizes, and keyset positions as sealed tokens."""
+"""Pages of lists: their sizes, and page tokens, which are sealed keyset positions."""
 
 import asyncio
 import hashlib
@@ -20,20 +20,21 @@ MAX_SIZE = 1000
 # A page ends early once its messages have this many bytes: gRPC clients reject responses above 4 MiB by default.
 MAX_BYTES = 3 * 1024 * 1024
 
-# Rows that `collect` fetches first, and at most. Rows can hold 150 KB each, so it doesn't fetch a page of 1000 at once.
+# Rows that `collect` fetches in its first query, and at most in one query. A row can hold 150 KB, so a page of 1000
+# rows takes several queries.
 _FIRST_ROWS = 64
 _MOST_ROWS = 200
-# Converting a message of more bytes than this can take milliseconds, so other calls run before the next one.
+# Converting a message of more bytes than this can take milliseconds, so other calls get a turn after each.
 _LARGE_MESSAGE = 4096
 
 
 def size(requested: int) -> int:
-    """0 means the default; more than the maximum means the maximum. Negative sizes are refused by the proto's rule."""
+    """The size of a page: the default for 0, at most the maximum. The proto's rule refuses negative sizes."""
     return min(requested or DEFAULT_SIZE, MAX_SIZE)
 
 
 def _context(caller: UUID, request: Message) -> str:
-    """What a token belongs to: caller, method, and all of the request but the page itself."""
+    """What a page token is bound to: caller, method, and the request without its page fields."""
     rest = type(request)()
     rest.CopyFrom(request)
     rest.ClearField("page_size")
@@ -43,14 +44,14 @@ def _context(caller: UUID, request: Message) -> str:
 
 
 def token(seal: Seal, caller: UUID, request: Message, position: list[Any]) -> str:
-    """The token of the page after `position`, the sort key of the last row as JSON can hold it."""
+    """The token of the page after `position`, which is the last row's sort key as JSON values."""
     return seal.close(position, purpose="page", context=_context(caller, request))
 
 
 def position(seal: Seal, caller: UUID, request: Any) -> list[Any] | None:
     """The position in the request's page token; None on the first page.
 
-    Raises INVALID_PAGE_TOKEN for a token that isn't ours, or of another caller, method, filter or order.
+    Raises INVALID_PAGE_TOKEN for a token that isn't ours, or belongs to another caller, method, filter or order.
     """
     if not request.page_token:
         return None
@@ -73,8 +74,8 @@ def cut(
 ) -> tuple[Sequence[R], str]:
     """The page, and the token of the page after it; the token is empty on the last page.
 
-    `rows` are up to `page_size` + 1 rows: one more than fits tells that another page follows. `position_of` returns a
-    row's sort key as JSON can hold it.
+    `rows` are up to `page_size` + 1 rows: the extra row shows that another page follows. `position_of` returns a row's
+    sort key as JSON values.
     """
     page = rows[:page_size]
     if len(rows) <= page_size:
@@ -92,7 +93,7 @@ async def read(
 ) -> tuple[list[M], str]:
     """The messages of the requested page, and the token of the page after it; the token is empty on the last page.
 
-    See `collect` for the functions and for where the page ends. Raises INVALID_PAGE_TOKEN.
+    `collect` explains the three functions, and where the page ends. Raises INVALID_PAGE_TOKEN.
     """
     after = position(seal, caller, request)
     page, last = await collect(fetch, message_of, position_of, after, size(request.page_size))
@@ -107,10 +108,10 @@ async def collect(
     page_size: int,
     max_bytes: int = MAX_BYTES,
 ) -> tuple[list[M], list[Any] | None]:
-    """The messages after a position, and the position of the last one; None if no row follows.
+    """The messages of one page after a position, and the last message's position; None instead if no row follows.
 
-    The page ends at `page_size` messages, or once its messages exceed `max_bytes`. `fetch` returns up to that many rows
-    after a position, or from the start. `position_of` returns a row's sort key as JSON can hold it.
+    The page ends at `page_size` messages, or once its messages exceed `max_bytes`. `fetch` takes a position (None: the
+    start) and a number of rows; it returns up to that many rows. `position_of` returns a row's sort key as JSON values.
     """
     page: list[M] = []
     bytes_read = 0
@@ -128,6 +129,6 @@ async def collect(
                 await asyncio.sleep(0)
         if len(rows) < limit:
             return page, None
-        # As many rows as fit if they are as large as the rows before them, and one to see whether more follow.
+        # Next it fetches as many rows as fit at the average size so far, and one row that shows whether more follow.
         fitting = max(0, (max_bytes - bytes_read) * len(page) // max(1, bytes_read))
         batch = min(_MOST_ROWS, 1 + fitting)

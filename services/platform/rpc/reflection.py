@@ -1,4 +1,4 @@
-"""gRPC reflection, by which clients such as grpcurl find out what there is to call, in its versions v1 and v1alpha."""
+"""gRPC reflection (v1 and v1alpha), through which clients such as grpcurl discover services and messages."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,7 +14,7 @@ _POOL = descriptor_pool.Default()
 
 
 class _Servicer(aio.ReflectionServicer):
-    """grpcio's servicer, which by itself finds every symbol except methods."""
+    """grpcio's reflection servicer, extended to find methods too: grpcio finds every other kind of symbol."""
 
     def _file_containing_symbol(self, request: Any, fully_qualified_name: str) -> Any:
         symbol = fully_qualified_name
@@ -24,7 +24,7 @@ class _Servicer(aio.ReflectionServicer):
 
 
 def add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
-    """Describes the services, which are full names."""
+    """Serves reflection of these services, given by their full names."""
     servicer = _Servicer(services)
     handler: Any = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,

@@ -1,4 +1,4 @@
-"""Sealed strings: page tokens and cursors, which only TaskFlow can make and which hold for one purpose only."""
+"""Sealed strings: page tokens and cursors. Only TaskFlow can make them, and each is valid for one purpose only."""
 
 import base64
 import hashlib
@@ -8,7 +8,7 @@ from typing import Any
 
 from services.platform.config import Settings
 
-# Of a message authentication code. 96 bits can't be guessed during the lifetime of a secret.
+# Bytes of the message authentication code in a sealed string. 96 bits can't be guessed during a secret's lifetime.
 _MAC_BYTES = 12
 
 
@@ -22,18 +22,18 @@ class Seal:
         self._key = settings.token_secret.get_secret_value().encode()
 
     def derive(self, purpose: str, *parts: bytes) -> bytes:
-        """32 bytes that can't be computed without the secret."""
+        """32 bytes derived from purpose and parts, which nobody can compute without the secret."""
         message = b"\0".join((purpose.encode(), *(len(p).to_bytes(4, "big") + p for p in parts)))
         return hmac.digest(self._key, message, hashlib.sha256)
 
     def close(self, value: Any, *, purpose: str, context: str = "") -> str:
-        """The sealed string of a value, which has to be representable in JSON."""
+        """Seals a value that JSON can represent."""
         body = json.dumps(value, separators=(",", ":")).encode()
         mac = self.derive(purpose, context.encode(), body)[:_MAC_BYTES]
         return base64.urlsafe_b64encode(mac + body).rstrip(b"=").decode()
 
     def open(self, sealed: str, *, purpose: str, context: str = "") -> Any:
-        """The value. Raises ValueError unless `close` made the string with the same purpose and context."""
+        """The value in a sealed string. Raises ValueError unless `close` made it with the same purpose and context."""
         try:
             raw = base64.b64decode(sealed + "=" * (-len(sealed) % 4), altchars=b"-_", validate=True)
         except ValueError:

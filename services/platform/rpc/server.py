@@ -17,8 +17,8 @@ from services.platform.rpc.reflection import add_reflection
 
 log = structlog.get_logger()
 
-# The drain notice is divided into steps. The server stops after this many steps without a call, which together last as
-# long as the gateway's interval of health checks.
+# The drain notice has _STEPS steps. After it the server stops at the first _QUIET_STEPS steps in a row without a call;
+# together these last as long as the gateway's interval between health checks.
 _STEPS = 20
 _QUIET_STEPS = 5
 # Concurrent calls and streams on one connection; the gateway's setting is the same.
@@ -26,9 +26,9 @@ _STREAMS_PER_CONNECTION = 1000
 
 
 class Server:
-    """A grpc.aio server with the gate and gRPC's own services; servicers are registered on `grpc` before `run`.
+    """A grpc.aio server with the gate, health and reflection. Callers register their servicers on `grpc` before `run`.
 
-    `services` are the full names of the registered services, `checks` what they can't work without.
+    `services` are the full names of these services; `checks` are the health checks of their dependencies.
     """
 
     def __init__(
@@ -51,19 +51,19 @@ class Server:
             options=[
                 # Otherwise a second process on the same port would silently get a part of the calls.
                 ("grpc.so_reuseport", 0),
-                # More than the gate's limit, so that the gate rejects the request with a reason.
+                # A higher limit than the gate's, so that the gate rejects large requests, with a public reason.
                 ("grpc.max_receive_message_length", 4 * settings.max_request_bytes),
-                # Each stream that is only begun costs memory. The gateway opens more connections when it needs more.
+                # Each stream costs memory as soon as it begins. The gateway opens more connections when it needs more.
                 ("grpc.max_concurrent_streams", _STREAMS_PER_CONNECTION),
-                # Closes connections that don't begin with HTTP/2.
+                # Time limit (milliseconds) after which a connection that hasn't begun HTTP/2 is closed.
                 ("grpc.server_handshake_timeout_ms", 10_000),
-                # By default grpcio cancels calls beyond 1,000 pending ones; the gate rejects them with a reason.
+                # By default grpcio cancels calls beyond 1,000 pending ones. The gate rejects them with a reason.
                 ("grpc.server.max_pending_requests", 4 * settings.max_calls),
                 ("grpc.server.max_pending_requests_hard_limit", 8 * settings.max_calls),
                 # Allows the keepalive pings of our client and the gateway.
                 ("grpc.keepalive_time_ms", 30_000),
                 ("grpc.keepalive_timeout_ms", 10_000),
-                # By default gRPC waits a minute for each, whatever the keepalive says.
+                # Time limits (milliseconds) for the answers to ping and settings. By default gRPC waits a minute.
                 ("grpc.http2.ping_timeout_ms", 10_000),
                 ("grpc.http2.settings_timeout", 10_000),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -72,7 +72,7 @@ class Server:
         )
         health_pb2_grpc.add_HealthServicer_to_server(Servicer(self.health), self.grpc)
         if settings.reflection:
-            # The gateway routes reflection to one process, so each describes the public services of all.
+            # The gateway routes reflection to one process, so each process describes the public services of all.
             add_reflection(self.grpc, [*public_services(), "grpc.health.v1.Health"])
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -99,9 +99,9 @@ class Server:
     async def _leave_rotation(self) -> None:
         """Serves until the gateway has noticed the drain at its next health check and sends no more calls.
 
-        A stopping grpc.aio server answers new calls with CANCELLED. The gateway retries those; a client that connects
-        directly loses the call. So calls have to have stopped before; on a busy machine that can take longer than the
-        notice. Several quiet steps are needed, because after a stall of this process some calls wait to be read.
+        A stopping grpc.aio server answers new calls with CANCELLED. The gateway retries them, but a client that
+        connects directly loses the call. So the server first waits until calls stop arriving, for up to twice the
+        notice. It needs several quiet steps: after a stall of this process some calls still wait to be read.
         """
         quiet = 0
         for step in range(2 * _STEPS):

@@ -1,4 +1,4 @@
-"""The open streams of a process, and the end of those that must not go on."""
+"""The open streams of a process: opens them, and ends them for slow readers, ended sessions and shutdown."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ from services.platform.rpc.grpc_types import Context
 from services.platform.rpc.identity import Caller, current_caller
 from taskflow.error.v1 import error_reason_pb2 as reasons
 
-# How long the end of a stream waits for a client that doesn't read (seconds).
+# Seconds that ending a stream waits for a client that doesn't read.
 _ABORT_TIMEOUT = 1.0
 
 
@@ -28,7 +28,7 @@ _ABORT_TIMEOUT = 1.0
 class _Stream:
     task: asyncio.Task[Any] | None
     caller: Caller | None = None
-    # time.monotonic() at the start of the write that is under way; it stays under way if the client doesn't read.
+    # time.monotonic() at the start of the current write, which doesn't end while the client doesn't read.
     writing_since: float | None = None
     ended_by: DomainError | None = None
 
@@ -39,7 +39,7 @@ class _Stream:
 
 
 class Streams:
-    """Opens streams, and ends those of slow readers, of ended sessions, and all of them on shutdown."""
+    """Opens streams. Ends the streams of slow readers and ended sessions, and all streams on shutdown."""
 
     def __init__(self, settings: Settings, log: CallLog) -> None:
         self._settings = settings
@@ -53,7 +53,7 @@ class Streams:
         serve: Callable[[Message, Context], AsyncGenerator[Message | bytes, None]],
         admit: Callable[[bytes, Context], Awaitable[Message]],
     ) -> Callable[[bytes, Context], Awaitable[None]]:
-        """The function that grpc.aio calls for each new stream of the method.
+        """Wraps a streaming method; returns the function that grpc.aio calls for each new stream.
 
         `admit` authenticates the caller and parses the request; `serve` is the servicer's method.
         """
@@ -70,14 +70,14 @@ class Streams:
             try:
                 self._check_capacity()
                 request = await admit(raw, context)
-                # An open stream keeps only what it needs.
+                # Saves memory while the stream is open: drops the raw request and unknown fields.
                 raw = b""
                 request.DiscardUnknownFields()
                 stream.caller = current_caller()
                 async with aclosing(serve(request, context)) as messages:
                     async for message in messages:
                         if stream.ended_by is not None:
-                            # The cancellation was lost on its way, see `run_background`.
+                            # `end` cancelled this task, but the cancellation got lost, see `run_background`.
                             raise stream.ended_by
                         stream.writing_since = time.monotonic()
                         await context.write(message)
@@ -122,7 +122,7 @@ class Streams:
                 self._end_slow_readers()
                 await self._end_sessions(db)
             except Exception as error:
-                # Without Postgres no session can end; `public` logs anything else.
+                # Logs the error. The next round checks the sessions again.
                 public(error)
 
     def _end_slow_readers(self) -> None:
@@ -149,7 +149,7 @@ class Streams:
 
 
 async def _abort(context: Context, failure: DomainError) -> None:
-    """Ends a stream without waiting long for a client that doesn't read; it gets the status when it reads again."""
+    """Ends a stream with an error. A client that doesn't read gets the status when it reads again."""
     try:
         async with asyncio.timeout(_ABORT_TIMEOUT):
             await abort(context, failure)

@@ -1,4 +1,4 @@
-"""Text as it is stored: Unicode NFC."""
+"""Checks texts of requests, and brings them into the form that is stored: Unicode NFC."""
 
 from services.platform.rpc.errors import invalid
 from services.platform.rpc.nfc import nfc
@@ -17,7 +17,10 @@ def line(field: str, text: str) -> str:
 
 
 def within(field: str, text: str, limit: int) -> str:
-    """The text. Raises INVALID_REQUEST for more than `limit` characters: NFC can be longer than the client's text."""
+    """Returns `text`, which is in NFC. Raises INVALID_REQUEST if it has more than `limit` characters.
+
+    The proto's own limit holds for the client's text; its NFC can be longer.
+    """
     if len(text) > limit:
         raise invalid(field, f"is longer than {limit} characters in Unicode NFC")
     return text

@@ -1,4 +1,4 @@
-"""Parses a request and checks it, so that servicers see only well-formed ones."""
+"""Parses and checks requests, so that servicers get only well-formed requests."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ _validator = protovalidate.Validator()
 
 
 def parsed(parse: Callable[[bytes], M], raw: bytes, most_bytes: int) -> M:
-    """The request in `raw`. Raises REQUEST_TOO_LARGE, UNREADABLE_REQUEST."""
+    """Parses the request in `raw` (at most `most_bytes`). Raises REQUEST_TOO_LARGE, UNREADABLE_REQUEST."""
     if len(raw) > most_bytes:
         raise DomainError(reasons.ERROR_REASON_REQUEST_TOO_LARGE, {"limit_bytes": str(most_bytes)})
     try:
@@ -29,7 +29,10 @@ def parsed(parse: Callable[[bytes], M], raw: bytes, most_bytes: int) -> M:
 
 
 def validated(parse: Callable[[bytes], Message], raw: bytes, most_bytes: int) -> Message:
-    """As `parsed`; raises INVALID_REQUEST for too many items (bounds.py) and for what breaks the rules of the proto."""
+    """Parses a request and checks its number of items (bounds.py) and the proto's rules.
+
+    Raises INVALID_REQUEST, and the errors of `parsed`.
+    """
     request = parsed(parse, raw, most_bytes)
     if len(raw) > bounds.SMALL and (too_large := bounds.exceeded(request)):
         raise _invalid(too_large[:_MOST_VIOLATIONS])
@@ -44,7 +47,7 @@ def _invalid(fields: list[tuple[str, str]]) -> DomainError:
 
 
 def _violation(found: Any) -> tuple[str, str]:
-    """Field path, such as `task.labels[3]`, and problem."""
+    """A violation as field path, such as `task.labels[3]`, and problem."""
     path = ""
     for element in found.field.elements if found.field else ():
         path += ("." if path else "") + element.field_name

@@ -1,4 +1,4 @@
-"""Names of time zones, the same on every machine."""
+"""The names of time zones that TaskFlow accepts, the same on every machine."""
 
 from functools import cache
 from importlib import resources
@@ -7,8 +7,8 @@ from importlib import resources
 def is_zone(name: str) -> bool:
     """Whether `name` is an IANA time zone.
 
-    Only the list of names is searched. Opening a zone by a client's text would read files by path, and "localtime"
-    differs between machines.
+    It searches tzdata's list of names. Opening a zone by a client's text would read files by path, and the zone
+    "localtime" differs between machines.
     """
     return name in _names()
 

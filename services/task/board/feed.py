@@ -1,4 +1,4 @@
-"""Fills the ring from JetStream, once per process and in order; reads evicted events back for single readers."""
+"""Fills the ring with JetStream's events, in order; reads events that the ring has evicted again for single readers."""
 
 import asyncio
 from contextlib import aclosing
@@ -22,12 +22,12 @@ from taskflow.event.v1.event_pb2 import Event, MemberRemoved
 
 log = structlog.get_logger()
 
-# The most events in the ring, and their bytes.
+# Most events in the ring, and most bytes.
 _EVENTS = 10_000
 _BYTES = 64 * 1024 * 1024
-# A new process starts this many sequences back, so that the clients of the previous process resume from memory.
+# A new process starts this many stream sequences back, so that clients of the previous process resume from memory.
 _BACKLOG = 5_000
-# Readers that read back concurrently; how much each reads at a time, and how long that may take (seconds).
+# Limits for readers that read evicted events from JetStream: concurrent readers; events, bytes and seconds of one read.
 _READING_BACK = 16
 _CHUNK_EVENTS = 200
 _CHUNK_BYTES = 128 * 1024
@@ -36,12 +36,12 @@ _CHUNK_SECONDS = 5
 # Most events in a batch of the feed.
 _BATCH = 64
 
-# Errors while NATS is away, or not ready.
+# Errors that NATS calls raise while NATS is away or not ready.
 UNREACHABLE = (nats.errors.Error, OSError, TimeoutError)
 
 
 class Feed:
-    """Fills `ring`. `caught_up` is set once the ring has the events that the stream had when the process started."""
+    """Fills `ring`. `caught_up` is set once the ring has all events that the stream had when the process started."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -50,7 +50,7 @@ class Feed:
         self._reading_back = asyncio.Semaphore(_READING_BACK)
 
     async def run(self) -> None:
-        """Follows the stream until it is cancelled."""
+        """Fills the ring from the event stream until cancelled."""
         while True:
             try:
                 await self._follow_connection()
@@ -60,11 +60,11 @@ class Feed:
 
     @property
     def _connection(self) -> int:
-        """A number for the current connection. It changes before a message can arrive over a new one."""
+        """A number for the current NATS connection. It changes before a message can arrive over a new connection."""
         return self._bus.client.stats["reconnects"] if self._bus.connected else -2
 
     async def _follow_connection(self) -> None:
-        """Follows the stream until the connection ends, because messages in flight are lost with it."""
+        """Follows the stream until the connection ends: a lost connection also loses messages in flight."""
         if self._bus.connected:
             await run_background([self._raise_at_end_of(self._connection)], self._follow())
 
@@ -75,7 +75,7 @@ class Feed:
                 raise nats.errors.StaleConnectionError
 
     async def _follow(self) -> None:
-        """Appends events to the ring until one is missing."""
+        """Appends events to the ring until an event is missing."""
         await self._locate()
         config = pull.ordered(_subjects("*"), self.ring.head.sequence + 1)
         config.name = f"feed-{uuid7()}"
@@ -95,10 +95,10 @@ class Feed:
                     self.caught_up.set()
 
     async def _misses_events(self, batch: list[Msg]) -> bool:
-        """Whether the stream discarded events before the end of the batch that the feed hasn't received.
+        """Whether the stream discarded events before the feed received them.
 
-        JetStream skips discarded events without an error. Events of other subjects leave gaps in the sequences, too, so
-        a gap alone proves nothing.
+        JetStream skips discarded events without an error. A gap in the sequences alone proves nothing, because events
+        of other subjects leave gaps too.
         """
         before, last = self.ring.head.sequence, batch[-1].metadata.sequence.stream
         return last - before > len(batch) and await self._discarded_after(before)
@@ -113,9 +113,9 @@ class Feed:
         self.ring.append(workspace_id, position, message.data, _removed(message))
 
     async def read_back(self, reader: Reader) -> list[Entry]:
-        """The next entries for a reader that stands outside the ring; moves it after them, or into the ring.
+        """The next entries for a reader whose entries the ring has evicted; moves the reader after them.
 
-        No entries if the reader is ahead of the ring. Raises UNREACHABLE.
+        Returns no entries if the reader can continue in the ring, or if it is ahead of the ring. Raises UNREACHABLE.
         """
         async with self._reading_back, asyncio.timeout(_CHUNK_SECONDS):
             return await self._chunk(reader)
@@ -134,7 +134,7 @@ class Feed:
             return []
         entries, reached = await self._read(room, position)
         if connection != self._connection:
-            # A new connection can lead to another stream.
+            # NATS may have a different stream after a reconnection, so the entries can't be trusted.
             return []
         if await self._discarded_after(position.sequence):
             # The stream discarded events during the read.
@@ -144,7 +144,7 @@ class Feed:
         return entries
 
     async def _read(self, room: Room, position: Position) -> tuple[list[Entry], Position]:
-        """Some of the workspace's events after `position`, and the position up to which they are complete."""
+        """The workspace's next events after `position`, and the position up to which they are complete."""
         head = self.ring.head
         config = pull.ordered(_subjects(room.workspace_id), position.sequence + 1)
         config.name = f"watch-{uuid7()}"
@@ -170,20 +170,22 @@ class Feed:
         return entries, head
 
     async def _locate(self) -> None:
-        """Keeps the ring if the stream continues at its head; restarts the ring otherwise."""
+        """Keeps the ring if the stream continues where the ring ends; otherwise restarts the ring."""
         if self.ring.head.epoch and await self._continues(self.ring.head):
             return
         info = await self._stream()
         last = info.state.last_seq
         if self.ring.head.epoch:
-            log.warning("the stream is another one; all streams are reset")
+            log.warning(
+                "the event stream was recreated or lost events; all watch streams are reset"
+            )
             sequence = last
         else:
             sequence = max(info.state.first_seq - 1, last - _BACKLOG, 0)
         self.ring.restart(Position(_epoch(info), sequence, await self._tag(sequence)))
 
     async def _continues(self, position: Position) -> bool:
-        """Whether the stream has every event after `position`, and the same event at it."""
+        """Whether the event stream has every event after `position`, and at `position` still the same event."""
         info = await self._stream()
         if position.epoch != _epoch(info):
             return False
@@ -218,7 +220,7 @@ def _position(message: Msg, epoch: str) -> Position:
 
 
 def _short(event: str) -> str:
-    """The random end of a UUIDv7: enough to distinguish two events at the same sequence."""
+    """The random end of an event's UUIDv7: enough to distinguish two events at the same sequence."""
     return event[-8:]
 
 
@@ -227,7 +229,7 @@ def _entry(message: Msg, room: Room, epoch: str) -> Entry:
 
 
 def _removed(message: Msg) -> str:
-    """The user whose membership the event ends; empty for other events, and for an unreadable one."""
+    """The user whose membership the event ends; empty for other events and for unreadable events."""
     if not message.subject.endswith(".member.removed"):
         return ""
     try:
@@ -238,7 +240,7 @@ def _removed(message: Msg) -> str:
 
 
 def _epoch(info: StreamInfo) -> str:
-    """The stream's creation time. A recreated stream has another."""
+    """The event stream's creation time, which tells a recreated stream from the old one."""
     if info.created is None:
         raise nats.errors.Error("the stream has no creation time")
     return f"{info.created.timestamp():.6f}"

@@ -1,4 +1,4 @@
-"""Events as the messages of WatchTasks."""
+"""Converts events into the responses of WatchTasks."""
 
 from taskflow.event.v1.event_pb2 import (
     Event,
@@ -13,7 +13,7 @@ from taskflow.task.v1 import task_service_pb2
 from taskflow.task.v1.task_pb2 import Task
 from taskflow.task.v1.task_service_pb2 import TaskChange, WatchTasksResponse
 
-# The facts of the events that a stream shows.
+# The facts of the events that WatchTasks shows.
 SHOWN_FACTS = (
     TaskCreated,
     TaskUpdated,
@@ -32,7 +32,7 @@ _KINDS = {
 
 
 def response(event: Event, cursor: str) -> WatchTasksResponse | None:
-    """The message that shows the event; None for an event that streams don't show."""
+    """The response that shows the event; None for an event that WatchTasks doesn't show."""
     facts = event.WhichOneof("facts")
     if facts == "job_changed":
         return WatchTasksResponse(cursor=cursor, job=event.job_changed.job)
@@ -52,7 +52,7 @@ def response(event: Event, cursor: str) -> WatchTasksResponse | None:
 
 
 def before_and_after(event: Event) -> tuple[Task | None, Task]:
-    """The task before the event and after it. None before a creation or an undeletion."""
+    """The task before the event, and after it. The first is None for a creation or an undeletion."""
     match event.WhichOneof("facts"):
         case "task_updated":
             return _before(event), event.task_updated.task
@@ -62,7 +62,7 @@ def before_and_after(event: Event) -> tuple[Task | None, Task]:
             live.ClearField("delete_time")
             return live, event.task_deleted.task
         case "task_undeleted":
-            # A stream that doesn't show deleted tasks showed nothing of it.
+            # None: streams that hide deleted tasks didn't show the task before.
             return None, event.task_undeleted.task
         case _:
             return None, event.task_created.task
@@ -74,13 +74,13 @@ def _before(event: Event) -> Task:
     before.CopyFrom(updated.task)
     for path in updated.changed_fields.paths:
         before.ClearField(path)  # type: ignore[arg-type]
-    # `updated.before` has the changed fields only.
+    # `updated.before` holds only the changed fields.
     before.MergeFrom(updated.before)
     return before
 
 
 def task_id(event: Event) -> str:
-    """The task of a job or suggestion event; empty for other events."""
+    """The id of the task of a job or suggestion event; empty for other events."""
     match event.WhichOneof("facts"):
         case "job_changed":
             return event.job_changed.job.task_id

@@ -1,8 +1,8 @@
-"""The recent changes of all workspaces, in memory. Every stream of the process reads them from here.
+"""The ring: recent changes of all workspaces, in memory. All WatchTasks streams of the process read from it.
 
-The changes of a workspace form a linked list, its room. A reader is a place in that list, so that a change costs a
-stream neither a queue nor a copy. Eviction unlinks an entry: a reader that still stands there has to read the rest from
-JetStream (feed.py).
+The changes of a workspace form a linked list, its room. A reader is a place in that list, so a stream needs neither a
+queue nor a copy of a change. The ring evicts its oldest entries by unlinking them. A reader that is still at an evicted
+entry reads the next ones from JetStream (feed.py).
 """
 
 import asyncio
@@ -15,8 +15,8 @@ from taskflow.task.v1.task_pb2 import Task
 class Position(NamedTuple):
     """A place in the JetStream stream.
 
-    `epoch` identifies the stream by its creation. `tag` identifies the event at `sequence`: after a restored backup the
-    stream has other events there. It is empty if the event isn't known.
+    `epoch` identifies the stream by its creation time. `tag` identifies the event at `sequence`, because after a
+    restored backup the stream can have another event there. `tag` is empty if the event isn't known.
     """
 
     epoch: str
@@ -25,10 +25,10 @@ class Position(NamedTuple):
 
 
 class Entry:
-    """An event, or a reset, in a room; `after` is the next entry there.
+    """An event, or a reset, in a room; `after` is the room's next entry.
 
-    `removed` is the user whose membership the event ends. `lost` says that the entry after this one was evicted.
-    `response` and `task` are made by the first reader that needs them, and shared.
+    `removed` is the user whose membership the event ends. `lost`: the ring has evicted the entry after this one. The
+    first reader that needs `response` or `task` makes it for all readers.
     """
 
     __slots__ = (
@@ -58,15 +58,15 @@ class Entry:
 
 
 class Room:
-    """One workspace's changes in the ring, and the readers that wait for the next one."""
+    """The changes of one workspace in the ring, and the readers that wait for its next change."""
 
     __slots__ = ("first", "readers", "tail", "waiting", "workspace_id")
 
     def __init__(self, workspace_id: str, position: Position) -> None:
         self.workspace_id = workspace_id
-        # The newest entry. The room keeps it after its eviction, because readers stand on it.
+        # The newest entry. The room keeps it even after its eviction, because readers are at it.
         self.tail = Entry(position, self)
-        # The oldest entry in the ring.
+        # The room's oldest entry that the ring still has; None if it has none.
         self.first: Entry | None = None
         self.readers = 0
         self.waiting: set[Reader] = set()
@@ -80,9 +80,9 @@ class Room:
 
 
 class Reader:
-    """One open stream. `at` is the last entry that it has passed.
+    """The place of one open WatchTasks stream in its room. `at` is the last entry that the stream has handled.
 
-    `wants_heartbeat` is set once every interval; `ended` when the user has lost the membership.
+    `wants_heartbeat` is set once every heartbeat interval, `ended` when the user is no longer a member.
     """
 
     __slots__ = (
@@ -124,7 +124,7 @@ class Reader:
             self._woken.set_result(None)
 
     async def wait(self) -> None:
-        """Waits for a new entry in the room, a heartbeat, or the end."""
+        """Waits for a new entry in the room, the time for a heartbeat, or `end`."""
         self._woken = asyncio.get_running_loop().create_future()
         self.room.waiting.add(self)
         try:
@@ -134,7 +134,10 @@ class Reader:
 
 
 class Ring:
-    """The newest entries of all rooms, bounded by their number and bytes: those after `floor` up to `head`."""
+    """The newest entries of all rooms, up to a number and a size (bytes).
+
+    They are the events after the position `floor` up to the position `head`.
+    """
 
     def __init__(self, max_events: int, max_bytes: int) -> None:
         self._max_events = max_events
@@ -145,7 +148,7 @@ class Ring:
         self.floor = self.head = Position("", 0, "")
 
     def enter(self, workspace_id: str) -> Room:
-        """The workspace's room. The caller calls `leave` at the end."""
+        """The workspace's room, for one more reader. The reader calls `leave` at its end."""
         room = self._room(workspace_id)
         room.readers += 1
         return room
@@ -179,15 +182,15 @@ class Ring:
             self._remove_if_unused(room)
 
     def holds(self, position: Position) -> bool:
-        """Whether the ring has this very event, or begins right after it: then it knows what follows."""
+        """Whether the ring has the event at this position, or begins right after it, and so has all later events."""
         entry = self._entries.get(position.sequence)
         known = entry.position if entry else None
         return position in (known, self.head, self.floor)
 
     def at(self, room: Room, position: Position) -> Entry | None:
-        """The entry that a reader stands on after `position`; None if entries after it were evicted.
+        """The entry from which a reader continues after `position`; None if the ring has evicted later entries.
 
-        `position` is in the ring's epoch and not after its head.
+        `position` must be in the ring's epoch and not after the ring's head.
         """
         sequence = position.sequence
         if sequence < self.floor.sequence:
@@ -227,5 +230,5 @@ class Ring:
 
 
 def _weight(entry: Entry) -> int:
-    """Estimated bytes: the event, and the response made of it."""
+    """Estimated memory of an entry (bytes): the event, and the response made from it."""
     return 2 * len(entry.payload) + 500

@@ -1,4 +1,4 @@
-"""What streams read from the database: the tasks of a snapshot, and single tasks."""
+"""Database reads of WatchTasks streams: the tasks of a snapshot, and single tasks."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -12,7 +12,8 @@ from services.task.tasks import messages, pages, queries
 from services.task.tasks.list_queries import Order
 from taskflow.task.v1.task_pb2 import Task, TaskFilter
 
-# Tasks in a page. Each page is read by itself: a slow client holds no connection, and little memory (bytes).
+# Most tasks and bytes in a page of a snapshot. Between pages a stream holds no database connection and little memory,
+# so slow clients do no harm.
 _PAGE = 200
 _PAGE_BYTES = 128 * 1024
 _BY_CREATION = Order("created_at", descending=False)
@@ -25,10 +26,10 @@ async def read(
     wanted: TaskFilter,
     reading: asyncio.Semaphore,
 ) -> AsyncGenerator[list[Task], None]:
-    """The workspace's tasks that match the normalized filter, oldest first, in pages.
+    """Yields the workspace's tasks that match the normalized filter, oldest first, in pages.
 
-    Holds `reading` while it reads a page. Raises NOT_FOUND or SESSION_REVOKED once the caller may no longer see the
-    tasks.
+    Holds the semaphore `reading` while it reads a page. Raises NOT_FOUND or SESSION_REVOKED once the caller may no
+    longer see the tasks.
     """
     position: list[Any] | None = None
     while True:
@@ -43,7 +44,7 @@ async def read(
 
 
 async def task(db: Database, task_id: UUID) -> Task:
-    """The task as it is now; an empty one if it doesn't exist."""
+    """The task's current state; an empty message if the task doesn't exist."""
     async with db.read() as tx:
         row = await tx.one(queries.GET_UNCHECKED, task_id=task_id)
     return messages.task(row) if row else Task()

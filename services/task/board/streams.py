@@ -1,4 +1,4 @@
-"""WatchTasks: streams of a workspace's changes. One feed per process fills the ring that all streams read."""
+"""Serves WatchTasks: streams of a workspace's changes. One feed per process fills the ring that all streams read."""
 
 import asyncio
 import time
@@ -25,16 +25,16 @@ from taskflow.task.v1.task_service_pb2 import WatchTasksRequest, WatchTasksRespo
 
 log = structlog.get_logger()
 
-# How long a call waits for the feed's first contact with JetStream (seconds).
+# Seconds that a new stream waits for the feed to reach the end of the event stream after the process started.
 _FIRST_CONTACT = 2
-# Entries that a stream passes without sending any, before other streams get a turn.
+# A filtered stream lets other streams run at every entry whose sequence is a multiple of this.
 _TURN = 200
-# Snapshot pages that are read concurrently.
+# Most snapshot pages that the process reads at once.
 _SNAPSHOT_READS = 8
 
 
 class Board:
-    """Serves the streams of this process."""
+    """Serves the WatchTasks streams of this process."""
 
     def __init__(self, platform: Platform) -> None:
         self._settings = platform.settings
@@ -51,7 +51,7 @@ class Board:
     async def watch(
         self, caller: Caller, request: WatchTasksRequest, context: Any
     ) -> AsyncGenerator[bytes, None]:
-        """The serialized messages of one stream. task_service.proto states what clients can rely on."""
+        """Yields the serialized responses of one stream. task_service.proto states what clients can rely on."""
         wanted = normalize(request.filter)
         workspace_id = UUID(request.workspace_id)
         await self._wait_for_feed()
@@ -59,7 +59,7 @@ class Board:
             async with aclosing(self._start(reader, caller, request, wanted)) as responses:
                 async for response in responses:
                     yield response
-            # None: the stream shows every change.
+            # The filter, or None for a stream that shows every change.
             restricted = wanted if _restricts(wanted) else None
             while True:
                 entry = reader.at.after
@@ -72,20 +72,20 @@ class Board:
                     await reader.wait()
                 else:
                     reader.at = entry
-                    # The fast path: another reader has made the response, and no filter has to be checked.
+                    # Fast path for streams without a filter: another reader may have made the response already.
                     shown = entry.response if restricted is None else None
                     if shown is None:
                         shown = await self._show(entry, reader, restricted)
                     if shown:
                         yield shown
 
-    # One stream.
+    # Methods that serve one stream.
 
     async def _start(
         self, reader: Reader, caller: Caller, request: WatchTasksRequest, wanted: TaskFilter
     ) -> AsyncGenerator[bytes, None]:
-        """Checks the membership, then yields the snapshot, or the first heartbeat."""
-        # Before the membership is checked, so that the reader will meet the event of a later removal.
+        """Checks the membership; then resumes at the cursor, or yields the snapshot or a first heartbeat."""
+        # Read before the membership is checked, so that the stream gets the event of a later removal.
         start = self._ring.head
         workspace_id = UUID(request.workspace_id)
         async with self._db.read() as tx:
@@ -136,7 +136,7 @@ class Board:
     async def _before_next(
         self, reader: Reader, wanted: TaskFilter | None
     ) -> AsyncGenerator[bytes, None]:
-        """Yields a heartbeat or the evicted changes. Raises MEMBERSHIP_LOST once the reader has ended."""
+        """Yields a heartbeat, or changes that the ring has evicted. Raises MEMBERSHIP_LOST for an ended reader."""
         if reader.ended:
             raise DomainError(reasons.ERROR_REASON_MEMBERSHIP_LOST)
         if reader.wants_heartbeat:
@@ -152,7 +152,7 @@ class Board:
     async def _show(self, entry: Entry, reader: Reader, wanted: TaskFilter | None) -> bytes | None:
         """The response that shows the entry in this stream; None if the stream doesn't show it.
 
-        Raises MEMBERSHIP_LOST for the removal of the stream's user.
+        Raises MEMBERSHIP_LOST if the entry is the removal of the stream's user.
         """
         if entry.removed:
             await self._check_removal(entry, reader)
@@ -185,7 +185,7 @@ class Board:
         return matches(wanted, after) or (before is not None and matches(wanted, before))
 
     async def _task_of(self, entry: Entry, task_id: UUID) -> Task:
-        """The task of a job or suggestion, as it is when the first reader asks for it."""
+        """The task of a job or suggestion, read from the database once for all streams."""
         if entry.task is None:
             entry.task = asyncio.ensure_future(snapshot.task(self._db, task_id))
         try:
@@ -198,7 +198,7 @@ class Board:
     async def _read_back(
         self, reader: Reader, wanted: TaskFilter | None
     ) -> AsyncGenerator[bytes, None]:
-        """Yields evicted changes from JetStream until the reader stands in the ring again."""
+        """Yields changes that the ring has evicted, read from JetStream, until the reader can continue in the ring."""
         while reader.at.lost and not reader.ended:
             if reader.wants_heartbeat:
                 reader.wants_heartbeat = False
@@ -210,7 +210,7 @@ class Board:
                 await asyncio.sleep(0.5)
                 continue
             if not entries and reader.at.lost:
-                # The cursor comes from a replica that is ahead; wait until this one has caught up.
+                # The client's cursor comes from a replica that is ahead. Waits until this replica has caught up.
                 await asyncio.sleep(0.02)
             for entry in entries:
                 if reader.ended:
@@ -219,7 +219,7 @@ class Board:
                 if response is not None:
                     yield response
 
-    # Responses.
+    # Methods that make responses.
 
     def _cursor(self, room: Room, position: Position) -> str:
         return self._seal.close(list(position), purpose="watch-tasks", context=room.workspace_id)
@@ -245,7 +245,7 @@ class Board:
             return b""
         return response.SerializeToString() if response else b""
 
-    # Memberships.
+    # Checks of memberships.
 
     async def _check_members(self) -> None:
         while True:
@@ -253,11 +253,11 @@ class Board:
             try:
                 await self.check_members_once()
             except Exception as error:
-                # While Postgres is away nobody can be removed either.
+                # Logs the error and goes on: while Postgres is away, nobody can be removed from a workspace either.
                 public(error)
 
     async def check_members_once(self) -> None:
-        """Ends the streams of removed users. Needed while NATS is away and the event of the removal can't arrive."""
+        """Ends the streams of removed members. While NATS is away, the event of a removal can't end them."""
         pairs = {
             reader: (UUID(reader.room.workspace_id), reader.user_id) for reader in self._readers
         }

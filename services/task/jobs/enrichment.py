@@ -1,6 +1,7 @@
-"""Jobs of kind ENRICHMENT: each records that suggestions for a text couldn't be made.
+"""Jobs of kind ENRICHMENT: each records that a worker failed to make suggestions for a task's text.
 
-Such a job is created as FAILED. RetryJob makes it PENDING and requests suggestions. Their arrival makes it DONE.
+Such a job is created as FAILED. RetryJob makes it PENDING and requests suggestions again. When suggestions are stored,
+the job becomes DONE.
 """
 
 from uuid import UUID
@@ -13,9 +14,9 @@ from services.task.jobs import events, queries
 
 
 async def record_failure(tx: Transaction, task_id: UUID, base: int, error: str) -> None:
-    """Records that suggestions for the text revision `base` couldn't be made.
+    """Records that a worker failed to make suggestions for the text revision `base`.
 
-    Does nothing when the text has changed or the task is deleted, because these suggestions aren't wanted any more.
+    Does nothing if the text has changed or the task is deleted, because nobody needs these suggestions any more.
     """
     task = await tx.one(queries.LOCK_TASK, task_id=task_id)
     if task is None or task.deleted_at or task.text_revision != base:
@@ -34,13 +35,13 @@ async def record_failure(tx: Transaction, task_id: UUID, base: int, error: str) 
 
 
 async def give_up(tx: Transaction, task_id: UUID) -> None:
-    """Fails the task's pending enrichments because suggestions aren't wanted, for example after archiving."""
+    """Fails the task's pending enrichment jobs because suggestions aren't wanted, for example after archiving."""
     if await tx.one(queries.LOCK_TASK, task_id=task_id):
         await _fail_pending(tx, task_id, "suggestions aren't wanted any more")
 
 
 async def complete(tx: Transaction, task_id: UUID) -> None:
-    """Makes the enrichments of a locked task DONE: suggestions have arrived."""
+    """Makes the enrichment jobs of a locked task DONE, because its suggestions have been stored."""
     for job in await tx.all(queries.COMPLETE_ENRICHMENTS, task_id=task_id):
         await add_event(tx, events.updated(job))
 

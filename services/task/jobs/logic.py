@@ -1,6 +1,6 @@
-"""Jobs: work that a worker does for a task.
+"""The rules of jobs: work that a worker does for a task.
 
-A job goes from PENDING over PROCESSING to DONE or FAILED. RetryJob makes a failed job PENDING again.
+A job's state goes from PENDING to PROCESSING, then to DONE or FAILED. RetryJob makes a failed job PENDING again.
 """
 
 from typing import Any
@@ -41,14 +41,14 @@ async def create(tx: Transaction, task: TaskRow, actor_id: UUID | None) -> None:
 
 
 async def get(tx: Transaction, caller: Caller, job_id: UUID) -> JobRow:
-    """Raises SESSION_REVOKED, NOT_FOUND, ROLE_TOO_LOW."""
+    """A job that the caller may see. Raises SESSION_REVOKED, NOT_FOUND, ROLE_TOO_LOW."""
     return await directory.find_allowed(tx, caller, queries.GET, "job", job_id, id=job_id)
 
 
 async def retry(tx: Transaction, limit: AiRateLimit, caller: Caller, job_id: UUID) -> JobRow:
     """Starts the next attempt of a failed job. For an enrichment this requests suggestions again.
 
-    Raises JOB_STATE_INVALID, TASK_DELETED, and for an enrichment what `requests.request` raises.
+    Raises JOB_STATE_INVALID, TASK_DELETED, the errors of `get`, and for an enrichment those of `requests.request`.
     """
     found = await get(tx, caller, job_id)
     task = await tx.one(queries.LOCK_TASK, task_id=found.task_id)
@@ -65,9 +65,9 @@ async def retry(tx: Transaction, limit: AiRateLimit, caller: Caller, job_id: UUI
 async def claim(
     tx: Transaction, job_id: UUID, attempt: int
 ) -> tuple[JobRow, dict[str, Any] | None]:
-    """Changes a job from PENDING to PROCESSING; returns it with its payload.
+    """Changes a job from PENDING to PROCESSING; returns the job and its payload.
 
-    A repeat for the same attempt returns the same. The payload is None if this attempt can't be claimed.
+    A repeated call for the same attempt returns the same. The payload is None if this attempt can't be claimed.
     """
     job = await _lock(tx, job_id)
     if job.attempt != attempt or job.kind != job_pb2.JOB_KIND_PAYLOAD:
@@ -83,7 +83,7 @@ async def claim(
 async def finish(
     tx: Transaction, job_id: UUID, attempt: int, result: dict[str, Any] | None, error: str
 ) -> JobRow:
-    """Records the result of a claimed attempt, or the error if `result` is None."""
+    """Records the result of a claimed attempt, or its error if `result` is None. Ignores outdated attempts."""
     job = await _lock(tx, job_id)
     if job.attempt != attempt or job.state != PROCESSING:
         return job

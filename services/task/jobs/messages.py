@@ -1,4 +1,4 @@
-"""Jobs as the API shows them."""
+"""Converts job rows into messages."""
 
 from services.task.jobs import payload
 from services.task.jobs.queries import JobRow

@@ -31,7 +31,7 @@ jobs = Table(
     # The task's payload when the job was created.
     Column("payload", JSONB),
     Column("result", JSONB),
-    # For kind ENRICHMENT: the text revision that suggestions couldn't be made for.
+    # For kind ENRICHMENT: the text revision for which a worker failed to make suggestions.
     Column("base_text_revision", BigInteger),
     Column("revision", BigInteger, nullable=False, server_default=text("1")),
     Column("created_at", DateTime(timezone=True), nullable=False),

@@ -11,12 +11,15 @@ from services.platform.rpc.bounds import MESSAGE_BYTES
 from services.platform.rpc.errors import invalid
 
 MAX_LEVELS = 16
-# Of the serialized Struct. The gate rejects larger payloads first.
+# Most bytes of a serialized payload. The gate rejects larger payloads before this module sees them.
 MAX_BYTES = MESSAGE_BYTES[Struct.DESCRIPTOR.full_name]
 
 
 def parse(struct: Struct, field: str) -> dict[str, Any]:
-    """The JSON object. Raises INVALID_REQUEST if it is too deep or too large, or if JSON can't represent it."""
+    """Converts a Struct into a JSON object.
+
+    Raises INVALID_REQUEST if the Struct is too deep or too large, or if JSON or Postgres can't represent it.
+    """
     if struct.ByteSize() > MAX_BYTES:
         raise invalid(field, f"is larger than {MAX_BYTES} bytes")
     try:
@@ -26,7 +29,7 @@ def parse(struct: Struct, field: str) -> dict[str, Any]:
 
 
 def dump(value: Mapping[str, Any] | None) -> str | None:
-    """The text of a JSONB parameter."""
+    """The text of a JSONB parameter with this value."""
     return None if value is None else json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 

@@ -1,4 +1,4 @@
-"""Statements on jobs. A task is locked before its jobs."""
+"""Statements on jobs. A transaction locks a task before the task's jobs."""
 
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ FAILED = job_pb2.JOB_STATE_FAILED
 
 
 class JobRow(NamedTuple):
-    """A job without its payload, which only ClaimJob shows."""
+    """A row of a job without its payload, which only ClaimJob returns."""
 
     id: UUID
     workspace_id: UUID
@@ -50,7 +50,7 @@ class JobRow(NamedTuple):
 
 
 class JobWithRole(JobRow):
-    """`role` is the caller's in the job's workspace."""
+    """A row of a job with the caller's `role` in its workspace."""
 
     role: int
 
@@ -60,7 +60,7 @@ class Payload(NamedTuple):
 
 
 class JobTask(NamedTuple):
-    """The task of a job, locked."""
+    """A job's task, locked."""
 
     id: UUID
     workspace_id: UUID
@@ -157,7 +157,7 @@ LOCK_TASK = Statement(
     row=JobTask,
 )
 
-# Jobs of kind ENRICHMENT.
+# Statements on jobs of kind ENRICHMENT.
 INSERT_FAILED_ENRICHMENT = Statement(
     insert(jobs)
     .values(

@@ -11,7 +11,7 @@ from services.task.jobs.queries import JobRow, UnfinishedEnrichment
 from services.task.suggestions import events as suggestion_events
 from taskflow.event.v1.event_pb2 import Event
 
-# The consumer that starts workflows. No other consumer gets these events.
+# The consumer that starts workflows. Only this consumer gets the repeated events.
 _CONSUMER = "dispatcher"
 _BATCH = 1000
 
@@ -19,7 +19,7 @@ R = TypeVar("R", JobRow, UnfinishedEnrichment)
 
 
 async def start_again(tx: Transaction) -> int:
-    """Sends the dispatcher an event for each unfinished job; returns how many."""
+    """Sends the dispatcher an event for each unfinished job; returns the number of jobs."""
     payload_jobs = await _send(tx, queries.UNFINISHED_PAYLOAD_JOBS, _start)
     return payload_jobs + await _send(tx, queries.UNFINISHED_ENRICHMENTS, _request)
 
@@ -34,7 +34,8 @@ async def _send(tx: Transaction, statement: Statement[R], event_of: Callable[[R]
 
 
 def _start(job: JobRow) -> Event:
-    # The dispatcher starts only pending jobs. The worker of a processing one claims the same attempt again.
+    # The event shows the job as pending, because the dispatcher starts only pending jobs. If the job was processing,
+    # the worker claims the same attempt again.
     return events.updated(job._replace(state=queries.PENDING))
 
 

@@ -1,4 +1,4 @@
-"""JobService and JobInternalService."""
+"""The servicers of JobService and JobInternalService."""
 
 from typing import Any
 from uuid import UUID

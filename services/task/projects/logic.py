@@ -25,7 +25,7 @@ _MAX_DESCRIPTION = 20_000
 
 
 def columns(project: Project, fields: Set[str] = WRITABLE) -> dict[str, str]:
-    """The columns that store these fields, with their values. Raises INVALID_REQUEST."""
+    """Column → value for these fields of a project. Raises INVALID_REQUEST."""
     found = {}
     if "display_name" in fields:
         name = text.line("project.display_name", project.display_name)
@@ -58,7 +58,7 @@ async def create(
 
 
 async def get(tx: Transaction, caller: Caller, project_id: UUID) -> ProjectWithRole:
-    """Raises SESSION_REVOKED, NOT_FOUND, ROLE_TOO_LOW."""
+    """A project that the caller may see. Raises SESSION_REVOKED, NOT_FOUND, ROLE_TOO_LOW."""
     return await directory.find_allowed(
         tx, caller, queries.GET, "project", project_id, project_id=project_id
     )
@@ -67,7 +67,10 @@ async def get(tx: Transaction, caller: Caller, project_id: UUID) -> ProjectWithR
 async def page(
     tx: Transaction, workspace_id: UUID, archived: bool, after: list[Any] | None, limit: int
 ) -> list[ProjectRow]:
-    """Oldest first; `after` is the position of the last project on the previous page."""
+    """At most `limit` projects of the workspace, oldest first; `archived` includes archived ones.
+
+    `after` is the position of the last project on the previous page, None for the first page.
+    """
     last = {}
     if after:
         created_at, project_id = after
@@ -80,14 +83,14 @@ async def page(
 
 
 def position(row: ProjectRow) -> list[str]:
-    """The project's sort key as JSON can hold it."""
+    """The project's sort key as JSON values."""
     return [row.created_at.isoformat(), str(row.id)]
 
 
 async def lock(
     tx: Transaction, caller: Caller, project_id: UUID, etag: str = ""
 ) -> ProjectWithRole:
-    """The project, locked for a change by the caller; waits for running writes to its tasks.
+    """Locks a project that the caller may change; waits for running writes to its tasks.
 
     Raises SESSION_REVOKED, NOT_FOUND, ROLE_TOO_LOW, ETAG_MISMATCH.
     """
@@ -101,7 +104,7 @@ async def lock(
 async def change(
     tx: Transaction, caller: Caller, row: ProjectRow, values: dict[str, str]
 ) -> ProjectRow:
-    """Changes columns of a locked project. Values that are there already change nothing."""
+    """Changes columns of a locked project. Writes nothing if the project already has all these values."""
     if all(getattr(row, name) == value for name, value in values.items()):
         return row
     new = await _store(tx, row._replace(**values))  # type: ignore[arg-type]
@@ -110,7 +113,7 @@ async def change(
 
 
 async def archive(tx: Transaction, caller: Caller, row: ProjectRow) -> ProjectRow:
-    """Archives a locked project. An archived one stays as it is."""
+    """Archives a locked project. Does nothing if it is archived already."""
     if row.archived_at:
         return row
     new = await _store(tx, row._replace(archived_at=datetime.now(UTC)))
@@ -119,7 +122,7 @@ async def archive(tx: Transaction, caller: Caller, row: ProjectRow) -> ProjectRo
 
 
 async def unarchive(tx: Transaction, caller: Caller, row: ProjectRow) -> ProjectRow:
-    """Takes a locked project out of the archive. One that isn't archived stays as it is."""
+    """Takes a locked project out of the archive. Does nothing if it isn't archived."""
     if not row.archived_at:
         return row
     new = await _store(tx, row._replace(archived_at=None))

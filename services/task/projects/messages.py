@@ -1,4 +1,4 @@
-"""Project rows as messages."""
+"""Converts project rows into messages."""
 
 from services.platform.rpc import etags
 from services.task.projects.queries import ProjectRow

@@ -23,7 +23,7 @@ projects = Table(
     Column("display_name", Text, nullable=False),
     Column("description", Text, nullable=False),
     Column("creator_id", Uuid, nullable=False),
-    # The number of the next task.
+    # The number of the project's next task.
     Column("next_number", BigInteger, nullable=False, server_default=text("1")),
     Column("archived_at", DateTime(timezone=True)),
     Column("revision", BigInteger, nullable=False, server_default=text("1")),

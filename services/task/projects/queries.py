@@ -31,7 +31,7 @@ class ProjectRow(NamedTuple):
 
 
 class ProjectWithRole(ProjectRow):
-    """`role` is the caller's in the project's workspace."""
+    """A row of a project with the caller's `role` in its workspace."""
 
     role: int
 
@@ -51,7 +51,7 @@ _with_role = (
     .where(projects.c.id == _id)
 )
 GET = Statement(_with_role, row=ProjectWithRole)
-# Waits for running writes to the project's tasks: they hold the row FOR KEY SHARE.
+# Locks a project. Waits for running writes to its tasks, because these lock the project's row FOR KEY SHARE.
 LOCK = Statement(_with_role.with_for_update(of=projects), row=ProjectWithRole)
 UPDATE = Statement(
     update(projects)
@@ -70,7 +70,10 @@ UPDATE = Statement(
 
 @lru_cache
 def page(include_archived: bool, after: bool) -> Statement[ProjectRow]:
-    """Oldest first. Binds :workspace_id, :limit, and with `after` :after_time and :after_id."""
+    """The statement of a list of projects, oldest first.
+
+    Binds :workspace_id, :limit, and with `after` :after_time and :after_id.
+    """
     query = select(projects).where(projects.c.workspace_id == bindparam("workspace_id", type_=Uuid))
     if not include_archived:
         query = query.where(projects.c.archived_at.is_(None))

@@ -1,4 +1,4 @@
-"""ProjectService."""
+"""The servicer of ProjectService."""
 
 from functools import partial
 from typing import Any

@@ -10,7 +10,7 @@ def reminder_due(task: TaskRow, offset: int) -> Event:
         type="task.reminder_due",
         workspace_id=str(task.workspace_id),
         aggregate_id=str(task.id),
-        # A reminder doesn't change the task.
+        # The task's current revision, because a reminder doesn't change the task.
         revision=task.revision,
         task_reminder_due=ReminderDue(task=messages.task(task), offset_seconds=offset),
     )

@@ -1,7 +1,7 @@
-"""Reminders: planned from a task's deadline and sent once.
+"""Plans reminders from a task's deadline, and sends each reminder at most once.
 
-The database records the outcome of each reminder. Whether one is sent is decided here, under the task's lock, however
-often and however late a worker calls.
+The database records the outcome of each reminder. This module decides, under the task's lock, whether a reminder is
+sent. So a worker may call late or repeatedly.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ from taskflow.task.v1.internal_service_pb2 import Reminder, ReminderOutcome
 
 
 async def plan(tx: Transaction, task_id: UUID, offsets: Sequence[int]) -> Reminder | None:
-    """The task's next reminder, even if its time has passed; None when none is left.
+    """The task's next reminder, even if its time has passed; None if no reminder is left.
 
-    `offsets` are seconds before the deadline. Records reminders as skipped when a later one, or the deadline, has
-    passed as well.
+    `offsets` are seconds before the deadline. Records a reminder as skipped if the time of a later reminder, or the
+    deadline, has passed too.
     """
     task = await tx.one(queries.LOCK_TASK, task_id=task_id)
-    # Reminders of archived projects are planned, too, and held back when a worker wants to send them. Nothing would
-    # plan them after the project is unarchived: that doesn't change its tasks.
+    # Reminders of archived projects are planned too, and held back when a worker wants to send them. Unarchiving a
+    # project doesn't change its tasks, so no event would plan them later.
     if task is None or _obstacle(task, task.due_at) not in (
         None,
         internal.REMINDER_OUTCOME_ARCHIVED,
@@ -38,7 +38,10 @@ async def plan(tx: Transaction, task_id: UUID, offsets: Sequence[int]) -> Remind
 async def emit(
     tx: Transaction, task_id: UUID, reminder: Reminder, offsets: Sequence[int]
 ) -> tuple[ReminderOutcome.ValueType, Reminder | None]:
-    """Sends a reminder, unless something stands against it; returns the outcome and the reminder after it."""
+    """Sends a reminder if the task's state allows it; returns the outcome and the task's next reminder.
+
+    Raises INVALID_REQUEST for a `due_time` outside the years 1 to 9999.
+    """
     due_at = _deadline(reminder)
     task = await tx.one(queries.LOCK_TASK, task_id=task_id)
     if task is None:
@@ -53,7 +56,7 @@ async def emit(
 
 
 async def skip_past(tx: Transaction, task_id: UUID, offsets: Sequence[int]) -> None:
-    """Records as skipped the reminders whose time passed while the task was deleted. Call it when undeleting."""
+    """Records all reminders whose time has passed as skipped. Undeleting calls it, so that no old reminder is sent."""
     task = await tx.one(queries.LOCK_TASK, task_id=task_id)
     if task is None or task.due_at is None:
         return
@@ -70,7 +73,7 @@ def _deadline(reminder: Reminder) -> datetime:
 
 
 def _obstacle(task: RemindedTask, due_at: datetime | None) -> ReminderOutcome.ValueType | None:
-    """Why no reminder of this deadline may be sent; None if one may."""
+    """The outcome that explains why no reminder of this deadline may be sent; None if reminders may be sent."""
     if task.deleted_at:
         return internal.REMINDER_OUTCOME_DELETED
     if task.finished_at:
@@ -112,7 +115,7 @@ async def _next(tx: Transaction, task: RemindedTask, offsets: Sequence[int]) -> 
 
 
 def _is_outdated(due_at: datetime, offset: int, offsets: Sequence[int], now: datetime) -> bool:
-    """Whether a later reminder's time, or the deadline, has passed as well."""
+    """Whether the time of a later reminder, or the deadline, has passed, so that this reminder would come too late."""
     later = [0, *(other for other in offsets if other < offset)]
     return offset > 0 and any(_instant(due_at, other) <= now for other in later)
 
@@ -121,7 +124,7 @@ def _instant(due_at: datetime, offset: int) -> datetime:
     try:
         return due_at - timedelta(seconds=offset)
     except OverflowError:
-        # Before the year 1.
+        # The reminder's time would lie before the year 1.
         return datetime.min.replace(tzinfo=UTC)
 
 
@@ -135,7 +138,7 @@ def _reminder(due_at: datetime, offset: int) -> Reminder:
 async def _outcomes(
     tx: Transaction, task: RemindedTask, due_at: datetime
 ) -> dict[int, ReminderOutcome.ValueType]:
-    """The recorded outcomes by offset."""
+    """The recorded outcomes of the reminders of a deadline, by offset (seconds)."""
     rows = await tx.all(queries.OUTCOMES, task_id=task.id, due_at=due_at)
     return {row.offset_seconds: row.outcome for row in rows}
 

@@ -1,4 +1,4 @@
-"""Statements on reminders, and on tasks as far as reminders need them."""
+"""Statements on reminders and on their tasks."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -27,7 +27,7 @@ from taskflow.task.v1.internal_service_pb2 import ReminderOutcome
 
 
 class RemindedTask(NamedTuple):
-    """A locked task, and the time of the database's clock."""
+    """A locked task with the columns that reminders depend on, and the time of the database's clock."""
 
     id: UUID
     due_at: datetime | None
@@ -53,7 +53,7 @@ class TaskDeadline(NamedTuple):
 _task_id = bindparam("task_id", type_=Uuid)
 _due_at = bindparam("due_at", type_=DateTime(timezone=True))
 
-# The lock keeps the project from being archived until the transaction ends.
+# The task's project, locked, so that it can't be archived before the transaction ends.
 _archive = (
     select(projects.c.archived_at)
     .where(projects.c.id == tasks.c.project_id)
@@ -97,7 +97,7 @@ RECORD = Statement(
     )
     .on_conflict_do_nothing()
 )
-# Open tasks of all workspaces whose last reminder, the one with :last_offset, has no recorded outcome.
+# Open tasks of all workspaces whose last reminder, at the offset :last_offset, has no recorded outcome.
 TASKS_TO_REMIND = Statement(
     select(tasks.c.id, tasks.c.workspace_id, tasks.c.revision, tasks.c.due_at)
     .where(

@@ -8,13 +8,13 @@ from services.platform.events.outbox import add_events_for
 from services.task.reminders import queries
 from services.task.tasks import events
 
-# The consumer that starts workflows. No other consumer gets these events.
+# The consumer that starts workflows. Only this consumer gets the repeated events.
 _CONSUMER = "dispatcher"
 _BATCH = 1000
 
 
 async def plan_again(tx: Transaction, offsets: Sequence[int]) -> int:
-    """Sends the dispatcher an event for each open task with reminders left to send; returns how many.
+    """Sends the dispatcher an event for each open task with reminders left to send; returns the number of tasks.
 
     `offsets` are seconds before the deadline.
     """

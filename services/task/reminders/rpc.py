@@ -1,4 +1,4 @@
-"""ReminderInternalService."""
+"""The servicer of ReminderInternalService."""
 
 from typing import Any
 from uuid import UUID

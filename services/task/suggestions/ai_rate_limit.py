@@ -1,7 +1,7 @@
 """The rate limit of AI calls: per user and per workspace within an hour, shared by all processes.
 
-Each call takes its user's or workspace's next number, and the time from which it is allowed. That is now, or an hour
-after the call `limit` numbers before it. So a check costs the same for any limit, and waiting calls keep their order.
+Each call gets its user's or workspace's next number, and a time from which it is allowed: now, or an hour after the
+call `limit` numbers before it. So a check costs the same for any limit, and waiting calls keep their order.
 """
 
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ from services.task.suggestions import ai_rate_limit_queries as queries
 from services.task.suggestions.ai_rate_limit_queries import Slot
 from taskflow.error.v1 import error_reason_pb2 as reasons
 
-# No slot is reserved for a longer wait; the worker gives up after the same time.
+# Longest wait for which a slot is reserved. The worker gives up after the same time.
 LONGEST_WAIT = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
 class TaskText:
-    """One revision of a task's text, which an AI call is about."""
+    """The revision of a task's text for which a worker calls the AI."""
 
     task_id: UUID
     revision: int
 
 
 class AiRateLimit:
-    """Both methods lock the limit until the caller's transaction ends, so call them at its end."""
+    """Counts AI calls. Both methods lock the limit until the caller's transaction ends, so call them last in it."""
 
     def __init__(self, settings: Settings) -> None:
         self._per_user = settings.ai_calls_per_user
@@ -37,8 +37,8 @@ class AiRateLimit:
     async def charge(
         self, tx: Transaction, user_id: UUID, workspace_id: UUID, text: TaskText
     ) -> None:
-        """Counts a call that a user requested, for the user and the workspace. Raises AI_LIMIT_REACHED."""
-        # Always the user's lock first, so that two calls can't deadlock.
+        """Counts an AI call that a user requested, for the user and the workspace. Raises AI_LIMIT_REACHED."""
+        # Locks the user's limit before the workspace's, so that two calls can't deadlock.
         for of, key, most, about in (
             ("user", user_id, self._per_user, None),
             ("workspace", workspace_id, self._per_workspace, text),
@@ -56,16 +56,16 @@ class AiRateLimit:
             await _take(tx, key, slot, about)
 
     async def reserve(self, tx: Transaction, workspace_id: UUID, text: TaskText) -> timedelta:
-        """Reserves the workspace's next slot for an automatic call and returns the wait until then.
+        """Reserves the workspace's next slot for an automatic AI call and returns the wait until that slot.
 
-        A repeat for the same text keeps its slot. No slot is reserved for a wait above LONGEST_WAIT.
+        A repeated call for the same text keeps its slot. If the wait exceeds LONGEST_WAIT, no slot is reserved.
         """
         if not self._per_workspace:
             return timedelta(0)
         wait = await _reserved(tx, text)
         if wait is None:
             await _lock(tx, workspace_id)
-            # Again under the lock: two attempts of the same worker may overlap.
+            # Looks again under the lock: two attempts of the same worker may overlap.
             wait = await _reserved(tx, text)
         if wait is None:
             slot = await _next_slot(tx, workspace_id, self._per_workspace)
@@ -98,5 +98,5 @@ async def _take(tx: Transaction, key: UUID, slot: Slot, about: TaskText | None) 
 
 
 async def _lock(tx: Transaction, key: UUID) -> None:
-    # All but two of the last 64 bits of a UUIDv7 are random.
+    # The lock's number is the second half of the UUIDv7 key: 62 of its 64 bits are random.
     await tx.run(queries.LOCK, number=int.from_bytes(key.bytes[8:], "big", signed=True))

@@ -21,7 +21,7 @@ WINDOW = timedelta(hours=1)
 
 
 class Slot(NamedTuple):
-    """The next call of a user or workspace. `wait` is the time until `allowed_at`."""
+    """The next AI call of a user or workspace. `wait` is the time until `allowed_at`."""
 
     number: int
     allowed_at: datetime
@@ -29,7 +29,7 @@ class Slot(NamedTuple):
 
 
 class Reserved(NamedTuple):
-    """The time until the reserved slot, negative once it has passed; None without a slot."""
+    """The time until the slot reserved for a task's text, negative once it has passed; None without a slot."""
 
     wait: timedelta | None
 
@@ -40,7 +40,7 @@ class Lock(NamedTuple):
 
 _key = bindparam("key", type_=Uuid)
 _number = bindparam("number", type_=BigInteger)
-# Not the transaction's start: it may have waited for the lock since.
+# The time of the statement. The transaction may have started earlier and then waited for the lock.
 _now = func.statement_timestamp()
 
 _last = select(func.max(ai_calls.c.number)).where(ai_calls.c.key == _key).scalar_subquery()

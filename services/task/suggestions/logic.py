@@ -35,8 +35,8 @@ async def store(
 ) -> bool:
     """Stores suggestions for the text revision `base`; returns False if the text has changed or the task is deleted.
 
-    Keeps one suggestion of each kind per text, and skips a value that the task already has. Completes the task's failed
-    enrichments.
+    Keeps one suggestion of each kind per text, and skips values that the task already has. Completes the task's
+    enrichment jobs.
     """
     task = await tx.one(queries.LOCK_SUGGESTED_TASK, task_id=task_id)
     if task is None or task.deleted_at or task.text_revision != base:
@@ -82,7 +82,7 @@ async def _store_one(tx: Transaction, task: SuggestedTask, draft: SuggestionDraf
 async def accept(
     tx: Transaction, caller: Caller, suggestion_id: UUID, edit: SuggestionEdit | None
 ) -> tuple[SuggestionRow, TaskRow]:
-    """Changes the task as proposed, or as edited; returns the suggestion and the task.
+    """Changes the task to the proposed value, or to the caller's `edit` of it; returns the suggestion and the task.
 
     Raises NOT_FOUND, ROLE_TOO_LOW, PROJECT_ARCHIVED, SUGGESTION_RESOLVED, SUGGESTION_STALE, TASK_DELETED, and
     INVALID_REQUEST for an edit of another kind.
@@ -95,7 +95,7 @@ async def accept(
     field = _PROPOSED_FIELD[suggestion.kind]
     proposed = getattr(suggestion, field)
     value = proposed if edit is None else _edited(edit, field)
-    # Before the task changes: a new description makes all pending suggestions STALE.
+    # Resolves the suggestion before it changes the task: a new description makes all pending suggestions STALE.
     suggestion = await _resolve(
         tx,
         suggestion_id,
@@ -109,7 +109,7 @@ async def accept(
 async def reject(
     tx: Transaction, caller: Caller, suggestion_id: UUID, reason: str
 ) -> SuggestionRow:
-    """Raises NOT_FOUND, ROLE_TOO_LOW, SUGGESTION_RESOLVED."""
+    """Rejects a suggestion for the given reason. Raises NOT_FOUND, ROLE_TOO_LOW, SUGGESTION_RESOLVED."""
     await _authorize(tx, caller, suggestion_id)
     await _lock_unresolved(tx, suggestion_id)
     return await _resolve(
@@ -122,7 +122,7 @@ async def reject(
 
 
 async def _authorize(tx: Transaction, caller: Caller, suggestion_id: UUID) -> UUID:
-    """The id of the suggestion's task, for a caller who may resolve the suggestion."""
+    """Checks that the caller may resolve the suggestion; returns the id of its task."""
     found = await directory.find_allowed(
         tx, caller, queries.FIND, "suggestion", suggestion_id, id=suggestion_id
     )
@@ -130,7 +130,7 @@ async def _authorize(tx: Transaction, caller: Caller, suggestion_id: UUID) -> UU
 
 
 async def _lock_unresolved(tx: Transaction, suggestion_id: UUID) -> SuggestionRow:
-    """The suggestion, locked: pending or stale. Raises SUGGESTION_RESOLVED for another state."""
+    """Locks a suggestion that is pending or stale. Raises SUGGESTION_RESOLVED for another state."""
     suggestion = await tx.one(queries.LOCK, id=suggestion_id)
     if suggestion is None:
         raise not_found("suggestion", suggestion_id)
@@ -163,7 +163,7 @@ async def _resolve(
 
 
 def _edited(edit: SuggestionEdit, field: str) -> Any:
-    """The edited value, checked like one of UpdateTask."""
+    """The value that the caller put in place of the proposal, checked as UpdateTask checks it."""
     if edit.WhichOneof("value") != field:
         raise invalid("edit", f"the suggestion proposes a {field}")
     task = Task(priority=edit.priority, description=edit.description)

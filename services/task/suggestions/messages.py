@@ -1,4 +1,4 @@
-"""Suggestions as the API shows them."""
+"""Converts suggestion rows into messages."""
 
 from services.task.suggestions.queries import SuggestionRow
 from taskflow.task.v1.suggestion_pb2 import Suggestion

@@ -1,4 +1,4 @@
-"""What a model gets to make suggestions for a task: its text, its deadline, and the titles of similar tasks."""
+"""Collects what a model reads to make suggestions: the task's text and deadline, and titles of similar tasks."""
 
 import re
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from services.task.suggestions.queries import ModelTask, RecentTask
 from taskflow.task.v1.internal_service_pb2 import GetEnrichmentInputResponse
 
 _MOST_SIMILAR = 5
-# Shorter words say little about a task's subject.
+# A word that counts for similarity: at least 4 characters, because shorter words say little about a task.
 _WORD = re.compile(r"[^\W_]{4,}")
-# A common label counts as much as this many common words.
+# A label that two tasks share counts as much as this many shared words.
 _LABEL_WEIGHT = 2
 
 
@@ -35,7 +35,7 @@ async def model_input(
     if text_revision not in (0, task.text_revision):
         return response
     recent = await tx.all(queries.RECENT_TASKS, project_id=task.project_id, task_id=task_id)
-    # Last, because it locks the limit until the commit.
+    # Runs last, because it locks the AI rate limit until the commit.
     wait = await limit.reserve(tx, task.workspace_id, TaskText(task_id, task.text_revision))
     if wait:
         response.wait.FromTimedelta(wait)
@@ -48,7 +48,7 @@ async def model_input(
 
 
 def _similar_titles(task: ModelTask, others: Sequence[RecentTask]) -> list[str]:
-    """The titles that share the most words and labels with the task; newer tasks come first among equals."""
+    """Titles of the tasks that share the most words and labels with the task; newer ones first among equals."""
     words, labels = _words(task.title), set(task.labels)
     scores: dict[str, int] = {}
     for other in others:

@@ -27,7 +27,7 @@ suggestions = Table(
     Column("workspace_id", Uuid, nullable=False),
     Column("task_id", Uuid, ForeignKey(tasks.c.id), nullable=False),
     Column("kind", SmallInteger, nullable=False),
-    # The proposed value; the other one is null.
+    # The proposed value, by the suggestion's kind: either priority or description; the other column is null.
     Column("priority", SmallInteger),
     Column("description", Text),
     Column("reason", Text, nullable=False),
@@ -42,7 +42,7 @@ suggestions = Table(
     Column("accepted_with_edits", Boolean, nullable=False, server_default=text("false")),
     Column("revision", BigInteger, nullable=False, server_default=text("1")),
     Column("created_at", DateTime(timezone=True), nullable=False),
-    # One suggestion of each kind for a text revision: storing again changes nothing.
+    # Allows one suggestion of each kind per text revision, so that storing suggestions again changes nothing.
     UniqueConstraint("task_id", "kind", "base_text_revision", name="suggestions_base"),
     Index("suggestions_created", "workspace_id", "created_at", "id"),
     Index("suggestions_state", "workspace_id", "state", "created_at", "id"),
@@ -57,7 +57,7 @@ ai_calls = Table(
     Column("key", Uuid, nullable=False),
     Column("number", BigInteger, nullable=False),
     Column("allowed_at", DateTime(timezone=True), nullable=False),
-    # The text that the call is about; null in rows of users.
+    # The task and text revision of the AI call; null in rows of users.
     Column("task_id", Uuid),
     Column("text_revision", BigInteger),
     PrimaryKeyConstraint("key", "number"),

@@ -1,4 +1,4 @@
-"""Statements on suggestions, and on tasks as far as suggestions need them. A task is locked before its suggestions."""
+"""Statements on suggestions and on their tasks. A transaction locks a task before the task's suggestions."""
 
 from datetime import date, datetime
 from typing import NamedTuple
@@ -30,7 +30,7 @@ from taskflow.task.v1.task_pb2 import TaskPriority
 PENDING = suggestion_pb2.SUGGESTION_STATE_PENDING
 STALE = suggestion_pb2.SUGGESTION_STATE_STALE
 
-# Similar tasks are looked for among this many of the project's newest tasks.
+# Number of the project's newest tasks among which similar tasks are searched.
 _RECENT = 200
 
 
@@ -56,14 +56,14 @@ class SuggestionRow(NamedTuple):
 
 
 class Access(NamedTuple):
-    """A suggestion's or request's task, and the caller's role."""
+    """The id of a task, and the caller's role in its workspace."""
 
     task_id: UUID
     role: int
 
 
 class RequestedTask(NamedTuple):
-    """A locked task that suggestions are requested for."""
+    """A locked task for which a caller requests suggestions."""
 
     id: UUID
     workspace_id: UUID
@@ -75,7 +75,7 @@ class RequestedTask(NamedTuple):
 
 
 class SuggestedTask(NamedTuple):
-    """A locked task that suggestions are stored for."""
+    """A locked task for which a worker stores suggestions."""
 
     id: UUID
     workspace_id: UUID
@@ -86,7 +86,7 @@ class SuggestedTask(NamedTuple):
 
 
 class ModelTask(NamedTuple):
-    """What a model may learn about a task, and whether it may."""
+    """The data of a task that a model may see, and the columns that decide whether it may see them."""
 
     workspace_id: UUID
     project_id: UUID
@@ -113,7 +113,7 @@ _with_workspace = tasks.join(projects, projects.c.id == tasks.c.project_id).join
     directory.workspaces, directory.workspaces.c.id == tasks.c.workspace_id
 )
 
-# Suggestions.
+# Statements on suggestions.
 
 FIND = Statement(
     select(suggestions.c.task_id, directory.members.c.role)
@@ -126,7 +126,7 @@ FIND = Statement(
 LOCK = Statement(
     select(suggestions).where(suggestions.c.id == _id).with_for_update(), row=SuggestionRow
 )
-# Returns no row when a suggestion of this kind was stored for this text before.
+# Inserts a suggestion. Returns no row if this task's text already has a suggestion of this kind.
 INSERT = Statement(
     insert(suggestions)
     .values(
@@ -181,7 +181,7 @@ MAKE_OLDER_STALE = Statement(
     row=SuggestionRow,
 )
 
-# Tasks.
+# Statements on the tasks of suggestions.
 
 FIND_TASK = Statement(
     select(tasks.c.id.label("task_id"), directory.members.c.role)

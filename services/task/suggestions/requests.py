@@ -28,6 +28,6 @@ async def request(tx: Transaction, limit: AiRateLimit, task_id: UUID, actor_id: 
         task.id, task.workspace_id, task.revision, task.text_revision, actor_id
     )
     await add_event(tx, event)
-    # Last, because it locks the limit until the commit.
+    # Runs last, because it locks the AI rate limit until the commit.
     await limit.charge(tx, actor_id, task.workspace_id, TaskText(task.id, task.text_revision))
     return task.text_revision

@@ -1,4 +1,4 @@
-"""SuggestionService and SuggestionInternalService."""
+"""The servicers of SuggestionService and SuggestionInternalService."""
 
 from typing import Any
 from uuid import UUID

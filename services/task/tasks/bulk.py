@@ -9,7 +9,7 @@ from services.platform.rpc import directory
 from services.task.tasks import changes, due, events, queries
 from services.task.tasks.queries import TaskRow
 
-# Tasks in a batch. A task can hold 150 KB, and converting a batch keeps other calls waiting.
+# Most tasks in a batch. A task can hold 150 KB, and other calls wait while a batch is converted.
 BATCH = 50
 
 _WRITTEN = frozenset({"assignee_id", "due_at", "due_zone", "parent_id", "revision", "updated_at"})
@@ -18,9 +18,9 @@ _WRITTEN = frozenset({"assignee_id", "due_at", "due_zone", "parent_id", "revisio
 async def unassign_member(
     tx: Transaction, workspace_id: UUID, user_id: UUID, actor_id: UUID
 ) -> int:
-    """Unassigns a user's open tasks in a workspace; returns how many.
+    """Unassigns a user's open tasks in a workspace; returns how many tasks.
 
-    The same transaction has deleted the membership: from then on nobody can assign a task to the user.
+    The caller deletes the membership first, in the same transaction: after that nobody can assign tasks to the user.
     """
     count = 0
     while rows := await tx.all(
@@ -38,9 +38,9 @@ async def unassign_member(
 
 
 async def move_due_times(tx: Transaction, user_id: UUID, limit: int) -> tuple[int, bool]:
-    """Computes when days end for open tasks of a user whose time zone changed.
+    """Moves date-only deadlines of a user's open tasks to the user's new time zone.
 
-    Handles at most `limit` tasks; returns how many, and whether more are left.
+    Handles at most `limit` tasks; returns how many, and whether more may be left.
     """
     person = (await directory.people(tx, [user_id])).get(user_id)
     if person is None:
@@ -53,7 +53,7 @@ async def move_due_times(tx: Transaction, user_id: UUID, limit: int) -> tuple[in
 
 
 async def remove_parents(tx: Transaction, parent_ids: list[UUID], limit: int) -> int:
-    """Removes the parent from at most `limit` children of these tasks; returns from how many."""
+    """Removes the parent from at most `limit` children of these tasks; returns the number of changed children."""
     rows = await tx.all(queries.LOCK_CHILDREN, parent_ids=parent_ids, limit=limit)
     await _store(tx, [(row, row._replace(parent_id=None)) for row in rows], None)
     return len(rows)
@@ -62,12 +62,12 @@ async def remove_parents(tx: Transaction, parent_ids: list[UUID], limit: int) ->
 async def _store(
     tx: Transaction, pairs: Iterable[tuple[TaskRow, TaskRow]], actor_id: UUID | None
 ) -> None:
-    """Writes the new rows of locked tasks, with their events. Only assignee, deadline and parent may differ."""
+    """Writes locked tasks and their events. Each pair is a task's old and new row; see _WRITTEN for what may differ."""
     values, changed = [], []
     for old, new in pairs:
         columns = changes.changed_columns(old, new)
         stored = new
-        # Another zone with the same instant changes nothing that a client sees.
+        # A new zone in which the deadline is the same instant has no event, because clients see no change.
         if events.changed_fields(old, new, columns):
             stored = changes.next_revision(new, columns, changes.next_update_time(old))
             changed.append(changes.event(old, stored, columns, actor_id))

@@ -1,4 +1,4 @@
-"""What follows from a task's new state. Created and changed tasks share it."""
+"""What follows from a new or changed task: its revision, event, jobs, and suggestions that become stale."""
 
 from collections.abc import Set
 from datetime import UTC, datetime
@@ -18,18 +18,21 @@ TEXT = {"title", "description"}
 
 
 def finish_time(status: int, finished_at: datetime | None, now: datetime) -> datetime | None:
-    """When a task with this status was finished. A finished task keeps its `finished_at` in another finished status."""
+    """When a task with this status was finished; None for an open task.
+
+    A finished task keeps its time when it changes to another finished status.
+    """
     return (finished_at or now) if status in FINISHED else None
 
 
 def next_update_time(row: TaskRow) -> datetime:
-    """Now, but never before the last update: the clocks of two machines differ."""
+    """The current time, but never before the task's last update: the clocks of two machines differ."""
     return max(datetime.now(UTC), row.updated_at)
 
 
 def changed_columns(old: TaskRow, new: TaskRow) -> set[str]:
     columns = {name for name in COLUMNS if getattr(old, name) != getattr(new, name)}
-    # For Python 1 and True are equal, in JSON they aren't.
+    # Payloads are compared as JSON: in Python 1 equals True, in JSON it doesn't.
     columns.discard("payload")
     if old.payload is not new.payload and not payload.same(old.payload, new.payload):
         columns.add("payload")
@@ -37,7 +40,7 @@ def changed_columns(old: TaskRow, new: TaskRow) -> set[str]:
 
 
 def next_revision(row: TaskRow, columns: Set[str], now: datetime) -> TaskRow:
-    """The row with its revision after a change of these columns."""
+    """The row with the revisions and update time that it gets when these columns change."""
     return row._replace(
         revision=row.revision + 1,
         text_revision=row.text_revision + (1 if columns & TEXT else 0),
@@ -53,7 +56,7 @@ def event(
     *,
     ai_disabled: bool = False,
 ) -> Event:
-    """The event of a change of these columns. `ai_disabled` counts only for a change of text."""
+    """The event of a change of these columns. `ai_disabled` matters only if title or description changed."""
     if "deleted_at" in columns:
         if new.deleted_at:
             return events.deleted(new, actor_id)
@@ -65,8 +68,11 @@ def event(
 async def follow_up(
     tx: Transaction, new: TaskRow, columns: Set[str], actor_id: UUID | None
 ) -> None:
-    """Updates suggestions and jobs after these columns of a stored task were set, also by its creation."""
-    # A new task has no suggestions.
+    """Makes a task's suggestions stale if its text changed, and creates a job if its payload changed.
+
+    The caller has created or changed the task; `columns` are the columns that it set.
+    """
+    # Skips new tasks, because they have no suggestions yet.
     if columns & TEXT and new.revision > 1:
         await make_stale(tx, new.id, actor_id)
     if "payload" in columns and new.payload is not None:

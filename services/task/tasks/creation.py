@@ -1,4 +1,4 @@
-"""Creating tasks: concurrent calls share a batch (docs/adr/0011)."""
+"""Creates tasks; concurrent CreateTask calls share a batch (docs/adr/0011)."""
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,8 +38,8 @@ log = structlog.get_logger()
 
 # Most tasks in a batch.
 _BATCH = 64
-# Pauses (seconds) before each retry of a task that nothing forbids but that wasn't created: its batch failed, its
-# number was used, or its assignee is being removed.
+# Pauses (seconds) before the retries of a task that is allowed but wasn't created: its batch failed, its number was
+# taken, or its assignee is being removed.
 _PAUSES = (0.02, 0.1, 0.3, 0.7, 1.5)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DEFAULTS = {
@@ -54,7 +54,7 @@ _DEFAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A task that a call wants to create."""
+    """A task that a call wants to create: parsed, but not checked against stored state."""
 
     caller: Caller
     project_id: UUID
@@ -71,12 +71,12 @@ class _New(NamedTuple):
     response: CreateTaskResponse
 
 
-# The outcome of a draft. None: its call checks and retries it alone.
+# The outcome of a draft: response, error, or None. None means that its call checks and retries the draft alone.
 _Outcome = CreateTaskResponse | Exception | None
 
 
 class Creation:
-    """Creates tasks, in a batch while several calls wait."""
+    """Creates tasks; while several calls wait, in a batch."""
 
     def __init__(self, db: Database, seal: Seal) -> None:
         self._db = db
@@ -84,8 +84,11 @@ class Creation:
         self._batches = Batcher[_Draft, CreateTaskResponse | None](self._create, size=_BATCH)
 
     async def create(self, caller: Caller, request: CreateTaskRequest) -> CreateTaskResponse:
-        """Raises SESSION_REVOKED, NOT_FOUND, ROLE_TOO_LOW, REQUEST_ID_REUSED, PROJECT_ARCHIVED, ASSIGNEE_NOT_MEMBER,
-        PARENT_INVALID."""
+        """Creates the task, or returns the first answer to a repeated request.
+
+        Raises SESSION_REVOKED, NOT_FOUND, ROLE_TOO_LOW, INVALID_REQUEST, REQUEST_ID_REUSED, PROJECT_ARCHIVED,
+        ASSIGNEE_NOT_MEMBER, PARENT_INVALID, and DEPENDENCY_UNAVAILABLE after the last retry.
+        """
         repeatable = bool(request.request_id)
         draft = _Draft(
             caller=caller,
@@ -99,7 +102,7 @@ class Creation:
         if draft.columns.get("payload") is None:
             outcome = await self._batches(draft)
         else:
-            # Alone: its job needs a transaction of several statements.
+            # A task with a payload is created alone: its job needs a transaction of several statements.
             [outcome] = await self._create([draft])
         for pause in _PAUSES:
             if outcome is not None:
@@ -115,19 +118,19 @@ class Creation:
         return outcome
 
     async def _create(self, drafts: Sequence[_Draft]) -> list[_Outcome]:
-        """Returns the outcome of each draft."""
+        """Creates the drafts; returns the outcome of each, in their order."""
         outcomes: dict[int, _Outcome] = dict.fromkeys(range(len(drafts)))
         for numbers in _rounds(drafts):
             outcomes |= await self._try_round({n: drafts[n] for n in numbers})
         return list(outcomes.values())
 
     async def _try_round(self, drafts: Mapping[int, _Draft]) -> Mapping[int, _Outcome]:
-        """As `_create_round`. If the round fails, its drafts get the error as their outcome; other rounds go on."""
+        """Runs `_create_round`. If the round fails, its drafts get the error as their outcome; other rounds go on."""
         try:
             return await self._create_round(drafts)
         except Exception as error:
             if is_conflict(error) or (is_rejected(error) and len(drafts) > 1):
-                # The round had no effect. The cause may be a single draft, so each call retries its own.
+                # The round had no effect. A single draft may be the cause, so each call retries its own draft.
                 log.warning("tasks weren't created", tasks=len(drafts), error=describe(error))
                 return dict.fromkeys(drafts)
             return dict.fromkeys(drafts, error)
@@ -161,7 +164,7 @@ class Creation:
         return outcomes | {n: task.response for n, task in new.items() if task.row.id in ids}
 
     async def _check_again(self, draft: _Draft) -> CreateTaskResponse | None:
-        """Returns the first answer if the task was created before, else None. Raises what forbids its creation."""
+        """Returns the first answer if the task was created before, else None. Raises the error that forbids it."""
         async with self._db.read() as tx:
             checked = await tx.one(CHECK_DRAFTS, input_rows=_to_check({0: draft}))
             if checked is None:
@@ -170,7 +173,7 @@ class Creation:
 
 
 def _rounds(drafts: Sequence[_Draft]) -> Iterator[list[int]]:
-    """The drafts' numbers, round by round. A repeated request comes in a later round, and gets its first answer."""
+    """Divides the drafts' numbers into rounds. A repeated request goes into a later round and gets the first answer."""
     waiting = list(range(len(drafts)))
     while waiting:
         keys: set[object] = set()
@@ -186,7 +189,7 @@ def _rounds(drafts: Sequence[_Draft]) -> Iterator[list[int]]:
 
 
 def _first_answer(draft: _Draft, checked: Checked) -> CreateTaskResponse | None:
-    """The first answer to a repeated request; None if the task can be created. Raises what forbids its creation."""
+    """The first answer to a repeated request; None if the task can be created. Else raises the error."""
     directory.check_role(draft.caller, checked.role)
     if checked.response is not None:
         if checked.request_hash != draft.request_hash:
@@ -203,7 +206,7 @@ def _first_answer(draft: _Draft, checked: Checked) -> CreateTaskResponse | None:
 
 def _new_row(draft: _Draft, checked: Checked, number: int) -> TaskRow:
     task_id = uuid7()
-    # The time in the id, so that the order of ids is the order of creation.
+    # `created_at` is the time in the id, so that ids have the order of creation.
     now = _EPOCH + timedelta(milliseconds=task_id.int >> 80)
     values: dict[str, Any] = dict.fromkeys(COLUMNS) | _DEFAULTS | dict(draft.columns)
     values |= {
@@ -221,7 +224,7 @@ def _new_row(draft: _Draft, checked: Checked, number: int) -> TaskRow:
     return due.with_instant(row, checked.time_zone)
 
 
-# Input rows.
+# Input rows of the statements in creation_queries.py.
 
 
 def _to_check(drafts: Mapping[int, _Draft]) -> str:

@@ -1,4 +1,4 @@
-"""The statements that create tasks, any number of them at once. `n` numbers the input rows."""
+"""The statements that create any number of tasks at once. `n` numbers the input rows."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -38,7 +38,10 @@ _EVENT = ("event_id", "subject", "payload")
 
 
 class Checked(NamedTuple):
-    """What a draft's checks need, about its project, caller and first answer. `time_zone` is where its day ends."""
+    """The stored state that a draft is checked against: project, caller's role, first answer.
+
+    `time_zone` is the zone in which a date-only deadline ends.
+    """
 
     n: int
     project_id: UUID
@@ -56,7 +59,7 @@ class Checked(NamedTuple):
 
 
 class Reserved(Checked):
-    """`number` is the task's number; None for a draft that can't be created."""
+    """A checked draft with the `number` reserved for its task; None if the task can't be created."""
 
     fits: bool
     number: int | None
@@ -67,7 +70,7 @@ class Inserted(NamedTuple):
     id: UUID
 
 
-# Checks, and the reservation of numbers.
+# Statements that check drafts, and reserve numbers for their tasks.
 
 _asked = input_rows(
     {
@@ -156,7 +159,7 @@ _wanted = (
     .group_by(_draft.c.project_id)
     .cte("wanted")
 )
-# In the order of ids: two batches that lock in different orders could deadlock.
+# Locks the projects in the order of their ids: two batches with different orders could deadlock.
 _locked = (
     select(projects.c.id)
     .where(projects.c.id.in_(select(_wanted.c.project_id)))
@@ -164,7 +167,7 @@ _locked = (
     .with_for_update(key_share=True)
     .cte("locked")
 )
-# The next task's number. A crash can leave the counter behind the tasks; it then continues after the last task.
+# The next task's number. A crash of Postgres can set the counter back; it then continues after the highest number.
 _next = func.greatest(
     projects.c.next_number,
     select(func.max(tasks.c.number) + 1)
@@ -182,14 +185,15 @@ _reserved = (
     .returning(projects.c.id, (projects.c.next_number - _wanted.c.count).label("first"))
     .cte("taken")
 )
-# As CHECK_DRAFTS, and reserves a number for each task that can be created. A number that isn't used stays unused.
+# Checks drafts as CHECK_DRAFTS does, and reserves a number for each task that can be created. A reserved number that
+# no task gets stays unused.
 #
 # All creates in a project update its counter, so this statement doesn't wait for the disk (synchronous_commit off). A
 # crash of Postgres can therefore undo reservations that this process has seen, and reserve the numbers again. Two rules
-# keep a lost number from being used:
-# - Run INSERT_TASKS on the same connection. The crash ends it, and the number with it. Without a crash, the commit of
-#   INSERT_TASKS flushes this one before itself.
-# - Never run this in a transaction with another statement, whose commit wouldn't be flushed either.
+# prevent that a task gets such a number:
+# - Run INSERT_TASKS on the same connection: a crash closes it, so no task gets the lost number. Without a crash, the
+#   commit of INSERT_TASKS writes the reservation to disk first.
+# - Never run this statement in a transaction with others: their commit wouldn't wait for the disk either.
 RESERVE_NUMBERS = Statement(
     select(
         _draft,
@@ -208,7 +212,7 @@ RESERVE_NUMBERS = Statement(
 )
 
 
-# The insertion of tasks, with their events and first answers.
+# The statement that inserts tasks, with their events and the answers to their requests.
 
 _new = input_rows(
     {
@@ -228,7 +232,7 @@ _open_project = (
     .with_for_update(of=projects, read=True, key_share=True)
     .cte("open_project")
 )
-# Skips a membership that is being removed: the whole batch would wait for the removal.
+# Assignees' memberships. Skips a membership that is being removed, because the whole batch would wait for the removal.
 _member = (
     select(_new.c.n)
     .join(
@@ -257,7 +261,7 @@ _fresh = insert_or(idempotency_keys).from_select(
         _fitting.c.response,
     )
     .where(_fitting.c.request_id.is_not(None))
-    # In one order, as the projects.
+    # Inserts in a fixed order, so that batches don't deadlock.
     .order_by(_fitting.c.creator_id, _fitting.c.request_id),
 )
 _claimed = (
@@ -290,6 +294,6 @@ _events = (
     .from_select(list(_EVENT), select(*(_first.c[f"outbox_{name}"] for name in _EVENT)))
     .cte("events")
 )
-# Inserts a task if its project isn't archived, its assignee is a member, and its request_id is new. Returns the ids of
-# the inserted tasks. One statement, so that it is a transaction by itself.
+# Inserts each task whose project isn't archived, whose assignee is a member, and whose request_id is new. Returns the
+# ids of the inserted tasks. It is one statement, so that it is a transaction by itself.
 INSERT_TASKS = Statement(select(_added.c.id).add_cte(_events), row=Inserted)

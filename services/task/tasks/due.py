@@ -1,4 +1,4 @@
-"""Deadlines: a day, or a local time in a zone, as the user sets it; and the instant that it means."""
+"""Deadlines: users set a day, or a local time in a zone. This module computes the instant of the deadline."""
 
 import zoneinfo
 from dataclasses import dataclass
@@ -38,7 +38,10 @@ NO_DUE = Due()
 
 
 def parse(due: task_pb2.Due) -> Due:
-    """Raises INVALID_REQUEST for a day that doesn't exist, an unknown zone, or a year outside 1–9999."""
+    """Reads the deadline in a request.
+
+    Raises INVALID_REQUEST for a day that doesn't exist, an unknown zone, or a year outside 1–9999.
+    """
     kind: str = due.WhichOneof("kind")  # type: ignore[assignment]
     field = f"task.due.{kind}"
     try:
@@ -50,7 +53,7 @@ def parse(due: task_pb2.Due) -> Due:
         raise invalid(field, "there is no such day") from None
     if not is_zone(at.time_zone.id):
         raise invalid(f"{field}.time_zone.id", "is not an IANA time zone")
-    # Postgres stores microseconds.
+    # Cuts nanoseconds off, because Postgres stores microseconds.
     clock = time(at.hours, at.minutes, at.seconds, at.nanos // 1000)
     parsed = Due(local=datetime.combine(day, clock), zone=at.time_zone.id)
     try:
@@ -64,7 +67,7 @@ def end_of_day(day: date, zone: str) -> datetime:
     """The last whole second of `day` in `zone`."""
     try:
         midnight = datetime.combine(day + timedelta(days=1), time())
-        # If clocks show midnight twice, the day ends at the second one.
+        # If clocks show midnight twice, the day ends at the second midnight.
         return min(instant(midnight, zone, second=True) - _SECOND, _LAST)
     except OverflowError:
         return _LAST
@@ -73,11 +76,11 @@ def end_of_day(day: date, zone: str) -> datetime:
 def instant(local: datetime, zone: str, *, second: bool = False) -> datetime:
     """The instant at which clocks in `zone` show `local` (naive).
 
-    For a local time that clocks skip: the first instant after the gap. For one that clocks show twice: the first
-    instant, or with `second` the second. Raises OverflowError for an instant outside the years 1 to 9999.
+    If clocks skip the local time: the first instant after the gap. If clocks show the local time twice: the first
+    instant, or with `second` the second one. Raises OverflowError for an instant outside the years 1 to 9999.
     """
     info = _load(zone)
-    # The fold picks the offset before or after a transition. Elsewhere both are the same.
+    # `fold` selects the offset before or after a transition of the clocks. Far from transitions both are the same.
     before, after = (_offset(info, local, fold) for fold in (0, 1))
     if before < after:
         return _transition(info, local - after, local - before).replace(tzinfo=UTC)
@@ -93,7 +96,7 @@ def _offset(info: zoneinfo.ZoneInfo, local: datetime, fold: int) -> timedelta:
 
 
 def _transition(info: zoneinfo.ZoneInfo, low: datetime, high: datetime) -> datetime:
-    """The first second (naive UTC) with the offset that holds at `high` but not at `low`. A binary search."""
+    """Finds, by binary search, the first second (naive UTC) after `low` that has the UTC offset of `high`."""
     start = datetime(low.year, low.month, low.day)
     before, after = floor((low - start) / _SECOND), ceil((high - start) / _SECOND)
 
@@ -111,16 +114,16 @@ def _transition(info: zoneinfo.ZoneInfo, low: datetime, high: datetime) -> datet
     return start + after * _SECOND
 
 
-# Of a task's row.
+# Functions on the row of a task.
 
 
 def of(row: TaskRow) -> Due:
-    """The deadline as the user set it. A day's zone isn't part of it."""
+    """The deadline as the user set it, without the zone in which a day ends."""
     return Due(row.due_date, row.due_local, row.due_zone if row.due_local else None)
 
 
 def with_instant(row: TaskRow, day_zone: str | None) -> TaskRow:
-    """The row with the instant of its deadline. `day_zone` is the zone in which a day ends."""
+    """The row with the instant of its deadline computed. `day_zone` is the zone in which a day ends."""
     due = of(row)
     zone = due.zone or day_zone or _FALLBACK_ZONE
     return row._replace(due_at=due.instant(zone), due_zone=None if due == NO_DUE else zone)

@@ -19,7 +19,7 @@ from taskflow.event.v1.event_pb2 import (
 from taskflow.task.v1.task_pb2 import Task
 
 _DUE = {"due_date", "due_local", "due_zone"}
-# Column → field name in TaskUpdated.changed_fields, where they differ. None: never named.
+# Column → field name in TaskUpdated.changed_fields, where the two differ. None: `changed_fields` never names it.
 _FIELDS = {
     "due_date": "due",
     "due_local": "due",
@@ -31,7 +31,7 @@ _FIELDS = {
 
 
 def created(row: TaskRow, task: Task, *, ai_disabled: bool) -> Event:
-    """`task` is the row's message."""
+    """The TaskCreated event; `task` is the message of `row`."""
     facts = TaskCreated(task=task, ai_disabled=ai_disabled)
     return _event("task.created", row, row.creator_id, task_created=facts)
 
@@ -39,7 +39,7 @@ def created(row: TaskRow, task: Task, *, ai_disabled: bool) -> Event:
 def updated(
     old: TaskRow, new: TaskRow, fields: list[str], actor_id: UUID | None, *, ai_disabled: bool
 ) -> Event:
-    """`fields` are the `changed_fields`; `actor_id` is None for the system."""
+    """The TaskUpdated event. `fields` become `changed_fields`; `actor_id` is None for changes by TaskFlow itself."""
     facts = TaskUpdated(
         task=messages.task(new),
         before=messages.task_fields(old, fields),
@@ -60,7 +60,10 @@ def undeleted(new: TaskRow, actor_id: UUID | None) -> Event:
 
 
 def deadline_repeated(task_id: UUID, workspace_id: UUID, revision: int, due_at: datetime) -> Event:
-    """Has the dispatcher plan the task's reminders again. Holds only the fields that the dispatcher reads."""
+    """A TaskUpdated event that makes the dispatcher plan the task's reminders again.
+
+    It holds only the fields that the dispatcher reads.
+    """
     task = Task(id=str(task_id), revision=revision)
     task.due_time.FromDatetime(due_at)
     return Event(
@@ -73,7 +76,7 @@ def deadline_repeated(task_id: UUID, workspace_id: UUID, revision: int, due_at: 
 
 
 def changed_fields(old: TaskRow, new: TaskRow, columns: Set[str]) -> list[str]:
-    """The fields that TaskUpdated names for these changed columns."""
+    """The field names that TaskUpdated lists for these changed columns."""
     if due.of(old) == due.of(new):
         columns = columns - _DUE
     return sorted({field for name in columns if (field := _FIELDS.get(name, name))})

@@ -1,4 +1,4 @@
-"""A task's fields in a request → the columns that store them. Raises INVALID_REQUEST before anything is read."""
+"""Converts a task's fields in a request into database columns. Raises INVALID_REQUEST for invalid values."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -23,12 +23,12 @@ _MAX_LABEL = 64
 
 
 def populated(task: Task) -> frozenset[str]:
-    """The writable fields that are set."""
+    """The names of the task's writable fields that the request sets."""
     return frozenset(field.name for field, _ in task.ListFields()) & WRITABLE
 
 
 def columns(task: Task, fields: Iterable[str]) -> dict[str, Any]:
-    """The columns that store these fields, with their values. A field that isn't set gets its default."""
+    """Column → value for these fields of a task. A field that isn't set gets its default."""
     found: dict[str, Any] = {}
     for field in fields:
         match field:
@@ -63,7 +63,7 @@ def columns(task: Task, fields: Iterable[str]) -> dict[str, Any]:
 
 
 def labels(field: str, sent: Sequence[str]) -> list[str]:
-    """The labels in NFC, without surrounding blanks and duplicates, in the order sent."""
+    """The labels in NFC, without surrounding white space and duplicates, in the order sent. Raises INVALID_REQUEST."""
     found: dict[str, None] = {}
     for index, label in enumerate(sent):
         place = f"{field}[{index}]"

@@ -1,4 +1,4 @@
-"""Which tasks match a TaskFilter. The statement of a list (list_queries.py) and `matches` here have to agree."""
+"""Decides which tasks match a TaskFilter. `matches` and the statements in list_queries.py have to agree."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,12 +11,12 @@ from services.platform.rpc.errors import invalid
 from services.task.tasks.fields import labels
 from taskflow.task.v1.task_pb2 import Task, TaskFilter
 
-# What a google.protobuf.Timestamp may hold: the years 1 to 9999, in seconds.
+# Seconds since the epoch that a google.protobuf.Timestamp may hold: the years 1 to 9999.
 _SECONDS = range(-62_135_596_800, 253_402_300_800)
 
 
 def normalize(sent: TaskFilter) -> TaskFilter:
-    """The filter as statements and `matches` need it: ids in lower case, texts as stored, times in microseconds.
+    """The filter as statements and `matches` need it: ids in lower case, texts in NFC, times in microseconds.
 
     Raises INVALID_REQUEST for blank labels and times outside the range of a Timestamp.
     """
@@ -41,7 +41,7 @@ def _ids(names: Iterable[str]) -> list[str]:
 
 
 def _in_microseconds(field: str, sent: Timestamp) -> Timestamp:
-    """The time rounded up to microseconds. Tasks have no finer times, so the same tasks come before and after it."""
+    """The time rounded up to microseconds. Tasks' times are in microseconds, so the filter selects the same tasks."""
     if sent.seconds not in _SECONDS or not 0 <= sent.nanos < 1_000_000_000:
         raise invalid(field, "lies outside the years 1 to 9999")
     seconds, micros = sent.seconds, -(-sent.nanos // 1000)
@@ -72,7 +72,7 @@ def matches(wanted: TaskFilter, task: Task) -> bool:
 
 
 def _allows(values: Any, value: object) -> bool:
-    """An empty list of values allows all."""
+    """Whether a filter's list of values allows the value. An empty list allows all."""
     return not values or value in values
 
 

@@ -1,7 +1,7 @@
 """The statements of task lists.
 
-A statement depends on the shape of a list: which conditions it has, and its order. Statements are kept by shape; the
-values of a filter are parameters. Postgres plans each run with its values (`prepare=False`), because the best index
+A statement depends on the list's shape: which conditions it has, and its order. Each shape's statement is cached, and
+the filter's values are parameters. Postgres plans each run with its values (`prepare=False`), because the best index
 depends on them.
 """
 
@@ -67,11 +67,11 @@ def order(order_by: TaskOrder) -> Order:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A list's statement without its values.
+    """Everything that a list's statement depends on, without the filter's values.
 
-    `single` are the filter's fields with one value, `several` those with more. Several statuses are in neither: their
-    number is `statuses`. `dated` splits a list in the order of due_at in two: True lists the tasks with a deadline,
-    False those without. `after` says that the list starts after a position.
+    `single` are the filter's fields with one value, `several` the fields with more values. If the filter has several
+    statuses, `statuses` is their number, and neither set names them. `dated` splits a list ordered by due_at in two:
+    True lists tasks with a deadline, False tasks without. `after`: the list starts after a position.
     """
 
     order: Order
@@ -108,13 +108,13 @@ def shape(wanted: TaskFilter, order: Order) -> Shape:
         several.discard("statuses")
         statuses = len(set(wanted.statuses))
     if order.column == "priority" and "priorities" in single:
-        # The same order. The planner drops a constant sort key, and would then not use this order's index.
+        # With one priority the order is the same. For a constant sort key Postgres wouldn't use the priority's index.
         order = Order("created_at", order.descending)
     return Shape(order, frozenset(single), frozenset(several), wanted.include_deleted, statuses)
 
 
 def values(wanted: TaskFilter) -> dict[str, Any]:
-    """The parameters for a normalized filter. Those that a statement doesn't have are ignored."""
+    """The parameters for a normalized filter. A statement ignores parameters that it doesn't have."""
     found: dict[str, Any] = {}
     for name in ("project_ids", "assignee_ids", "creator_ids"):
         found[name] = [UUID(value) for value in getattr(wanted, name) if value]
@@ -128,8 +128,8 @@ def values(wanted: TaskFilter) -> dict[str, Any]:
     return found | {"labels": list(wanted.labels), "text": wanted.text}
 
 
-# The columns of each order. Priority is followed by created_at, although ids have the same order: with the id alone,
-# a list of one priority would scan the primary key across all workspaces.
+# The sort columns of each order. The order by priority has created_at before the id, though both sort alike. With the
+# id alone, Postgres would scan the primary key across all workspaces for a list of one priority.
 _KEYS: dict[str, tuple[Column[Any], ...]] = {
     "created_at": (tasks.c.created_at, tasks.c.id),
     "updated_at": (tasks.c.updated_at, tasks.c.id),
@@ -139,7 +139,7 @@ _KEYS: dict[str, tuple[Column[Any], ...]] = {
 
 
 def position(shape: Shape, row: TaskRow) -> list[Any]:
-    """The row's sort key as JSON can hold it. A deadline can be None."""
+    """The row's sort key as JSON values. A missing deadline is None."""
     return [_as_json(getattr(row, key.name)) for key in _KEYS[shape.order.column]]
 
 
@@ -153,7 +153,7 @@ def _as_json(value: datetime | UUID | int | None) -> str | int | None:
 
 
 def after(shape: Shape, position: list[Any]) -> dict[str, Any]:
-    """The parameters for a list that starts after the position."""
+    """The parameters for a list that starts after a position, which is a sort key as `position` returns it."""
     return {
         f"after_{key.name}": datetime.fromisoformat(value)
         if isinstance(key.type, DateTime) and value is not None
@@ -164,7 +164,10 @@ def after(shape: Shape, position: list[Any]) -> dict[str, Any]:
 
 @lru_cache(maxsize=1024)
 def statement(shape: Shape) -> Statement[TaskRow]:
-    """Binds :workspace_id, :limit, those of `values`, and with `shape.after` those of `after`."""
+    """The statement of a list of this shape.
+
+    Binds :workspace_id, :limit, the parameters of `values`, and with `shape.after` the parameters of `after`.
+    """
     conditions = [tasks.c.workspace_id == bindparam("workspace_id", type_=Uuid)]
     if not shape.include_deleted:
         conditions.append(tasks.c.deleted_at.is_(None))
@@ -173,7 +176,7 @@ def statement(shape: Shape) -> Statement[TaskRow]:
     if shape.dated is not None:
         conditions.append(tasks.c.due_at.is_not(None) if shape.dated else tasks.c.due_at.is_(None))
     query = select(tasks).where(*conditions)
-    # A page for each combination, merged into one page.
+    # Reads a page for each combination of a status with a condition of `_remaining`, and merges these pages into one.
     parts = [
         _page(query.where(status, remaining), shape, tasks)
         for status in _statuses(shape)
@@ -186,10 +189,10 @@ def statement(shape: Shape) -> Statement[TaskRow]:
 
 
 def _statuses(shape: Shape) -> list[ColumnElement[bool]]:
-    """A condition for each of several statuses, so that each uses the status's index of the list's order.
+    """One condition per status if the filter has several, so that each uses the index by status and the list's order.
 
-    Most tasks are done, and done tasks are the oldest. A scan by another index would pass them all to find the open
-    ones.
+    Most tasks are done, and done tasks are the oldest. A scan by another index would read all of them to find open
+    tasks.
     """
     names = [f"status_{n}" for n in range(shape.statuses)]
     return [tasks.c.status == bindparam(name, type_=SmallInteger) for name in names] or [true()]
@@ -197,7 +200,7 @@ def _statuses(shape: Shape) -> list[ColumnElement[bool]]:
 
 def _page(query: Select[Any], shape: Shape, rows: FromClause) -> Select[Any]:
     keys = [rows.c[key.name] for key in _KEYS[shape.order.column]]
-    # Tasks without a deadline are sorted by due_at, too: the index has this order.
+    # Sorts even tasks without a deadline by due_at, because the index begins with it.
     ordered = query.order_by(*(key.desc() if shape.order.descending else key.asc() for key in keys))
     return ordered.limit(bindparam("limit", type_=Integer))
 
@@ -234,17 +237,17 @@ def _condition(name: str, several: bool) -> ColumnElement[bool]:
     column, kind = _LISTED[name]
     if several:
         return column == any_(bindparam(name, type_=ARRAY(kind)))
-    # Compared with =, because Postgres then reads an index that begins with this column in the order of the rest.
+    # Uses = instead of = ANY: Postgres can then read an index that begins with this column in the list's order.
     return column == bindparam(f"{name}_one", type_=kind)
 
 
 def _folded(value: ColumnElement[str]) -> ColumnElement[str]:
-    # Full Unicode case folding, as Python's casefold(), whatever locale the database has.
+    # Full Unicode case folding like Python's casefold(), whatever the database's locale.
     return func.casefold(value.collate("pg_unicode_fast"))
 
 
 def _remaining(shape: Shape) -> list[ColumnElement[bool]]:
-    """Conditions that together mean the tasks after the position."""
+    """Conditions that together select the tasks after the list's start position. Each has a page of its own."""
     if not shape.after:
         return [true()]
     keys = _KEYS[shape.order.column]
@@ -252,8 +255,8 @@ def _remaining(shape: Shape) -> list[ColumnElement[bool]]:
         keys = (tasks.c.id,)
     if shape.order.column != "priority":
         return [_beyond(shape, keys)]
-    # Split in two, because Postgres misestimates the combined condition: it takes only the other priorities into
-    # account, and there can be none.
+    # Split in two, because Postgres misestimates the combined condition: it counts only tasks of other priorities, and
+    # there can be none.
     priority, *rest = keys
     return [
         and_(priority == bindparam("after_priority", type_=SmallInteger), _beyond(shape, rest)),

@@ -1,4 +1,4 @@
-"""The rules of single tasks. Creation is in creation.py, changes of many tasks in bulk.py."""
+"""The rules for reading and changing a single task. See creation.py for creation, bulk.py for many tasks at once."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -19,7 +19,7 @@ _ID_LENGTH = len(str(UUID(int=0)))
 
 
 async def get(tx: Transaction, caller: Caller, name: str, workspace_id: str) -> TaskWithRole:
-    """The task with this id, or with this key ("OPS-12") in the workspace. The name is well-formed.
+    """The task with this id, or with this key ("OPS-12") in the workspace. The proto's rules have checked the name.
 
     Raises SESSION_REVOKED, NOT_FOUND, ROLE_TOO_LOW, and INVALID_REQUEST for a key without a workspace.
     """
@@ -47,10 +47,10 @@ async def lock_task(
     parent: bool = False,
     reopen: bool = False,
 ) -> LockedTask:
-    """The task, locked for a change by the caller until the transaction ends.
+    """Locks a task that the caller may change, until the transaction ends.
 
-    Some changes need other rows locked before the task (queries.py): `assignee_id` is the new assignee, `parent` says
-    that the parent changes, `reopen` that a finished or deleted task may become open again.
+    Some changes need other rows locked before the task (queries.py). `assignee_id` is the new assignee, `parent` means
+    that the parent changes, `reopen` means that a finished or deleted task may become open again.
     Raises SESSION_REVOKED, NOT_FOUND, ROLE_TOO_LOW, PROJECT_ARCHIVED, ETAG_MISMATCH.
     """
     if parent:
@@ -69,17 +69,17 @@ async def lock_task(
 async def change_task(
     tx: Transaction, old: TaskRow, values: Mapping[str, Any], actor_id: UUID | None
 ) -> TaskRow:
-    """Changes columns of a locked task, with all that follows from it; returns the new row.
+    """Changes columns of a locked task; adds the event, updates jobs and suggestions. Returns the new row.
 
-    Values that are there already change nothing. `actor_id` is None for the system. Raises TASK_DELETED,
-    ASSIGNEE_NOT_MEMBER, PARENT_INVALID.
+    If the task already has all these values, nothing is written. `actor_id` is None for changes by TaskFlow itself.
+    Raises TASK_DELETED, ASSIGNEE_NOT_MEMBER, PARENT_INVALID.
     """
     if old.deleted_at:
         raise DomainError(reasons.ERROR_REASON_TASK_DELETED)
     now = changes.next_update_time(old)
     new = old._replace(**values)
     if due.of(new) == due.of(old):
-        # `values` don't have the zone in which a day ends.
+        # Keeps the zone in which a day ends, because `values` don't contain it.
         new = new._replace(due_zone=old.due_zone)
     if new.assignee_id is not None and new.assignee_id != old.assignee_id:
         await _require_member(tx, new.workspace_id, new.assignee_id)
@@ -95,7 +95,7 @@ async def change_task(
 
 
 async def delete_task(tx: Transaction, old: TaskRow, actor_id: UUID) -> TaskRow:
-    """Deletes a locked task. Raises NOT_FOUND if it is deleted."""
+    """Marks a locked task as deleted. Raises NOT_FOUND if it is deleted already."""
     if old.deleted_at:
         raise not_found("task", old.id)
     now = changes.next_update_time(old)
@@ -120,7 +120,7 @@ async def undelete_task(
 
 
 async def _is_member(tx: Transaction, workspace_id: UUID, user_id: UUID) -> bool:
-    """Locks the membership, so that it can't end before the transaction does."""
+    """Whether the user is a member of the workspace. The membership is locked until the transaction ends."""
     locked = await tx.run(queries.LOCK_MEMBER, workspace_id=workspace_id, assignee_id=user_id)
     return locked == 1
 
@@ -149,7 +149,7 @@ async def _require_parent(tx: Transaction, row: TaskRow, parent_id: UUID) -> Non
 
 
 async def _with_due_time(tx: Transaction, old: TaskRow, new: TaskRow) -> TaskRow:
-    """`new` with the instant of its deadline, computed again if it can have changed."""
+    """`new` with the instant of its deadline, which is computed again if the change can have moved it."""
     same = due.of(old) == due.of(new) and old.assignee_id == new.assignee_id
     reopened = (old.finished_at and not new.finished_at) or old.deleted_at
     if same and not reopened:
@@ -165,7 +165,7 @@ async def _with_due_time(tx: Transaction, old: TaskRow, new: TaskRow) -> TaskRow
 async def _store(
     tx: Transaction, old: TaskRow, new: TaskRow, actor_id: UUID | None, now: datetime
 ) -> TaskRow:
-    """Writes the changed columns, the event, and what follows; `old` is locked."""
+    """Writes the changed columns of a locked task and the event; updates jobs and suggestions."""
     columns = changes.changed_columns(old, new)
     if not columns:
         return old

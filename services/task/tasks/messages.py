@@ -1,4 +1,4 @@
-"""Task rows as messages."""
+"""Converts task rows into messages."""
 
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -49,10 +49,10 @@ def task(row: TaskRow) -> Task:
 
 
 def task_fields(row: TaskRow, fields: Collection[str]) -> Task:
-    """The task with these fields only."""
+    """The message of a task with only these fields set."""
     part = Task()
     if "payload" not in fields:
-        # Converting a payload takes up to 20 ms.
+        # Leaves out a payload that isn't needed, because converting it takes up to 20 ms.
         row = row._replace(payload=None)
     FieldMask(paths=fields).MergeMessage(task(row), part)
     return part
@@ -63,7 +63,7 @@ def _id(value: UUID | None) -> str:
 
 
 def _timestamp(at: datetime | None) -> Timestamp | None:
-    # Three times as fast as Timestamp.FromDatetime; a page converts thousands.
+    # This is three times as fast as Timestamp.FromDatetime; a page needs thousands of conversions.
     if at is None:
         return None
     since = at - _EPOCH

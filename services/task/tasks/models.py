@@ -27,7 +27,7 @@ tasks = Table(
     Column("id", Uuid, primary_key=True),
     Column("workspace_id", Uuid, nullable=False),
     Column("project_id", Uuid, ForeignKey(projects.c.id), nullable=False),
-    # A copy of the project's key, which never changes, so that reading a task needs no join.
+    # A copy of the project's key, so that reading a task needs no join. A project's key never changes.
     Column("project_key", Text, nullable=False),
     Column("number", BigInteger, nullable=False),
     Column("title", Text, nullable=False),
@@ -38,7 +38,7 @@ tasks = Table(
     Column("creator_id", Uuid, nullable=False),
     Column("labels", ARRAY(Text), nullable=False),
     # The deadline as the user set it: a date, or a local time. due_at is its instant, computed in due_zone. For a date
-    # that was the zone of the assignee, or without one of the creator.
+    # due_zone is the assignee's time zone, or the creator's while nobody is assigned.
     Column("due_date", Date),
     Column("due_local", DateTime(timezone=False)),
     Column("due_zone", Text),
@@ -70,7 +70,7 @@ tasks = Table(
     Index("tasks_labels", "labels", postgresql_using="gin"),
     Index("tasks_parent", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
     Index("tasks_deleted", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
-    # Open tasks whose deadline moves when the user's time zone changes.
+    # These two find open tasks whose deadline moves when the assignee's, or else the creator's, time zone changes.
     Index(
         "tasks_assignee_dates",
         "assignee_id",

@@ -1,4 +1,4 @@
-"""Pages of tasks."""
+"""Reads one page of a task list."""
 
 from dataclasses import replace
 from typing import Any
@@ -21,10 +21,10 @@ async def page(
     size: int,
     max_bytes: int = pages.MAX_BYTES,
 ) -> tuple[list[Task], list[Any] | None]:
-    """The tasks after a position, and the position of the last one; None if no task follows.
+    """A page of tasks after a position, and the last task's position; None instead if no task follows.
 
-    The page ends at `size` tasks, or once they exceed `max_bytes`. `wanted` is a normalized filter. The caller was
-    authorized before.
+    The page ends at `size` tasks, or once its tasks exceed `max_bytes`. `wanted` is a normalized filter. The caller is
+    already authorized.
     """
     shape = list_queries.shape(wanted, order)
     values = {"workspace_id": workspace_id} | list_queries.values(wanted)
@@ -37,7 +37,7 @@ async def page(
             rows += await tx.all(statement, **values, **start, limit=limit - len(rows))
             if len(rows) == limit:
                 break
-            # The next part has no tasks before the position.
+            # The position lies in the first part, so the next part is read from its start.
             after = None
         return rows
 
@@ -48,7 +48,7 @@ async def page(
 
 
 def _parts(shape: Shape, after: list[Any] | None) -> list[Shape]:
-    """The lists whose concatenation is the list, from the one that contains the position."""
+    """Splits a list ordered by deadline into tasks with and without one; skips the part before the position."""
     if shape.order.column != "due_at":
         return [shape]
     with_deadline, without = replace(shape, dated=True), replace(shape, dated=False)

@@ -63,7 +63,7 @@ class TaskRow(NamedTuple):
 
 
 class TaskWithRole(TaskRow):
-    """`role` is the caller's in the task's workspace."""
+    """A row of a task with the caller's `role` in its workspace."""
 
     role: int
 
@@ -87,7 +87,7 @@ _parent_id = bindparam("parent_id", type_=Uuid)
 _limit = bindparam("limit", type_=Integer)
 
 
-# One task.
+# Statements on one task.
 
 _with_role = (
     select(tasks, members.c.role)
@@ -103,16 +103,16 @@ GET_BY_KEY = Statement(
     ),
     row=TaskWithRole,
 )
-# For callers who were authorized before.
+# Reads a task without a check of the caller, who was authorized before.
 GET_UNCHECKED = Statement(select(tasks).where(tasks.c.id == _task_id), row=TaskRow)
 
-# The locked membership can't end before the transaction does.
+# Locks a membership, so that it can't end before the transaction does.
 LOCK_MEMBER = Statement(
     select(members.c.user_id)
     .where(members.c.workspace_id == _workspace_id, members.c.user_id == _assignee_id)
     .with_for_update(read=True, key_share=True)
 )
-# As LOCK_MEMBER, in the task's workspace.
+# Locks the assignee's membership of the task's workspace.
 LOCK_MEMBER_FOR_TASK = Statement(
     select(members.c.user_id)
     .where(
@@ -122,7 +122,7 @@ LOCK_MEMBER_FOR_TASK = Statement(
     )
     .with_for_update(read=True, key_share=True)
 )
-# The membership of the assignee of a finished or deleted task.
+# Locks the membership of a finished or deleted task's assignee, before the task may be reopened.
 LOCK_ASSIGNEE = Statement(
     select(members.c.user_id)
     .join(
@@ -138,7 +138,7 @@ LOCK_ASSIGNEE = Statement(
     )
     .with_for_update(of=members, read=True, key_share=True)
 )
-# The locked project can't be archived before the transaction ends.
+# The task's project, locked, so that it can't be archived before the transaction ends.
 _project = (
     select(projects.c.archived_at)
     .where(projects.c.id == tasks.c.project_id)
@@ -158,7 +158,7 @@ LOCK = Statement(
 
 @lru_cache(maxsize=256)
 def change(columns: frozenset[str]) -> Statement:
-    """Binds :task_id and :new_<column> for each column."""
+    """The update of these columns of a task. Binds :task_id, and :new_<column> for each column."""
     return Statement(
         update(tasks)
         .where(tasks.c.id == _task_id)
@@ -166,7 +166,7 @@ def change(columns: frozenset[str]) -> Statement:
     )
 
 
-# One change of parents at a time in each project: two concurrent ones could form a cycle that neither sees.
+# Allows one change of parents at a time in each project: two concurrent changes could form a cycle that neither sees.
 LOCK_TREE = Statement(
     select(
         func.pg_advisory_xact_lock(func.hashtextextended(cast(tasks.c.project_id, Text), 0))
@@ -182,11 +182,11 @@ _ancestors = (
 _ancestors = _ancestors.union(
     select(tasks.c.id, tasks.c.parent_id).where(tasks.c.id == _ancestors.c.parent_id)
 )
-# The parent with all its ancestors; no rows unless it is a task of the project that isn't deleted.
+# The ids of the parent and all its ancestors. No rows if the parent is deleted or isn't in the project.
 ANCESTORS = Statement(select(_ancestors.c.id), row=TaskId)
 
 
-# Many tasks, in batches.
+# Statements on many tasks, in batches.
 
 _open = and_(tasks.c.finished_at.is_(None), tasks.c.deleted_at.is_(None))
 LOCK_OPEN_OF_ASSIGNEE = Statement(
@@ -206,7 +206,7 @@ LOCK_CHILDREN = Statement(
     .with_for_update(key_share=True),
     row=TaskRow,
 )
-# Open tasks that are due on a day in this user's zone, but were computed in another zone than :zone.
+# Open tasks of a user with a date-only deadline that was computed in another zone than :zone.
 LOCK_DUE_IN_OTHER_ZONE = Statement(
     select(tasks)
     .where(

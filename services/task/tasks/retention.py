@@ -16,7 +16,7 @@ from services.task.tasks import bulk
 from services.task.tasks.models import tasks
 from services.task.tasks.queries import TaskId
 
-# Tasks in a batch; each may have many rows in other tables.
+# Most tasks in a batch; each may have many rows in other tables.
 _BATCH = 50
 
 _ids = bindparam("ids", type_=ARRAY(Uuid))
@@ -58,9 +58,10 @@ def kinds(settings: Settings) -> list[Kind]:
 
 
 def _deleted_tasks(after: timedelta) -> Kind:
-    """Deletes tasks with their rows in other tables, the tasks last. Their children lose their parent.
+    """Deletes tasks whose retention time is over: first removes them as parents, then deletes their jobs, reminders and
+    suggestions, and then the tasks.
 
-    A task that this deletes can't be undeleted any more, so nobody sees it without its other rows.
+    Several transactions can be needed. Nobody sees a half-deleted task, because it can't be undeleted any more.
     """
 
     async def delete(tx: Transaction, rows: int) -> tuple[int, bool]:

@@ -1,4 +1,4 @@
-"""TaskService."""
+"""The servicer of TaskService."""
 
 from collections.abc import AsyncGenerator
 from datetime import timedelta

@@ -37,5 +37,5 @@ if __name__ == "__main__":
     try:
         asyncio.run(main())
     except EOFError:
-        # The parent process is gone.
+        # The runner has ended, so this load process ends without a result.
         sys.exit(1)

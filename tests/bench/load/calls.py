@@ -17,7 +17,7 @@ from taskflow.task.v1.task_service_pb2 import (
 )
 from taskflow.task.v1.task_service_pb2_grpc import TaskServiceStub
 
-# Makes the n-th call; returns whether its answer is right.
+# A function that makes the n-th call and returns whether its answer is right.
 Call = Callable[[int], Awaitable[bool]]
 
 _DESCRIPTION = "The bearing runs warm. Look at the seal and the coupling, and note what was found."

@@ -5,7 +5,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc.aio
 
-# Otherwise channels to one address share one connection. The keepalive agrees with the services' limits.
+# A pool per channel, or else gRPC lets channels to one address share a connection. Keepalive pings stay within the
+# limits of the services.
 _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.keepalive_time_ms", 30_000),

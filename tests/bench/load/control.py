@@ -19,7 +19,7 @@ class Control:
         return cls(reader)
 
     async def line(self) -> str:
-        """The next line. Raises EOFError when the runner is gone."""
+        """The next command line. Raises EOFError when the runner has ended."""
         line = await self._reader.readline()
         if not line:
             raise EOFError

@@ -72,6 +72,6 @@ async def run(spec: Any, control: Any) -> dict[str, Any]:
             await asyncio.gather(*map(start, range(spec["count"])))
             await work.done.wait()
         seconds = time.monotonic() - begin
-        # The last workflows are still completing.
+        # Keep the worker for a moment, because the last workflows are still completing.
         await asyncio.sleep(0.5)
     return {"seconds": seconds, "failed": 0}

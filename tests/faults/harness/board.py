@@ -21,7 +21,7 @@ class Board:
 
     tasks: dict[str, int] = field(default_factory=dict)
     resets: int = 0
-    # How often the stream ended with an error.
+    # How often this board's stream ended with an error.
     interruptions: int = 0
     # Changes whose predecessor of the same task is missing.
     holes: int = 0
@@ -79,7 +79,7 @@ async def _follow(world: World, board: Board) -> None:
                         complete = True
                     case "change":
                         board.change(message.change.task)
-                # Cursors within a snapshot point past the whole snapshot.
+                # Keep no cursor before the snapshot is complete: cursors within a snapshot point past all of it.
                 if complete:
                     cursor = message.cursor
         except grpc.aio.AioRpcError:

@@ -34,7 +34,7 @@ class Difference:
     lost: list[str] = field(default_factory=list)
     resurrected: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
-    # Refused writes that took effect.
+    # Writes that the server refused and that took effect nevertheless.
     slipped_in: list[str] = field(default_factory=list)
 
 

@@ -48,17 +48,17 @@ class Inbox:
         self._call: Any = None
         self._leaving = False
         self.opened = asyncio.Event()
-        # When the current stream was requested, and how streams ended.
+        # When the client opened its current stream, and how often streams ended with which code.
         self.asked_at = 0.0
         self.ends: Counter[str] = Counter()
         # When each notification arrived, by task and kind; when each read mark arrived, by "read" and id.
         self.arrived: dict[tuple[str, str], float] = {}
-        # When the stream that delivered it had been requested.
+        # For each notification and read mark, when the client opened the stream that delivered it.
         self.asked: dict[tuple[str, str], float] = {}
 
     @property
     def unread(self) -> list[str]:
-        """Ids of the unread notifications that it knows."""
+        """Ids of the unread notifications that this device knows."""
         known = self._device.notifications.values()
         return [one.id for one in known if not one.HasField("read_time")]
 

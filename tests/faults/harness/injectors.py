@@ -16,7 +16,7 @@ from tests.faults.harness.scenario import NotPossible, Run, Tally
 
 # An interval varies randomly between this part of it and as much above it.
 _SHORTEST = 0.6
-# Not a promise: the timeout on a machine that is also busy with something else.
+# How long to wait (seconds) until programs serve again. Generous, for a busy machine; the product promises less.
 _READY_SECONDS = 180.0
 
 
@@ -126,7 +126,7 @@ def filled_disk(folder: Path) -> Iterator[None]:
     filler = folder / "filler"
     try:
         with filler.open("wb", buffering=0) as file:
-            # In smaller and smaller pieces, down to the last free page.
+            # Write in smaller and smaller pieces, until the disk's last page is full.
             for size in (1 << 20, 1 << 12):
                 with contextlib.suppress(OSError):
                     while file.write(bytes(size)):

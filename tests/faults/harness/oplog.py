@@ -50,15 +50,15 @@ class Entry:
     told: bool = field(default=False)
 
     def ok(self, **facts: Any) -> None:
-        """Record that it was acknowledged."""
+        """Record that the server acknowledged the operation."""
         self._end("ok", "", facts)
 
     def failed(self, code: str) -> None:
-        """Record that it was refused, so it can't have had an effect."""
+        """Record that the server refused the operation, so it had no effect."""
         self._end("failed", code, {})
 
     def unknown(self, code: str) -> None:
-        """Record that its effect is unknown and may still happen."""
+        """Record that the outcome is unknown: the operation may still take effect."""
         self._end("unknown", code, {})
 
     def raised(self, error: grpc.aio.AioRpcError) -> None:
@@ -88,7 +88,7 @@ class OperationLog:
         self._file: TextIO = path.open("w")
         self._last = 0
         self._lines: list[str] = []
-        # Lines written, and lines on disk.
+        # Number of log lines written, and number of lines that are on disk.
         self._written = self._synced = 0
         self._changed = threading.Condition()
         self._closed = False
@@ -107,7 +107,7 @@ class OperationLog:
         self.close()
 
     def begin(self, op: str, **facts: Any) -> Entry:
-        """Log an operation before it is sent; `facts` are JSON values."""
+        """Log an operation before the client sends its request; `facts` are JSON values."""
         self._last += 1
         self.write({"n": self._last, "op": op, "facts": facts})
         return Entry(self, self._last)

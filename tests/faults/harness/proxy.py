@@ -39,9 +39,9 @@ class _Connection:
     task: asyncio.Task[None]
     # Response bytes forwarded since the connection opened.
     passed: int = 0
-    # Whether the server speaks HTTP/2, by its first bytes.
+    # Whether the server's first bytes show that it speaks HTTP/2.
     http2: bool | None = None
-    # Responses were dropped, so client and server no longer agree about the connection's state.
+    # Set once the proxy dropped responses: client and server no longer agree about the connection's state.
     spoilt: bool = False
     # HTTP/2 streams whose response had a message.
     answered: set[int] = field(default_factory=set)
@@ -161,7 +161,7 @@ class Proxy:
             if not self._mode.refusing:
                 await self._serve(reader, client, task)
         except (OSError, asyncio.CancelledError):
-            # A side disconnected or was reset, which is expected here.
+            # The client or the server closed or reset the connection, which this proxy expects.
             pass
         finally:
             client.transport.abort()
@@ -247,7 +247,7 @@ class Proxy:
         while way in self._mode.stopped:
             await self._changed.wait()
         chunk = await reader.read(_CHUNK_BYTES)
-        # The bytes may have arrived before the mode changed.
+        # The mode may have changed while the proxy was reading.
         while way in self._mode.stopped:
             await self._changed.wait()
         return chunk

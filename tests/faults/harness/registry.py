@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tests.faults import scenarios
 from tests.faults.harness.scenario import Profile, Run, Tally
 
-# A scenario that takes longer (seconds) is aborted and counts as broken: it hangs, or the machine is too busy.
+# The runner aborts a scenario after this time (seconds) and counts it as broken: it hangs, or the machine is too busy.
 _LIMIT_SECONDS: Mapping[Profile, float] = {"short": 300.0, "long": 3600.0}
 
 

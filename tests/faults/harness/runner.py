@@ -22,7 +22,7 @@ from tests.faults.harness.world import fetch
 # The settings of `make up`, except folder, ports and these.
 _SETTINGS: dict[str, object] = {
     "replicas": 2,
-    # The default of `make up` (seconds).
+    # Seconds, as `make up` sets it by default.
     "email_window": 5,
     # All scenarios log in from one address.
     "login_attempts_per_address": 1_000_000,
@@ -31,7 +31,7 @@ _SETTINGS: dict[str, object] = {
 }
 # Shorter times (seconds) for a run of five minutes.
 _SHORT: dict[str, object] = {
-    # Also the interval at which unread streams are checked.
+    # The interval (seconds) at which services send heartbeats and check for clients that don't read.
     "heartbeat_interval": 3,
     # With the heartbeat above, a stalled stream is cut after at most 9 s instead of 30.
     "reader_timeout": 6,
@@ -40,7 +40,7 @@ _SHORT: dict[str, object] = {
     "email_window": 2,
 }
 _RESTORE_SECONDS = 180.0
-# How often this process checks its own scheduling, and the tolerated lateness (seconds).
+# How often (seconds) this process checks that it gets CPU time, and how late a check may be.
 _PULSE_SECONDS = 0.1
 _LATE_SECONDS = 0.5
 
@@ -163,7 +163,7 @@ async def _restore(stack: Stack, tally: Tally) -> None:
     tally.expect(not missing, f"after it {', '.join(missing)} no longer served")
     if missing:
         return
-    # Each scenario is judged separately.
+    # Delete the dead letters that a scenario left, so that they don't count against the next scenario.
     left = await fetch(
         stack.settings, "DELETE FROM platform.dead_letters RETURNING consumer, subject"
     )

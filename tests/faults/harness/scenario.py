@@ -38,21 +38,21 @@ class Tally:
     inverted: int = 0
     leaked: int = 0
     slowest_recovery: float = 0.0
-    # Sentences: other broken promises, and what was only slower than promised.
+    # Sentences about other broken promises, and about what was only slower than promised.
     broken: list[str] = field(default_factory=list)
     slow: list[str] = field(default_factory=list)
-    # Measurements, shown below the table.
+    # Name → measurement, printed below the table.
     figures: dict[str, str] = field(default_factory=dict)
-    # A sentence: why this machine doesn't allow the fault.
+    # A sentence that says why this machine doesn't allow the fault.
     impossible: str = ""
 
     def expect(self, holds: bool, sentence: str) -> None:
-        """Record the sentence as broken unless the condition holds."""
+        """Record a broken promise, described by the sentence, unless the condition holds."""
         if not holds:
             self.broken.append(sentence)
 
     def expect_speed(self, holds: bool, sentence: str) -> None:
-        """As `expect`, for speeds that other load on the machine can spoil."""
+        """Like `expect`, but for promised times, which other load on the machine can spoil."""
         if not holds:
             self.slow.append(sentence)
 

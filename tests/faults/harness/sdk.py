@@ -20,7 +20,7 @@ def logged_in(run: Run, person: SeededPerson) -> TaskFlow:
         user_id=person.id,
         email=person.email,
         access_token=person.credentials[0][1].removeprefix("Bearer "),
-        # The refresh token of a new session.
+        # The refresh token for a new session of this person.
         refresh_token=refresh_token(Seal(settings), UUID(person.session_id), 1),
         renew_after=time.time() + settings.access_token_lifetime / 3,
     )

@@ -28,10 +28,10 @@ from tests.faults.harness.scenario import Run
 
 Metadata = tuple[tuple[str, str], ...]
 
-# A token is replaced when less than this part of its lifetime is left.
+# A person's token is replaced when less than this part of its lifetime is left.
 _LEFT = 0.5
 
-# Reconnects within a second after a server restarts; accepts messages of any size.
+# Channels that reconnect within a second after a server restarts and accept messages of any size.
 CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),

@@ -145,7 +145,7 @@ class Writers:
             entry.ok()
 
     async def _told(self, entry: Entry, method: Any, request: Any, person: SeededPerson) -> Any:
-        """The answer, or None after a failure, which is logged."""
+        """Makes a call; returns its answer, or None after a failure. Both are logged."""
         call: Awaitable[Any] = method(request, metadata=person.credentials, timeout=DEADLINE)
         try:
             answer = await call

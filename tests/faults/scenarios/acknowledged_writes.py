@@ -41,7 +41,7 @@ async def run(run: Run, tally: Tally) -> None:
                 killing(run, _SERVICES, run.choose(2.0, 7.0), tally),
             ):
                 await asyncio.sleep(seconds)
-            # Also check writes that were acknowledged after the recovery.
+            # Keep writing for a moment, so that the check covers writes acknowledged after the recovery.
             await asyncio.sleep(2)
         operations = list(log)
         tally.operations = load.begun

@@ -1,6 +1,6 @@
 """Bad input to every RPC gets the documented answer at a bounded cost and does no harm."""
 
-from tests.faults import cost
+from tests.faults import request_cost
 from tests.faults.bad_input import CASES, MOST_GROWTH, hold
 from tests.faults.harness.scenario import Run, Tally
 from tests.faults.samples import new_samples
@@ -18,7 +18,7 @@ async def run(run: Run, tally: Tally) -> None:
     settings = run.stack.settings
     seed = run.random.randrange(2**32)
     async with new_samples(settings) as samples:
-        costs = await cost.measure(samples, run.stack, seed, _SHARE[run.profile], run.say)
+        costs = await request_cost.measure(samples, run.stack, seed, _SHARE[run.profile], run.say)
         report = await hold(samples, run.stack, seed, CASES[run.profile], say=run.say)
     tally.operations = tally.faults = report.cases + costs.answers.total()
     tally.broken += costs.broken[:_SHOWN]

@@ -9,8 +9,7 @@ from typing import Literal
 
 import grpc.aio
 from google.type import date_pb2
-from temporalio.client import Client, WorkflowExecutionStatus
-from temporalio.service import RPCError
+from temporalio.client import Client
 
 from taskflow.task.v1.task_pb2 import TASK_STATUS_IN_PROGRESS, TASK_STATUS_TODO, Due, Task
 from taskflow.task.v1.task_service_pb2 import (
@@ -20,9 +19,9 @@ from taskflow.task.v1.task_service_pb2 import (
 from tests.faults.harness import events
 from tests.faults.harness.board import Board, a_board, revisions
 from tests.faults.harness.oplog import OperationLog
+from tests.faults.harness.reminder_timers import has_timer
 from tests.faults.harness.scenario import Run, Tally
 from tests.faults.harness.world import World, a_world
-from workflows.reminders.contract import reminder_id
 
 PROMISE = "A broker that lost its disk loses no event"
 # Runs first: a new stream is refilled with all events, including those of other scenarios.
@@ -71,7 +70,7 @@ async def run(run: Run, tally: Tally) -> None:
     )
 
 
-# Losing the disk
+# Loss of the broker's disk.
 
 
 async def _lose(run: Run, loss: Loss, tally: Tally) -> None:
@@ -79,7 +78,7 @@ async def _lose(run: Run, loss: Loss, tally: Tally) -> None:
     disk, copy = run.stack.settings.data_dir / "nats", run.folder / "copy"
     await asyncio.sleep(_BEFORE)
     if loss == "rolled back":
-        # Copied while nothing writes to the store, like a volume backup.
+        # Copy the disk while NATS doesn't write to it, like a volume backup.
         await run.stack.hold("nats")
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(disk, copy)
@@ -87,7 +86,7 @@ async def _lose(run: Run, loss: Loss, tally: Tally) -> None:
         tally.faults += 1
         await asyncio.sleep(_BEFORE)
     await run.stack.hold("nats")
-    # Events written meanwhile wait in the outbox, some in the relay's client.
+    # Events written while NATS is down wait in the outbox, some in the relay's NATS client.
     await asyncio.sleep(run.random.uniform(0.1, 2.0))
     shutil.rmtree(disk)
     if loss == "rolled back":
@@ -101,7 +100,7 @@ async def _release(run: Run) -> None:
     await run.stack.wait_ready("nats")
 
 
-# The load
+# Writers.
 
 
 async def _load(run: Run, world: World, log: OperationLog) -> None:
@@ -150,7 +149,7 @@ async def _write(run: Run, world: World, log: OperationLog, number: int) -> None
         await asyncio.sleep(0.03)
 
 
-# Agreement
+# Agreement of consumers with the database.
 
 
 async def _agreement(
@@ -199,17 +198,9 @@ async def _differences(world: World, boards: Sequence[Board], temporal: Client) 
     if bare := sum(not suggested for _, _, suggested in rows):
         found.append(f"{bare} tasks without a suggestion")
     due = [task_id for task_id, has_deadline, _ in rows if has_deadline]
-    if silent := len(due) - sum([await _waits(temporal, task_id) for task_id in due]):
+    if silent := len(due) - sum([await has_timer(temporal, task_id) for task_id in due]):
         found.append(f"{silent} deadlines without a timer")
     return found
-
-
-async def _waits(temporal: Client, task_id: str) -> bool:
-    try:
-        described = await temporal.get_workflow_handle(reminder_id(task_id)).describe()
-    except RPCError:
-        return False
-    return described.status is WorkflowExecutionStatus.RUNNING
 
 
 async def _check(world: World, log: OperationLog, tally: Tally) -> None:

@@ -31,10 +31,10 @@ _RELAYS: Final = ("relay", "relay-2")
 _NOTIFYING_EVERY: Final = 4
 # Seconds between a writer's changes, while no transaction is held open.
 _PAUSE: Final = 0.04
-# Seconds until another relay publishes, and until the consumers are done.
+# Time limits (seconds) until another relay publishes, and until the consumers have processed everything.
 _TAKEOVER: Final = 15.0
 _DRAIN: Final = 60.0
-# Seconds. The shortest dedupe window that NATS accepts.
+# The dedupe window (seconds) during the scenario: the shortest that NATS accepts.
 _SMALLEST_WINDOW: Final = 0.1
 
 
@@ -42,13 +42,13 @@ _SMALLEST_WINDOW: Final = 0.1
 class Moments:
     """How often the relay was killed at which moment, as seen from outside."""
 
-    # It had read events that NATS hadn't acknowledged.
+    # The relay had read events that NATS hadn't acknowledged yet.
     selected: int = 0
-    # NATS had acknowledged them and they weren't marked.
+    # NATS had acknowledged events that the relay hadn't marked as published yet.
     acked: int = 0
-    # Its statement that marks them was running, and Postgres finished it for the dead client.
+    # Postgres was running the relay's statement that marks events, and finished it after the relay's death.
     marking: int = 0
-    # After a random short time.
+    # The relay died a random short time after it started.
     anywhere: int = 0
 
 
@@ -76,7 +76,7 @@ async def run(run: Run, tally: Tally) -> None:
     )
 
 
-# The transaction
+# A transaction that commits late.
 
 
 async def _hold_open(run: Run, world: World, changes: Changes, tally: Tally) -> None:
@@ -120,11 +120,11 @@ async def _hold_open(run: Run, world: World, changes: Changes, tally: Tally) -> 
     tally.figures["transaction held open"] = (
         f"{time.monotonic() - started:.1f} s, while {changes.acknowledged - before:,} others committed"
     )
-    # An event with a later revision.
+    # Write an event with a higher revision of the same task, which must not overtake the late one.
     await changes.change(changes.spare, telling=True)
 
 
-# Killing the relay
+# Kills of the relay.
 
 
 async def _kill_relays(run: Run, tally: Tally, moments: Moments) -> None:
@@ -266,7 +266,7 @@ async def _published(looking: psycopg.AsyncConnection[Any]) -> None:
             await asyncio.sleep(0.01)
 
 
-# Checking
+# Checks at the end.
 
 
 async def _check(world: World, log: OperationLog, tally: Tally) -> None:
@@ -306,7 +306,8 @@ async def _replay(run: Run, world: World, tally: Tally) -> None:
                 outbox.subject(stored.event), stored.payload, headers={"Nats-Msg-Id": stored.id}
             )
             if ack.duplicate:
-                # The server still remembers the id; under another message id it is the same event to consumers.
+                # NATS still knows this message id, so send the event under another one. Consumers see the same event
+                # id.
                 ack = await jetstream.publish(
                     outbox.subject(stored.event),
                     stored.payload,

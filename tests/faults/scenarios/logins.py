@@ -27,7 +27,7 @@ _MOST = 2.0
 
 
 async def run(run: Run, tally: Tally) -> None:
-    # Alternating, so that other load affects both equally.
+    # Rounds with and without logins alternate, so that other load affects both equally.
     rounds, seconds = run.choose(3, 9), run.choose(2.0, 20.0)
     async with a_world(run, people=_PEOPLE) as world:
         await _give_passwords(world)

@@ -65,7 +65,7 @@ async def run(run: Run, tally: Tally) -> None:
         tally.faults = 1_000 - len(path.mails.data_replies)
         path.mails.data_replies.clear()
         run.say(f"the mail server takes mail again after {refused:.0f} s")
-        # By the backoff, the next try comes within the time that has passed so far.
+        # The retry pause doubles, so the next try comes within the time that the outage has lasted.
         tally.recovered_after(await _all_mailed(path, count, refused + _PATIENCE))
         await _check(path, count, tally)
 
@@ -86,7 +86,7 @@ async def _mail_path(run: Run) -> AsyncIterator[MailPath]:
             bus = Bus(stack.settings, name="harness")
             await bus.connect()
             await bus.ensure_stream()
-            # As the relay does.
+            # Create the consumer as the relay does.
             await bus.add_durable(CONSUMER, SUBJECTS, 0)
             yield MailPath(stack.settings, bus, services, mails, str(uuid7()))
             await bus.close()

@@ -15,9 +15,9 @@ import grpc.aio
 
 from taskflow.task.v1.task_pb2 import Task
 from taskflow.task.v1.task_service_pb2 import CreateTaskRequest, GetTaskRequest
-from tests.faults.abuse import ATTACKS
 from tests.faults.harness.scenario import Run, Tally
 from tests.faults.harness.world import Stubs, World, a_world, stubs_at
+from tests.faults.network_attacks import ATTACKS
 
 PROMISE = "Network abuse harms no other client"
 LIMIT_SECONDS = {"short": 120.0, "long": 1800.0}
@@ -40,8 +40,8 @@ _AMOUNTS = {
     "unread_answers": 500,
 }
 _ROUNDS = 2
-# After these attacks the server closes the connection or refuses the call at once. After the others it does so when
-# its pings aren't answered.
+# After these attacks the server closes the connection or refuses the call at once. After other attacks it closes the
+# connection once its pings stay unanswered.
 _ENDED = {
     "garbage": {"service"},
     "tls_to_a_clear_port": {"gateway", "service"},
@@ -49,14 +49,15 @@ _ENDED = {
     "rapid_resets": {"gateway"},
     "ping_flood": {"service"},
 }
-# A silent connection isn't pinged, but closed after some idle minutes.
+# The server doesn't ping a silent connection, but closes it after some idle minutes.
 _SILENT = ("connections_left_open", "gateway")
-# Seconds until the end: "at once" on a busy machine, and after unanswered pings.
+# How soon (seconds) the server must end a connection: at once, with room for a busy machine, and after unanswered
+# pings.
 _AT_ONCE, _UNANSWERED = 5.0, 50.0
 # Calls per second of an innocent client, on each path.
 _RATE = 20.0
 _PATIENCE = 5.0
-# The longest call (milliseconds), and the bytes that a process may grow by.
+# The longest time that an innocent call may take (milliseconds), and the bytes that a process may grow by.
 _LONGEST = 1000.0
 _MOST_GROWTH = 50 * 2**20
 # Concurrent calls before the first memory measurement.
@@ -184,7 +185,7 @@ class Attacker:
 async def _attackers(count: int) -> AsyncIterator[list[Attacker]]:
     processes = [
         await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.faults.abuse"),
+            *(sys.executable, "-m", "tests.faults.network_attacks"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )

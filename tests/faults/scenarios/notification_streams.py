@@ -100,7 +100,7 @@ class UserActions:
         )
 
     def missing(self) -> list[tuple[int, Key]]:
-        """Acknowledged changes that haven't arrived."""
+        """Acknowledged changes that haven't arrived at their user's streams."""
         return [one for one in self.answered if one[1] not in self.inboxes[one[0]].arrived]
 
     def _done(self, user: int, key: Key) -> None:
@@ -184,7 +184,7 @@ async def _break(run: Run, tally: Tally, faults: list[tuple[float, float]], unti
 
 
 async def _kill(run: Run) -> float:
-    """Kill a process. The others have its work from the moment it is gone."""
+    """Kill a process; returns the time of its end, from which the other processes do its work."""
     name = run.random.choice((*_NOTIFIERS, "relay", "relay-2"))
     run.say(f"killing {name}")
     await run.stack.hold(name)

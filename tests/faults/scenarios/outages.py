@@ -61,7 +61,7 @@ _COMING_BACK: Final = "coming back"
 @dataclass(frozen=True)
 class Dependency:
     name: str
-    # Down or hanging, at random.
+    # Each dependency is down or hangs, at random.
     fail: Callable[[], Awaitable[None]]
     mend: Callable[[], Awaitable[None]]
 
@@ -122,7 +122,7 @@ async def run(run: Run, tally: Tally) -> None:
     _judge(run, measured, tally)
 
 
-# Dependencies
+# Dependencies, and how to break them.
 
 
 def _program(run: Run, name: str) -> Dependency:
@@ -219,7 +219,7 @@ async def _combinations(
             await _become(run, set(), down, dependencies, measured, tally)
             await events.settled(world.settings, run.choose(3.0, 60.0))
             await _measure(run, _ALL_UP, measured, seconds_up)
-        # Reflected Gray code.
+        # A reflected Gray code: each combination differs from the previous one by a single dependency.
         bits = number ^ number >> 1
         wanted = {one.name for place, one in enumerate(dependencies) if bits >> place & 1}
         await _become(run, wanted, down, dependencies, measured, tally)
@@ -237,7 +237,8 @@ async def _become(
     measured: Measured,
     tally: Tally,
 ) -> None:
-    # A restarting program slows the others on a small machine, and isn't down any more.
+    # Calls during a restart get a label of their own: the program isn't down any more, but slows others on a small
+    # machine.
     measured.label = _COMING_BACK
     for dependency in dependencies:
         if dependency.name in down - wanted:
@@ -257,7 +258,7 @@ async def _measure(run: Run, label: str, measured: Measured, seconds: float) -> 
     await asyncio.sleep(seconds)
 
 
-# The people who work meanwhile
+# People who work during the outages.
 
 
 @asynccontextmanager
@@ -348,7 +349,7 @@ async def _log_in(caller: Caller, email: str) -> None:
         await caller.call("login", caller.world.stubs.auth.Login, request, _LOGIN_PAUSE)
 
 
-# Checking
+# Checks at the end.
 
 
 async def _check(world: World, log: OperationLog, tally: Tally) -> None:
@@ -370,7 +371,8 @@ async def _check(world: World, log: OperationLog, tally: Tally) -> None:
 
 def _judge(run: Run, measured: Measured, tally: Tally) -> None:
     subsets = sorted({label for label, _ in measured.took} - {_ALL_UP, _COMING_BACK})
-    # A second has too few calls for its own percentile.
+    # In the short profile a combination lasts a second, too few calls for a percentile, so all combinations share one
+    # percentile.
     groups: list[list[str]] = run.choose([subsets], [[one] for one in subsets])
     tally.expect(len(subsets) == 15, f"only {len(subsets)} of 15 combinations were tried")
     for group in [*groups, [_COMING_BACK]]:

@@ -22,7 +22,7 @@ ORDER = "logins, then overload"
 
 _TIMES = 3
 _LEAST_GOODPUT = 0.8
-# Milliseconds.
+# The longest that a refusal may take (milliseconds).
 _LONGEST_REFUSAL = 100.0
 # Mostly lists of 100 tasks: one processor makes the calls, so a call has to cost far more than a refusal.
 _MIX = {"list": 6, "get": 2, "update": 2}
@@ -117,7 +117,7 @@ def _contained(stack: Stack) -> Iterator[None]:
         _move(_pids(stack), group)
         yield
     finally:
-        # Including processes started meanwhile: only an empty group can be removed.
+        # Move out all processes, even new ones, because Linux removes only an empty control group.
         _move(map(int, (group / "cgroup.procs").read_text().split()), _GROUPS)
         group.rmdir()
 

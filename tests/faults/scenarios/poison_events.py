@@ -79,7 +79,7 @@ async def run(run: Run, tally: Tally) -> None:
     tally.figures["dead letters"] = f"{len(parked)} of {len(poison.letters)}, of {bad} bad events"
 
 
-# Poison
+# Poison events.
 
 
 async def _publish(run: Run, world: World, poison: Poison, number: int, task: Task) -> None:
@@ -90,7 +90,7 @@ async def _publish(run: Run, world: World, poison: Poison, number: int, task: Ta
     consumers = ["notification"]
     match number % 5:
         case 0:
-            # Both consumers, and the streams, take this one for a task event.
+            # This event looks like a task event to both consumers and to the streams.
             event.type = run.random.choice(["task.created", "task.updated"])
             consumers.append("dispatcher")
             payload = b"\xff" + run.random.randbytes(50)
@@ -109,7 +109,7 @@ async def _publish(run: Run, world: World, poison: Poison, number: int, task: Ta
             poison.curable.add(event.id)
     poison.letters |= {(consumer, event.id) for consumer in consumers}
     await _insert(world, event_id, subject(event), payload)
-    # No consumer parks this one; streams skip it.
+    # No consumer parks this event, and streams skip it.
     garbage = f"taskflow.{workspace_id}.member.removed"
     await _insert(world, uuid7(), garbage, b"\xff")
 
@@ -151,7 +151,7 @@ async def _fault(world: World) -> AsyncIterator[Callable[[], Awaitable[None]]]:
         )
 
 
-# Checking
+# Checks at the end.
 
 
 async def _good_ones(world: World, poison: Poison, tally: Tally) -> None:

@@ -41,7 +41,7 @@ _AROUND: Final = 2.0
 # The allowed lateness of a reminder (seconds), normally and after the end of an outage.
 _LATE: Final = 10.0
 _LATE_AFTER_OUTAGE: Final = 60.0
-# If this process didn't run for this long (seconds), the whole machine stood still.
+# When this process got no CPU for this long (seconds), the scenario assumes that the whole machine stood still.
 _STANDSTILL: Final = 3.0
 # Seconds from setting a deadline to the deadline.
 _LEAD: Final = (5.0, 9.0)
@@ -121,7 +121,7 @@ async def run(run: Run, tally: Tally) -> None:
         await _check(world, outages, tally)
 
 
-# Editing
+# Edits near the deadlines.
 
 
 async def _live(run: Run, world: World, log: OperationLog, task_id: str, due: float) -> None:
@@ -245,7 +245,7 @@ async def _watch(outages: list[Outage], tally: Tally) -> None:
         before = now
 
 
-# Checking
+# Checks at the end.
 
 
 def _latest(expected: float, outages: Sequence[Outage]) -> float:

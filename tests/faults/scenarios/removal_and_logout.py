@@ -47,13 +47,13 @@ _STREAM_EVERY = 3
 _DEADLINE = 30.0
 
 _Code = grpc.StatusCode
-# Codes of a busy machine, which reveal nothing.
+# Status codes that a busy machine causes; such an answer reveals nothing.
 _PASSING = (_Code.UNAVAILABLE, _Code.RESOURCE_EXHAUSTED, _Code.DEADLINE_EXCEEDED)
 
 
 @dataclass
 class Door:
-    """The processes by name: changes are made at the first ones, questions are asked at the second."""
+    """Makes changes at one process of each service, and asks another process of the service right afterwards."""
 
     world: World
     at: dict[str, Stubs]
@@ -63,7 +63,7 @@ class Door:
     closed: list[float] = field(default_factory=list)
 
     async def one(self, number: int, person: SeededPerson, task_id: str) -> SeededPerson:
-        """One round; returns the person as a member with a session."""
+        """One round: removal or logout, checks, and the person's return. Returns the person with a session."""
         logout = bool(number % 2)
         watching = None
         if number // 2 % _STREAM_EVERY == 0:
@@ -254,7 +254,7 @@ async def run(run: Run, tally: Tally) -> None:
 
 
 async def _done(call: Callable[[], Awaitable[Any]], *already: grpc.StatusCode) -> Any:
-    """The answer, with retries; None if a repeated call learns that it was `already` done."""
+    """Makes a call with retries; returns its answer, or None if a repeat learns that the call was `already` done."""
     repeated = False
     while True:
         try:

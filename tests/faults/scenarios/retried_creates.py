@@ -20,7 +20,7 @@ from tests.faults.harness.proxy import Proxy
 from tests.faults.harness.scenario import Run, Tally
 from tests.faults.harness.world import SeededPerson, Stubs, World, a_world, stubs_at
 
-# Starts a call, or returns the running one.
+# A function that starts a call, or returns the call that is running.
 Begin = Callable[[], asyncio.Future[Any]]
 
 PROMISE = "A retried create happens once"
@@ -32,7 +32,7 @@ _RETRIES = 3
 _DEADLINE = 10.0
 _PATIENCE = 120.0
 _REPEATED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-# One connection reset during a running call for this many dropped responses.
+# For this many dropped responses, the scenario also resets one connection during a running call.
 _RESET_EVERY = 4
 # Longer than a create takes (seconds), so that the reset falls before, within and after it.
 _CREATE_SECONDS = 0.02
@@ -56,7 +56,7 @@ async def run(run: Run, tally: Tally) -> None:
 
 
 class Trial:
-    """Both kinds of clients, each behind its own proxy."""
+    """Hand-written and SDK clients, each kind behind its own proxy."""
 
     def __init__(
         self, world: World, log: OperationLog, tally: Tally, chance: random.Random

@@ -46,14 +46,14 @@ PROMISE = "A rolling deploy fails no unary call, and streams resume"
 LIMIT_SECONDS = {"short": 150.0, "long": 1800.0}
 
 _RATE = {"short": 150.0, "long": 300.0}
-# Far above a call's usual time: a slow call isn't a failed one.
+# Time limit of a call (seconds), far above its usual time, because a slow call doesn't count as failed.
 _DEADLINE = 30.0
 _PEOPLE = 10
 _SERVICES = ("auth", "task", "notification")
 _REPLICATED = (*_SERVICES, "relay", "worker")
 _SETTLE_SECONDS = 60.0
 
-# A task and its revision.
+# A task id and a revision of that task.
 Version = tuple[str, int]
 
 
@@ -106,7 +106,7 @@ class SdkInbox:
                 self.opened.set()
 
     async def agrees(self) -> bool:
-        """Whether it shows the same as the list."""
+        """Whether the stream has shown the same notifications as the list."""
         listed: list[Notification] = []
         request = ListNotificationsRequest(page_size=1000)
         while True:
@@ -148,7 +148,7 @@ class MixedCalls:
             case 0:
                 await self.create(workspace, person, number)
             case 1 | 2 | 3 if task_id:
-                # Not the text: each text change would start work at the workers.
+                # Updates don't change the text, because each text change would make the workers suggest something.
                 task = Task(id=task_id, labels=[f"crane {number}"])
                 answer = await stubs.tasks.UpdateTask(UpdateTaskRequest(task=task), **how)
                 self._done(workspace, answer.task)
@@ -190,7 +190,7 @@ class MixedCalls:
 
 
 async def run(run: Run, tally: Tally) -> None:
-    # Ends of two streams per person.
+    # Half of the streams watch tasks and half watch notifications: one of each per person.
     streams = run.choose(100, 500)
     workspaces = streams // 2 // _PEOPLE
     ends: Counter[str] = Counter()

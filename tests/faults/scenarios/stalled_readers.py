@@ -32,9 +32,9 @@ LIMIT_SECONDS = {"short": 150.0, "long": 900.0}
 _P99 = 0.5
 _GROWTH = 200 * 1024 * 1024
 _CUT = 30.0
-# Client and gateway buffer at least one flow-control window each for a stalled stream (bytes).
+# For a stalled stream, client and gateway each buffer at least one flow-control window (bytes).
 _TAKEN_IN = 2 * 64 * 1024
-# Sent to each stalled stream: more than all buffers can hold (bytes).
+# How much the flood sends to each stalled stream (bytes): more than all buffers hold.
 _FLOOD = 320 * 1024
 _PER_CONNECTION = 100
 _OPENING = 50
@@ -108,7 +108,7 @@ async def run(run: Run, tally: Tally) -> None:
 
 
 def _tasks(world: World) -> Kind:
-    """All streams are of one workspace."""
+    """The WatchTasks kind: all streams watch the same workspace."""
     owner = world.workspace.owner
 
     async def create(title: str) -> str:
@@ -148,7 +148,7 @@ def _tasks(world: World) -> Kind:
 
 
 async def _notifications(world: World, count: int) -> Kind:
-    """Stalled streams all belong to the first person, read streams to all ten in turn."""
+    """The WatchNotifications kind: stalled streams belong to the first person, others to all ten in turn."""
     owner, *people = world.people
 
     async def tell(person: SeededPerson, title: str) -> None:
@@ -197,7 +197,7 @@ async def _stall(run: Run, kind: Kind, count: int, tally: Tally) -> None:
         run.say(f"{kind.method}: {count} streams are stalled")
         await kind.flood()
         tally.faults += count
-        # The flood also slows reading streams, so measuring starts after it.
+        # The flood also slows the streams that are read, so latency is measured after the flood.
         await _had(kind, readers, [await kind.probe(0)], count)
         written: dict[str, float] = {}
 
@@ -231,7 +231,7 @@ async def _stall(run: Run, kind: Kind, count: int, tally: Tally) -> None:
 
 @asynccontextmanager
 async def _opened(run: Run, kind: Kind, numbers: Sequence[int]) -> AsyncIterator[list[Any]]:
-    """Streams after their first message, on connections of their own."""
+    """Opens streams on new connections; yields them after their first message."""
     options = [*CHANNEL_OPTIONS, ("grpc.http2.bdp_probe", 0)]
     async with AsyncExitStack() as exit_stack:
         stubs = [

@@ -1,4 +1,4 @@
-"""The consumers are away while more events are written than the event stream holds."""
+"""The consumers are down while more events are written than the event stream holds."""
 
 import asyncio
 import re
@@ -10,8 +10,7 @@ from typing import Any
 
 from google.type import date_pb2, datetime_pb2
 from nats.js import JetStreamContext
-from temporalio.client import Client, WorkflowExecutionStatus
-from temporalio.service import RPCError
+from temporalio.client import Client
 
 from deploy.local.probes import http_get
 from services.platform.events.subjects import STREAM
@@ -19,9 +18,9 @@ from taskflow.event.v1.event_pb2 import Event
 from taskflow.task.v1.task_pb2 import TASK_STATUS_IN_PROGRESS, TASK_STATUS_TODO, Due, Task
 from taskflow.task.v1.task_service_pb2 import ChangeTaskStatusRequest, CreateTaskRequest
 from tests.faults.harness import events
+from tests.faults.harness.reminder_timers import has_timer
 from tests.faults.harness.scenario import Run, Tally
 from tests.faults.harness.world import World, a_world
-from workflows.reminders.contract import reminder_id
 
 PROMISE = "A full event stream loses nothing"
 LIMIT_SECONDS = {"short": 240.0, "long": 1800.0}
@@ -95,7 +94,7 @@ async def _small_stream(jetstream: JetStreamContext, world: World) -> AsyncItera
         await jetstream.update_stream(config)
 
 
-# Writing
+# Writes while the consumers are down.
 
 
 async def _write(
@@ -117,7 +116,7 @@ async def _write(
         chunk = range(begin, min(begin + 10, count))
         await asyncio.gather(*(_one(world, number, due) for number in chunk))
         tally.operations += 2 * len(chunk)
-        # A share of events that the relay has yet to publish would be read too late.
+        # Wait until the relay has published all events, or else the shares would be read too late.
         while await _unpublished(world):
             await asyncio.sleep(0.02)
         shares = await _shares(run)
@@ -185,7 +184,7 @@ async def _shares(run: Run) -> dict[str, float]:
     return found
 
 
-# The return
+# The consumers' return.
 
 
 async def _kill_while_catching_up(run: Run, tally: Tally) -> None:
@@ -238,7 +237,7 @@ async def _missing(world: World, temporal: Client, all_due: bool) -> list[tuple[
     found = {
         "tasks without a suggestion": sum(not suggested for _, _, suggested, _ in rows),
         "deadlines without a timer": sum(
-            [not await _waits(temporal, task_id) for task_id, far, _, _ in rows if far]
+            [not await has_timer(temporal, task_id) for task_id, far, _, _ in rows if far]
         ),
         "reminders missing": sum(over and task_id not in reminded for task_id, _, _, over in rows)
         if all_due
@@ -254,14 +253,6 @@ async def _reminded(world: World) -> set[str]:
         {"subject": f"taskflow.{world.workspace.id}.task.reminder_due"},
     )
     return {Event.FromString(bytes(payload)).aggregate_id for (payload,) in rows}
-
-
-async def _waits(temporal: Client, task_id: str) -> bool:
-    try:
-        described = await temporal.get_workflow_handle(reminder_id(task_id)).describe()
-    except RPCError:
-        return False
-    return described.status is WorkflowExecutionStatus.RUNNING
 
 
 async def _check(world: World, tally: Tally) -> None:

@@ -23,7 +23,7 @@ PROMISE = "Token theft is noticed"
 _USES = 8
 # Token families tested concurrently.
 _AT_ONCE = 16
-# By the contract, a token may be reused for this long (seconds), in case an answer was lost.
+# By the contract, a refresh token may be reused for this long (seconds), in case an answer was lost.
 _GRACE = 10
 
 
@@ -43,7 +43,7 @@ class Thief:
         if child is None:
             return
         if number % 2:
-            # The owner refreshes again, so that the token is two generations old.
+            # The owner refreshes again, so that the thief's token is two generations old.
             newest = await self._refreshed(child.refresh_token)
             if not isinstance(newest, Tokens):
                 self.tally.broken.append(f"the token of a live family was refused: {newest}")

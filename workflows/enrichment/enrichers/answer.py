@@ -1,4 +1,4 @@
-"""Turns a model's answer into proposals: parsed, validated and sanitised. Nothing in it is obeyed."""
+"""Turns a model's answer into proposals: parsed, validated and sanitised. Instructions in an answer have no effect."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from workflows.enrichment.enrichers.prompt import PROMPT_VERSION, DescriptionAns
 from workflows.enrichment.enrichers.types import MAX_DESCRIPTION, MAX_REASON, Kind, Proposal
 from workflows.sanitise import clean_line, clean_text, cut
 
-# Characters; far above any valid answer. It bounds the work on an invalid one.
+# Longest answer (characters) that is parsed, far above any valid one. It bounds the work on an invalid answer.
 _MAX_ANSWER: Final = 200_000
 _FENCE: Final = "```"
 
 
 class InvalidAnswer(Exception):
-    """Raised with the reason, worded for the model. The text never quotes the answer."""
+    """Raised for an invalid answer. The text gives the reason to the model, and never quotes the answer."""
 
 
 def read_answer(text: str, kinds: frozenset[Kind], original: str, model: str) -> list[Proposal]:
@@ -67,7 +67,7 @@ def _proposal(kind: Kind, raw: Any, original: str, model: str) -> Proposal | Non
 
 
 def _cleaned(raw: Any) -> Any:
-    # Before validation, which rejects strings with a lone surrogate.
+    # Cleaning comes before validation, which would reject a string with a lone surrogate.
     if not isinstance(raw, dict):
         return raw
     return {

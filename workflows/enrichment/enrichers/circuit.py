@@ -47,7 +47,7 @@ class Circuit:
             self._answered(probe)
             raise
         except BaseException:
-            # Cancelled without a result, so the next call may probe.
+            # The probing call was cancelled without a result, so the next call may probe.
             self._probing = self._probing and not probe
             raise
         else:

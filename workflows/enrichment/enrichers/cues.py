@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Final, Literal, NamedTuple
 
 # `urgency` is about the task, `deadline` about time, `incident` about something that goes wrong now. `harm` is an incident
-# that counts in the past tense too. `low` is the opposite of all.
+# that counts in the past tense too. `low` speaks against urgency.
 Sort = Literal["urgency", "deadline", "incident", "harm", "low"]
 
 
@@ -44,7 +44,7 @@ _UTILITY = r"(?:power|electricity|heating|water|gas|oxygen|light|lights|air ?con
 
 # fmt: off
 CUES: Final[tuple[Cue, ...]] = (
-    # -- phrases that contain words of the other side
+    # -- phrases that contain words of the opposite urgency
     Cue("urgency", 3, r"everything else (?:can|has to|must) wait"),
     Cue("urgency", 3, r"(?:can't|cannot|can not|cant|won't|mustn't|must not) (?:really )?wait"),
     Cue("urgency", 3, r"(?:do not|don't|dont|no time to) (?:wait|waste|delay)"),
@@ -181,7 +181,7 @@ CUES: Final[tuple[Cue, ...]] = (
 )
 # fmt: on
 
-# Text after or before a cue that is only mentioned, as in "the urgent label".
+# Text next to a cue that shows that the cue is only mentioned, as in "the urgent label".
 MENTIONED_AFTER: Final = (
     r"[\"'`)\]]?[- ](?:label|labels|button|tag|tags|flag|flags|field|column|queue|status|level|levels|badge|"
     r"icon|filter|tickets?|issues?|tasks|items|mails?|messages|requests|orders|calls|cases|section|list|contacts?|exits?|"
@@ -242,7 +242,7 @@ CONDITION_BEFORE: Final = (
     r"should|every time|while|during|against|after an?|for an?|prevent(?:s|ing)?|avoid(?:s|ing)?|simulate|"
     r"detect(?:s|ing)?|only)\b[^.!?;:\n]{0,36}$"
 )
-# Titles of texts about incidents: writing, teaching or testing, so nothing is happening now.
+# Words of tasks about writing, teaching or testing. An incident that such a task names isn't happening now.
 ABOUT: Final = (
     r"\b(?:post-?mortems?|retros?|retrospective|run-?books?|play-?books?|handbook|trainings?|drills?|lessons learned|"
     r"simulat\w+|exercise|rehears\w+|document(?:ation)?|docs|guide|guidelines|polic(?:y|ies)|glossary|blog post|article|"

@@ -12,17 +12,17 @@ from workflows.enrichment.enrichers.tidy import tidy_description
 from workflows.enrichment.enrichers.types import EnrichRequest, PriorityName, Proposal
 
 if TYPE_CHECKING:
-    # Not at runtime: the child process that applies the rules should stay light.
+    # For type checks only: importing it at run time would enlarge the child process that applies the rules.
     from workflows.enrichment.text_process import TextProcess
 
 MODEL: Final = "heuristic"
 RULES_VERSION: Final = "rules-1"
 
 # Characters of a long description that are read, at its start and at its end, where people say what is urgent and by
-# when. This bounds the time for the longest description that the API accepts.
+# when. The limit bounds the time for the longest description that the API accepts.
 _READ_FIRST = 700
 _READ_LAST = 300
-# Characters before a cue in which negation, tense and conditions are looked for.
+# How many characters before a cue the rules search for negation, tense and conditions.
 _CONTEXT = 60
 
 _BY_GROUP: Final = {f"c{i}": cue for i, cue in enumerate(cues.CUES)} | {
@@ -154,7 +154,7 @@ def _cues(folded: str) -> Iterator[re.Match[str]]:
 
 @cache
 def _any_cue() -> re.Pattern[str]:
-    """Compiled at the first text, in the child process: it takes about 0.03 s."""
+    """The pattern of all cues. The child process compiles it for its first text, which takes about 0.03 s."""
     patterns = "|".join(f"(?:{cue.pattern})(?P<c{i}>)" for i, cue in enumerate(cues.CUES))
     return re.compile(f"(?:{patterns})(?![\\w-])")
 
@@ -175,7 +175,7 @@ def _interpret(
     if negation:
         opening = start - len(before) + negation.start()
         while opening > 0 and text[opening - 1].isalnum():
-            opening -= 1  # "isn't" is found by its "n't"
+            opening -= 1  # the match of "isn't" starts at its "n't"
         negated = text[opening:end].strip()
         return _Reading(-2 if cue.sort == "urgency" else 0, negated)
     if cue.sort in ("urgency", "incident") and _is_elsewhere(cue, folded, before, end, about):

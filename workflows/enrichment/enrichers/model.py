@@ -35,7 +35,7 @@ _UNSUPPORTED: Final = frozenset({400, 404, 415, 422, 501})
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """One endpoint. The timeout is for a whole `suggest`, including its correction."""
+    """How to call one model endpoint. The timeout covers a whole `suggest` with its correction."""
 
     base_url: str
     model: str
@@ -96,7 +96,7 @@ class ModelEnricher:
             timeout=settings.timeout,
             http_client=guarded_client(settings.timeout, settings.allow_private),
         )
-        # The library takes these from OPENAI_* variables, which are meant for another endpoint.
+        # Without explicit values the library reads OPENAI_* variables, which may be meant for another endpoint.
         self._client.organization = None
         self._client.project = None
 
@@ -211,7 +211,7 @@ def _content(completion: object) -> str:
 
 
 def _simpler(dialect: _Dialect, error: openai.APIStatusError) -> _Dialect | None:
-    """Without the parameter that the endpoint seems to reject; None when it is none of ours."""
+    """The dialect without the parameter that the endpoint seems to reject; None when the error names none of ours."""
     if error.status_code not in _UNSUPPORTED:
         return None
     complaint = f"{error.param} {error.message}".lower()

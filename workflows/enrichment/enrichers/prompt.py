@@ -15,16 +15,16 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr
 from workflows.enrichment.enrichers.types import EnrichRequest, Kind, PriorityName
 from workflows.sanitise import clean_line, clean_text, cut, cut_bytes
 
-# Stored with every suggestion. Change it with every change of the texts below.
+# Version of the prompt, stored with every suggestion. Change it whenever you change a text below.
 PROMPT_VERSION: Final = "enrich-1"
 
-# UTF-8 bytes. English averages four bytes a token; three leaves room for other scripts.
+# UTF-8 bytes per token, to estimate tokens. English averages four; three leaves room for other scripts.
 _BYTES_PER_TOKEN: Final = 3
-# Of description, estimated.
+# Most tokens of a description that are sent, by that estimate.
 _INPUT_TOKENS: Final = 6_000
 _MAX_TITLE: Final = 255
 _MAX_SIMILAR: Final = 10
-# Output tokens for models that think before they answer.
+# Extra output tokens for models that reason before they answer.
 _THINKING_TOKENS: Final = 2_000
 
 _INSTRUCTION: Final = """\

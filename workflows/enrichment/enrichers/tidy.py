@@ -13,7 +13,7 @@ class Tidied(NamedTuple):
     reason: str
 
 
-# Fewer items stay in one line.
+# An enumeration with fewer items stays on one line.
 _MIN_ITEMS = 3
 
 # Code, tables and other texts in which spaces or separators have a meaning stay as they are.
@@ -59,7 +59,7 @@ def _bullets(head: str, parts: list[str]) -> str | None:
 
 
 def _dashed_list(text: str) -> str:
-    """For `pack: - soap - towel - brush` on one line. A lone dash is punctuation."""
+    """Splits `pack: - soap - towel - brush` on one line into list items. A single dash counts as punctuation."""
     return "\n".join(_dashed_line(line) for line in text.split("\n"))
 
 

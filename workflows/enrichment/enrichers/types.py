@@ -45,7 +45,7 @@ class Enricher(Protocol):
     """Makes proposals for a task's text. It changes nothing itself."""
 
     async def suggest(self, request: EnrichRequest) -> list[Proposal]:
-        """At most one proposal of each wanted kind, and none when there is nothing to improve.
+        """Returns at most one proposal of each wanted kind, and none when the enricher finds nothing to improve.
 
         Raises `RetryableModelError`, `InvalidModelOutput`, `ModelRefused` or `UnreadableText`.
         """

@@ -20,7 +20,7 @@ from taskflow_client.cli import (
     watch,
     workspace,
 )
-from taskflow_client.cli.running import Format, Options, Problem, group
+from taskflow_client.cli.command import Format, Options, Problem, group
 
 EPILOG = (
     "The options above work before and after the command.\n\n"
@@ -78,7 +78,7 @@ app.add_typer(dead_letters.app, name="dead-letters")
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs a command line and returns its exit code."""
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # hides its connection notices
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # hides gRPC's connection notices
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal may not support every character

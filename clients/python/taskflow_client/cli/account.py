@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from taskflow_client.cli.running import Cli, connected, is_interactive, usage
+from taskflow_client.cli.command import Cli, connected, is_interactive, usage
 
 Email = Annotated[str, typer.Argument(help="Default: ask for it.")]
 PasswordStdin = Annotated[

@@ -1,4 +1,4 @@
-"""The words of the command line for enum values."""
+"""The words that users type on the command line for enum values."""
 
 from enum import StrEnum
 

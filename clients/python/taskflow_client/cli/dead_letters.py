@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from taskflow_client.cli.running import Cli, connected, group
+from taskflow_client.cli.command import Cli, connected, group
 
 app = group("Events that couldn't be processed. For operators.")
 

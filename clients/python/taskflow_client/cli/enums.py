@@ -1,9 +1,8 @@
 """Converts enums of the protos from and to the words of the command line."""
 
 from taskflow.auth.v1.workspace_pb2 import Role
-from taskflow.notification.v1.notification_pb2 import NotificationKind
 from taskflow.task.v1.job_pb2 import JobState
-from taskflow.task.v1.suggestion_pb2 import SuggestionKind, SuggestionState
+from taskflow.task.v1.suggestion_pb2 import SuggestionState
 from taskflow.task.v1.task_pb2 import TaskPriority, TaskStatus
 from taskflow.task.v1.task_service_pb2 import TaskOrderField
 from taskflow_client.cli import choices
@@ -51,16 +50,8 @@ def suggestion_state_word(value: SuggestionState.ValueType) -> str:
     return _word(SuggestionState.Name(value), "SUGGESTION_STATE_")
 
 
-def suggestion_kind_word(value: SuggestionKind.ValueType) -> str:
-    return _word(SuggestionKind.Name(value), "SUGGESTION_KIND_")
-
-
 def job_state_word(value: JobState.ValueType) -> str:
     return _word(JobState.Name(value), "JOB_STATE_")
-
-
-def notification_kind_word(value: NotificationKind.ValueType) -> str:
-    return _word(NotificationKind.Name(value), "NOTIFICATION_KIND_")
 
 
 def _word(name: str, prefix: str) -> str:

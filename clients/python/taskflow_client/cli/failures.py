@@ -7,8 +7,8 @@ from typing import Any
 
 from typer.exceptions import TyperException
 
+from taskflow_client.cli.command import Problem
 from taskflow_client.cli.output import plain
-from taskflow_client.cli.running import Problem
 from taskflow_client.errors import (
     Aborted,
     AlreadyExists,
@@ -32,7 +32,7 @@ _EXIT_CODES: list[tuple[tuple[type[TaskFlowError], ...], int]] = [
 ]
 
 _NOT_LOGGED_IN = "run `taskflow login`, or `taskflow register` for an account"
-# Reason → message and hint. An empty message means the server's.
+# Error reason → message and hint for the user. An empty message means that the server's message is shown.
 _SENTENCES = {
     "CREDENTIALS_MISSING": ("not logged in", _NOT_LOGGED_IN),
     "TOKEN_INVALID": ("the session has ended", "run `taskflow login`"),

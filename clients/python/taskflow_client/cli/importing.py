@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from taskflow_client.cli.running import Cli, Problem, connected, usage
+from taskflow_client.cli.command import Cli, Problem, connected, usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from taskflow.task.v1.task_pb2 import Task
     from taskflow_client import TaskFlowError
-    from taskflow_client.cli.rows import Context, Import
+    from taskflow_client.cli.import_rows import Context, Import
 
 # Concurrent calls: enough to hide network latency, few enough not to load the server.
 _AT_ONCE = 8
-# Seconds. Long enough for an import to continue after a restart of the server.
+# How long (seconds) a call is retried: long enough for an import to continue after a restart of the server.
 _PATIENT = 25.0
 # The most invalid cells that an error lists.
 _SHOWN = 50
@@ -44,11 +44,11 @@ async def import_tasks(
     All rows are checked first; if one is invalid, nothing is imported. Within 24 hours, importing
     the same file again creates no task twice, so an interrupted import can be repeated.
     """
-    from taskflow_client.cli import rows
+    from taskflow_client.cli import import_rows
 
-    digest, found = rows.read(file)
+    digest, found = import_rows.read(file)
     context = await _context(cli, project)
-    imports = rows.check(digest, found, context)
+    imports = import_rows.check(digest, found, context)
     if context.bad:
         _refuse(file, context)
     if check:
@@ -62,7 +62,7 @@ async def import_tasks(
 async def _context(cli: Cli, project: str) -> "Context":
     from taskflow.auth.v1.user_service_pb2 import GetCurrentUserRequest
     from taskflow_client.cli import lookup
-    from taskflow_client.cli.rows import Context
+    from taskflow_client.cli.import_rows import Context
 
     me = (await cli.client.users.GetCurrentUser(GetCurrentUserRequest())).user
     workspace = await lookup.workspace_id(cli)
@@ -84,7 +84,7 @@ def _refuse(file: Path, context: "Context") -> None:
 
 
 async def _create(cli: Cli, imports: "list[Import]") -> "dict[int, Task | None]":
-    """Returns the tasks by row; None for a task that an earlier import of the same file created."""
+    """Returns the tasks by row; None where an earlier import created the task with another deadline."""
     from taskflow_client import TaskFlowError
 
     made: dict[int, Task | None] = {}
@@ -96,8 +96,8 @@ async def _create(cli: Cli, imports: "list[Import]") -> "dict[int, Task | None]"
             try:
                 made[each.row] = (await cli.client.tasks.CreateTask(each.request)).task
             except TaskFlowError as error:
-                # The id belongs to this row, so an earlier import created the task. Its deadline,
-                # which counts from now, was another one.
+                # The request_id is derived from this row, so an earlier import created the task. Only the deadline
+                # differs, because "+2h" counts from the time of the import.
                 if error.reason != "REQUEST_ID_REUSED":
                     failures.append((each, error))
                     return
@@ -131,7 +131,7 @@ def _broken_off(cli: Cli, at: "Import", error: "TaskFlowError", done: int, total
 def _report(cli: Cli, file: Path, imports: "list[Import]", made: "dict[int, Task | None]") -> None:
     from taskflow_client.cli.output import as_dict
 
-    # Counts tasks that an earlier import created, too: responses to repeats look the same.
+    # The count includes tasks that an earlier import created: the server answers a repeated create like the first.
     tasks = [as_dict(task) for each in imports if (task := made[each.row]) is not None]
     summary = {"imported": len(imports), "tasks": tasks}
     cli.output.done(summary, f"{file}: {len(imports)} tasks are imported.")

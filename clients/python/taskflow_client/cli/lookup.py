@@ -13,7 +13,7 @@ from taskflow.task.v1.project_pb2 import Project
 from taskflow.task.v1.project_service_pb2 import ListProjectsRequest
 from taskflow.task.v1.task_pb2 import Task
 from taskflow.task.v1.task_service_pb2 import GetTaskRequest
-from taskflow_client.cli.running import Cli, Problem, missing, usage
+from taskflow_client.cli.command import Cli, Problem, missing, usage
 from taskflow_client.paging import pages
 from taskflow_client.session_store import config_dir, write_private
 
@@ -29,7 +29,7 @@ def is_id(text: str) -> bool:
 async def everything(
     method: Callable[[Any], Any], request: Message, field: str, limit: int = 0
 ) -> list[Any]:
-    """Returns the items of all pages of a List method, at most `limit`; 0 means all."""
+    """Returns the items of all pages of a List method. `limit` is the most items; 0 means no limit."""
     first: Any = request
     first.page_size = min(limit, _PAGE) if limit else _PAGE
     items: list[Any] = []

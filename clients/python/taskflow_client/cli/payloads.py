@@ -6,7 +6,7 @@ from pathlib import Path
 from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.struct_pb2 import Struct
 
-from taskflow_client.cli.running import usage
+from taskflow_client.cli.command import usage
 
 
 def parse(text: str) -> Struct:

@@ -9,8 +9,8 @@ from taskflow.task.v1.task_pb2 import Task, TaskFilter
 from taskflow.task.v1.task_service_pb2 import TaskChange, TaskChangeKind, WatchTasksResponse
 from taskflow_client import TaskFlowError
 from taskflow_client.cli import enums, lookup, tables
-from taskflow_client.cli.running import Cli
-from taskflow_client.cli.values import format_due, format_time
+from taskflow_client.cli.command import Cli
+from taskflow_client.cli.deadlines import format_due, format_time
 
 
 async def notifications(cli: Cli, cursor: str) -> None:
@@ -44,7 +44,7 @@ async def board(cli: Cli, workspace: str, wanted: TaskFilter, cursor: str) -> No
 
 
 class _Board:
-    """Prints messages, and remembers the tasks' keys and the members' names for that."""
+    """Prints board messages. Keeps task keys and member names, because messages contain only ids."""
 
     def __init__(self, cli: Cli, workspace: str) -> None:
         self._cli = cli

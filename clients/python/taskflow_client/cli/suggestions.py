@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from taskflow_client.cli.choices import Priority, SuggestionState
-from taskflow_client.cli.running import Cli, connected, group, missing, usage
+from taskflow_client.cli.command import Cli, connected, group, missing, usage
 
 if TYPE_CHECKING:
     from taskflow.task.v1.suggestion_pb2 import Suggestion, SuggestionEdit
 
-# Concurrent GetTask calls.
+# Most concurrent GetTask calls.
 _AT_ONCE = 16
 
 app = group("Changes that TaskFlow proposes.")

@@ -1,4 +1,4 @@
-"""The columns of tables, and how they show fields."""
+"""The columns of each printed table, and the cell text for each field."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ from google.protobuf.json_format import MessageToJson
 from taskflow.task.v1.suggestion_pb2 import SUGGESTION_KIND_PRIORITY, Suggestion
 from taskflow.task.v1.task_pb2 import Task
 from taskflow_client.cli import enums
+from taskflow_client.cli.deadlines import format_due, format_time
 from taskflow_client.cli.output import Column
-from taskflow_client.cli.values import format_due, format_time
 
 USER: list[Column] = [
     ("name", lambda user: user.display_name),
@@ -135,9 +135,9 @@ def name(names: dict[str, str], user_id: str) -> str:
     return names.get(user_id, user_id)
 
 
-def shortened(text: str, limit: int = 80) -> str:
+def shortened(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+    return line if len(line) <= 80 else f"{line[:79]}…"
 
 
 def _by(when: str, who: Any) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar
 import typer
 
 from taskflow_client.cli.choices import Order, Priority, Status
-from taskflow_client.cli.running import Cli, connected, group, usage
+from taskflow_client.cli.command import Cli, connected, group, usage
 
 if TYPE_CHECKING:
     from taskflow.task.v1.task_pb2 import Due, Task, TaskFilter
@@ -95,7 +95,7 @@ async def list_tasks(
 ) -> None:
     """Lists tasks that match all options. Values of a repeated option are alternatives."""
     from taskflow.task.v1.task_service_pb2 import ListTasksRequest, TaskOrder
-    from taskflow_client.cli import enums, lookup, tables, values
+    from taskflow_client.cli import deadlines, enums, lookup, tables
 
     workspace = await lookup.workspace_id(cli)
     wanted = await task_filter(cli, project or [], status or [], assignee or [])
@@ -105,7 +105,7 @@ async def list_tasks(
     wanted.include_deleted = deleted
     for option, instant in ((due_before, wanted.due_before), (due_after, wanted.due_after)):
         if option:
-            instant.CopyFrom(_checked(values.parse_instant, option, await _zone(cli)))
+            instant.CopyFrom(_checked(deadlines.parse_instant, option, await _zone(cli)))
     request = ListTasksRequest(
         workspace_id=workspace,
         filter=wanted,
@@ -288,14 +288,14 @@ async def _set_status(cli: Cli, reference: str, status: Status) -> None:
 async def _due(cli: Cli, text: str) -> "Due":
     from datetime import UTC, datetime
 
-    from taskflow_client.cli import values
+    from taskflow_client.cli import deadlines
 
     zone = await _zone(cli) if "T" in text or ":" in text else ""
-    return _checked(values.parse_due, text, datetime.now(UTC), zone)
+    return _checked(deadlines.parse_due, text, datetime.now(UTC), zone)
 
 
 async def _zone(cli: Cli) -> str:
-    """Returns the user's time zone, which applies to local times without one."""
+    """Returns the user's time zone, which applies to local times that name no zone."""
     from taskflow.auth.v1.user_service_pb2 import GetCurrentUserRequest
 
     return (await cli.client.users.GetCurrentUser(GetCurrentUserRequest())).user.time_zone

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from taskflow_client.cli.choices import Status
-from taskflow_client.cli.running import Cli, connected
+from taskflow_client.cli.command import Cli, connected
 
 
 @connected()

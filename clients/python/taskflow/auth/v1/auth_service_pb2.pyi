@@ -31,9 +31,9 @@ class Tokens(_message.Message):
     REFRESH_TOKEN_FIELD_NUMBER: _builtins.int
     REFRESH_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     access_token: _builtins.str
-    """Sent as `authorization: Bearer <access token>` with every call."""
+    """Clients send it with every call, as `authorization: Bearer <access token>`."""
     refresh_token: _builtins.str
-    """Works once, in RefreshToken."""
+    """Exchanged for new tokens with RefreshToken; it works once."""
     @_builtins.property
     def access_expire_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -64,13 +64,15 @@ class RegisterRequest(_message.Message):
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     email: _builtins.str
-    """At most 254 characters. Compared after Unicode NFC, case folding, and IDNA of the domain."""
+    """An e-mail address of at most 254 characters. Addresses are compared after Unicode NFC, case folding, and IDNA of
+    the domain.
+    """
     password: _builtins.str
     """10 to 128 characters; any character except NUL."""
     display_name: _builtins.str
     """The name that other users see, 1 to 100 characters."""
     time_zone: _builtins.str
-    """IANA name. Default "UTC"."""
+    """The user's time zone as an IANA name. Default "UTC"."""
     request_id: _builtins.str
     """A UUID chosen by the client. A repeat with the same UUID within 24 hours returns the first response."""
     def __init__(
@@ -278,13 +280,13 @@ class SigningKey(_message.Message):
     Y_FIELD_NUMBER: _builtins.int
     kid: _builtins.str
     kty: _builtins.str
-    """"EC"."""
+    """The key type: "EC"."""
     alg: _builtins.str
-    """"ES256"."""
+    """The signature algorithm: "ES256"."""
     crv: _builtins.str
-    """"P-256"."""
+    """The curve: "P-256"."""
     x: _builtins.str
-    """Coordinates, base64url without padding."""
+    """The point's coordinates x and y, in base64url without padding."""
     y: _builtins.str
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AuthServiceStub:
-    """Accounts and sessions.
+    """Creates accounts; starts, refreshes and ends sessions.
     """
 
     def __init__(self, channel):
@@ -63,7 +63,7 @@ class AuthServiceStub:
 
 
 class AuthServiceServicer:
-    """Accounts and sessions.
+    """Creates accounts; starts, refreshes and ends sessions.
     """
 
     def Register(self, request, context):
@@ -151,7 +151,7 @@ def add_AuthServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuthService:
-    """Accounts and sessions.
+    """Creates accounts; starts, refreshes and ends sessions.
     """
 
     @staticmethod

@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AuthServiceStub:
-    """Accounts and sessions."""
+    """Creates accounts; starts, refreshes and ends sessions."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Register: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RegisterRequest, _auth_service_pb2.RegisterResponse]
@@ -46,7 +46,7 @@ class AuthServiceStub:
     """
 
 class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Accounts and sessions."""
+    """Creates accounts; starts, refreshes and ends sessions."""
 
     @_abc_1.abstractmethod
     def Register(

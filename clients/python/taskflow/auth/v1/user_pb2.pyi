@@ -32,16 +32,16 @@ class User(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """UUIDv7. Output only."""
+    """The user's id, a UUIDv7. Output only."""
     email: _builtins.str
-    """As registered; uniqueness is checked on its canonical form. Empty unless the caller is this user or shares a
-    workspace with them. Output only.
+    """The e-mail address as the user registered it; uniqueness is checked on its canonical form. Empty unless the caller
+    is this user or shares a workspace with this user. Output only.
     """
     display_name: _builtins.str
     """The name that other users see, 1 to 100 characters."""
     time_zone: _builtins.str
-    """IANA name, such as "Europe/Berlin". Default "UTC". A task whose deadline is a date is due at the end of that day in
-    its assignee's time zone.
+    """The user's time zone as an IANA name, such as "Europe/Berlin". Default "UTC". A task whose deadline is a date is
+    due at the end of that day in its assignee's time zone.
     """
     email_notifications: _builtins.bool
     """Whether the user also gets notifications by e-mail. Default true."""

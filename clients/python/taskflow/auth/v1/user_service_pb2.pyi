@@ -67,7 +67,9 @@ class UpdateCurrentUserRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Of display_name, time_zone, email_notifications. Omitted: the fields that are set. "*": all of these."""
+        """Names fields among display_name, time_zone, email_notifications. Omitted: the fields that are set in `user`. "*":
+        all three.
+        """
 
     def __init__(
         self,
@@ -110,7 +112,7 @@ class BatchGetUsersRequest(_message.Message):
     IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """At most 100."""
+        """Ids of 1 to 100 users."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class UserServiceStub:
-    """The caller's own account, and the users who share a workspace with the caller.
+    """Reads and changes the caller's account, and shows users who share a workspace with the caller.
     """
 
     def __init__(self, channel):
@@ -53,20 +53,21 @@ class UserServiceStub:
 
 
 class UserServiceServicer:
-    """The caller's own account, and the users who share a workspace with the caller.
+    """Reads and changes the caller's account, and shows users who share a workspace with the caller.
     """
 
     def GetCurrentUser(self, request, context):
-        """Returns the caller.
+        """Returns the caller's account.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateCurrentUser(self, request, context):
-        """Changes the caller's display name, time zone or e-mail switch.
+        """Changes the caller's display name, time zone or e-mail setting.
 
-        A new time zone moves deadlines that are dates, and their reminders, for the open tasks assigned to the caller.
+        A new time zone moves the date-only deadlines, and their reminders, of open tasks that are assigned to the caller,
+        or that the caller created and nobody is assigned to.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,7 +109,7 @@ def add_UserServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UserService:
-    """The caller's own account, and the users who share a workspace with the caller.
+    """Reads and changes the caller's account, and shows users who share a workspace with the caller.
     """
 
     @staticmethod

@@ -13,15 +13,16 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class UserServiceStub:
-    """The caller's own account, and the users who share a workspace with the caller."""
+    """Reads and changes the caller's account, and shows users who share a workspace with the caller."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetCurrentUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.GetCurrentUserRequest, _user_service_pb2.GetCurrentUserResponse]
-    """Returns the caller."""
+    """Returns the caller's account."""
     UpdateCurrentUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.UpdateCurrentUserRequest, _user_service_pb2.UpdateCurrentUserResponse]
-    """Changes the caller's display name, time zone or e-mail switch.
+    """Changes the caller's display name, time zone or e-mail setting.
 
-    A new time zone moves deadlines that are dates, and their reminders, for the open tasks assigned to the caller.
+    A new time zone moves the date-only deadlines, and their reminders, of open tasks that are assigned to the caller,
+    or that the caller created and nobody is assigned to.
     """
     BatchGetUsers: _aio.UnaryUnaryMultiCallable[_user_service_pb2.BatchGetUsersRequest, _user_service_pb2.BatchGetUsersResponse]
     """Returns users by id, in the order of the ids.
@@ -30,7 +31,7 @@ class UserServiceStub:
     """
 
 class UserServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The caller's own account, and the users who share a workspace with the caller."""
+    """Reads and changes the caller's account, and shows users who share a workspace with the caller."""
 
     @_abc_1.abstractmethod
     def GetCurrentUser(
@@ -38,7 +39,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_service_pb2.GetCurrentUserRequest,
         context: _aio.ServicerContext[_user_service_pb2.GetCurrentUserRequest, _abc.Awaitable[_user_service_pb2.GetCurrentUserResponse]],
     ) -> _abc.Awaitable[_user_service_pb2.GetCurrentUserResponse]:
-        """Returns the caller."""
+        """Returns the caller's account."""
 
     @_abc_1.abstractmethod
     def UpdateCurrentUser(
@@ -46,9 +47,10 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_service_pb2.UpdateCurrentUserRequest,
         context: _aio.ServicerContext[_user_service_pb2.UpdateCurrentUserRequest, _abc.Awaitable[_user_service_pb2.UpdateCurrentUserResponse]],
     ) -> _abc.Awaitable[_user_service_pb2.UpdateCurrentUserResponse]:
-        """Changes the caller's display name, time zone or e-mail switch.
+        """Changes the caller's display name, time zone or e-mail setting.
 
-        A new time zone moves deadlines that are dates, and their reminders, for the open tasks assigned to the caller.
+        A new time zone moves the date-only deadlines, and their reminders, of open tasks that are assigned to the caller,
+        or that the caller created and nobody is assigned to.
         """
 
     @_abc_1.abstractmethod

@@ -26,31 +26,31 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     DESCRIPTOR: _descriptor.EnumDescriptor
     ROLE_UNSPECIFIED: _Role.ValueType  # 0
     ROLE_VIEWER: _Role.ValueType  # 1
-    """Reads everything."""
+    """Reads everything in the workspace."""
     ROLE_MEMBER: _Role.ValueType  # 2
     """Also writes projects and tasks."""
     ROLE_ADMIN: _Role.ValueType  # 3
     """Also manages the workspace and its members, except owners."""
     ROLE_OWNER: _Role.ValueType  # 4
-    """Everything."""
+    """May do everything in the workspace, also add, change and remove owners."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """What a member may do. Each role includes the rights of the roles before it."""
 
 ROLE_UNSPECIFIED: Role.ValueType  # 0
 ROLE_VIEWER: Role.ValueType  # 1
-"""Reads everything."""
+"""Reads everything in the workspace."""
 ROLE_MEMBER: Role.ValueType  # 2
 """Also writes projects and tasks."""
 ROLE_ADMIN: Role.ValueType  # 3
 """Also manages the workspace and its members, except owners."""
 ROLE_OWNER: Role.ValueType  # 4
-"""Everything."""
+"""May do everything in the workspace, also add, change and remove owners."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 @_typing.final
 class Workspace(_message.Message):
-    """A team's projects, tasks and members. Only members see anything of it."""
+    """A team's projects, tasks and members. Only members see anything of a workspace."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -62,13 +62,13 @@ class Workspace(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """UUIDv7, chosen by the server."""
+    """The workspace's id, a UUIDv7 chosen by the server."""
     display_name: _builtins.str
-    """1 to 100 characters."""
+    """The workspace's name, 1 to 100 characters."""
     ai_enabled: _builtins.bool
     """Whether TaskFlow makes suggestions for the workspace's tasks. Default true."""
     role: Global___Role.ValueType
-    """The caller's role. Output only."""
+    """The caller's role in the workspace. Output only."""
     etag: _builtins.str
     """Changes with every change of the workspace."""
     @_builtins.property

@@ -28,7 +28,7 @@ class CreateWorkspaceRequest(_message.Message):
     AI_ENABLED_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     display_name: _builtins.str
-    """1 to 100 characters."""
+    """The workspace's name, 1 to 100 characters."""
     ai_enabled: _builtins.bool
     """Whether TaskFlow makes suggestions for the workspace's tasks. Default true."""
     request_id: _builtins.str
@@ -116,7 +116,7 @@ class ListWorkspacesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Default 50, at most 1000: larger values count as 1000."""
+    """The size of the page. Default 50, at most 1000: larger values count as 1000."""
     page_token: _builtins.str
     """The next_page_token of the previous page; empty for the first page."""
     def __init__(
@@ -140,7 +140,7 @@ class ListWorkspacesResponse(_message.Message):
     WORKSPACES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """The page_token of the next page; empty on the last page."""
     @_builtins.property
     def workspaces(self) -> _containers.RepeatedCompositeFieldContainer[_workspace_pb2.Workspace]: ...
     def __init__(
@@ -165,11 +165,13 @@ class UpdateWorkspaceRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def workspace(self) -> _workspace_pb2.Workspace:
-        """Its id is required. If its etag is set, the call fails with ABORTED when the workspace changed since it was read."""
+        """The workspace's id, and the fields to set. If the etag is set, the call fails with ABORTED when the workspace
+        changed since it was read.
+        """
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Of display_name, ai_enabled. Omitted: the fields that are set. "*": all of these."""
+        """Names fields among display_name, ai_enabled. Omitted: the fields that are set in `workspace`. "*": both."""
 
     def __init__(
         self,
@@ -263,7 +265,7 @@ class ListMembersRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     workspace_id: _builtins.str
     page_size: _builtins.int
-    """Default 50, at most 1000: larger values count as 1000."""
+    """The size of the page. Default 50, at most 1000: larger values count as 1000."""
     page_token: _builtins.str
     """The next_page_token of the previous page; empty for the first page."""
     def __init__(
@@ -288,7 +290,7 @@ class ListMembersResponse(_message.Message):
     MEMBERS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """The page_token of the next page; empty on the last page."""
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[_workspace_pb2.Member]: ...
     def __init__(

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class WorkspaceServiceStub:
-    """Workspaces and their members.
+    """Creates, lists and changes workspaces and their members.
     """
 
     def __init__(self, channel):
@@ -78,7 +78,7 @@ class WorkspaceServiceStub:
 
 
 class WorkspaceServiceServicer:
-    """Workspaces and their members.
+    """Creates, lists and changes workspaces and their members.
     """
 
     def CreateWorkspace(self, request, context):
@@ -110,16 +110,17 @@ class WorkspaceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AddMember(self, request, context):
-        """Makes the user with this e-mail a member. For admins; only an owner can add an owner.
+        """Makes the user with this e-mail address a member. For admins; only an owner can add an owner.
 
-        Fails with NOT_FOUND when no account has this e-mail, with ALREADY_EXISTS ALREADY_MEMBER for a member.
+        Fails with NOT_FOUND when no account has this e-mail address, and with ALREADY_EXISTS ALREADY_MEMBER when the user
+        is a member already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListMembers(self, request, context):
-        """Lists the members, longest membership first.
+        """Lists the members of a workspace, in the order in which they joined.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,9 +138,9 @@ class WorkspaceServiceServicer:
     def RemoveMember(self, request, context):
         """Ends a membership. For admins, and for the member themselves; only an owner can remove another owner.
 
-        The same transaction unassigns the member's open tasks. Their calls fail from then on, their streams of the
-        workspace end within 5 seconds, and unsent mail is dropped. Fails with FAILED_PRECONDITION LAST_OWNER for the last
-        owner.
+        The same transaction unassigns the member's open tasks. From then on the user's calls fail in this workspace.
+        Streams of the workspace end within 5 seconds, and unsent mail about it is dropped. Fails with FAILED_PRECONDITION
+        LAST_OWNER for the last owner.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -197,7 +198,7 @@ def add_WorkspaceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WorkspaceService:
-    """Workspaces and their members.
+    """Creates, lists and changes workspaces and their members.
     """
 
     @staticmethod

@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class WorkspaceServiceStub:
-    """Workspaces and their members."""
+    """Creates, lists and changes workspaces and their members."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateWorkspace: _aio.UnaryUnaryMultiCallable[_workspace_service_pb2.CreateWorkspaceRequest, _workspace_service_pb2.CreateWorkspaceResponse]
@@ -25,12 +25,13 @@ class WorkspaceServiceStub:
     UpdateWorkspace: _aio.UnaryUnaryMultiCallable[_workspace_service_pb2.UpdateWorkspaceRequest, _workspace_service_pb2.UpdateWorkspaceResponse]
     """Changes a workspace. For admins."""
     AddMember: _aio.UnaryUnaryMultiCallable[_workspace_service_pb2.AddMemberRequest, _workspace_service_pb2.AddMemberResponse]
-    """Makes the user with this e-mail a member. For admins; only an owner can add an owner.
+    """Makes the user with this e-mail address a member. For admins; only an owner can add an owner.
 
-    Fails with NOT_FOUND when no account has this e-mail, with ALREADY_EXISTS ALREADY_MEMBER for a member.
+    Fails with NOT_FOUND when no account has this e-mail address, and with ALREADY_EXISTS ALREADY_MEMBER when the user
+    is a member already.
     """
     ListMembers: _aio.UnaryUnaryMultiCallable[_workspace_service_pb2.ListMembersRequest, _workspace_service_pb2.ListMembersResponse]
-    """Lists the members, longest membership first."""
+    """Lists the members of a workspace, in the order in which they joined."""
     UpdateMember: _aio.UnaryUnaryMultiCallable[_workspace_service_pb2.UpdateMemberRequest, _workspace_service_pb2.UpdateMemberResponse]
     """Changes a member's role. For admins; only an owner can change an owner's role or make a member an owner.
 
@@ -39,13 +40,13 @@ class WorkspaceServiceStub:
     RemoveMember: _aio.UnaryUnaryMultiCallable[_workspace_service_pb2.RemoveMemberRequest, _workspace_service_pb2.RemoveMemberResponse]
     """Ends a membership. For admins, and for the member themselves; only an owner can remove another owner.
 
-    The same transaction unassigns the member's open tasks. Their calls fail from then on, their streams of the
-    workspace end within 5 seconds, and unsent mail is dropped. Fails with FAILED_PRECONDITION LAST_OWNER for the last
-    owner.
+    The same transaction unassigns the member's open tasks. From then on the user's calls fail in this workspace.
+    Streams of the workspace end within 5 seconds, and unsent mail about it is dropped. Fails with FAILED_PRECONDITION
+    LAST_OWNER for the last owner.
     """
 
 class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Workspaces and their members."""
+    """Creates, lists and changes workspaces and their members."""
 
     @_abc_1.abstractmethod
     def CreateWorkspace(
@@ -85,9 +86,10 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workspace_service_pb2.AddMemberRequest,
         context: _aio.ServicerContext[_workspace_service_pb2.AddMemberRequest, _abc.Awaitable[_workspace_service_pb2.AddMemberResponse]],
     ) -> _abc.Awaitable[_workspace_service_pb2.AddMemberResponse]:
-        """Makes the user with this e-mail a member. For admins; only an owner can add an owner.
+        """Makes the user with this e-mail address a member. For admins; only an owner can add an owner.
 
-        Fails with NOT_FOUND when no account has this e-mail, with ALREADY_EXISTS ALREADY_MEMBER for a member.
+        Fails with NOT_FOUND when no account has this e-mail address, and with ALREADY_EXISTS ALREADY_MEMBER when the user
+        is a member already.
         """
 
     @_abc_1.abstractmethod
@@ -96,7 +98,7 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workspace_service_pb2.ListMembersRequest,
         context: _aio.ServicerContext[_workspace_service_pb2.ListMembersRequest, _abc.Awaitable[_workspace_service_pb2.ListMembersResponse]],
     ) -> _abc.Awaitable[_workspace_service_pb2.ListMembersResponse]:
-        """Lists the members, longest membership first."""
+        """Lists the members of a workspace, in the order in which they joined."""
 
     @_abc_1.abstractmethod
     def UpdateMember(
@@ -117,9 +119,9 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_workspace_service_pb2.RemoveMemberResponse]:
         """Ends a membership. For admins, and for the member themselves; only an owner can remove another owner.
 
-        The same transaction unassigns the member's open tasks. Their calls fail from then on, their streams of the
-        workspace end within 5 seconds, and unsent mail is dropped. Fails with FAILED_PRECONDITION LAST_OWNER for the last
-        owner.
+        The same transaction unassigns the member's open tasks. From then on the user's calls fail in this workspace.
+        Streams of the workspace end within 5 seconds, and unsent mail about it is dropped. Fails with FAILED_PRECONDITION
+        LAST_OWNER for the last owner.
         """
 
 def add_WorkspaceServiceServicer_to_server(servicer: WorkspaceServiceServicer, server: _aio.Server) -> None: ...

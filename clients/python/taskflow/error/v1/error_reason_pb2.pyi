@@ -23,15 +23,15 @@ class _ErrorReason:
 class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
-    """Never sent."""
+    """The server never sends this value."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 1
-    """INTERNAL. An unexpected failure. The server's log has an entry with this reference. Metadata: {"reference":
-    "f3b0…"}.
+    """INTERNAL. An unexpected failure. The server's log has an entry with this reference.
+    Metadata: {"reference": "f3b0…"}.
     """
     ERROR_REASON_DEPENDENCY_UNAVAILABLE: _ErrorReason.ValueType  # 2
     """UNAVAILABLE. A dependency that the call needs, such as the database, doesn't respond. Comes with RetryInfo."""
     ERROR_REASON_DRAINING: _ErrorReason.ValueType  # 3
-    """UNAVAILABLE. The process is shutting down. A retry reaches another one through the gateway. Comes with RetryInfo."""
+    """UNAVAILABLE. The process is shutting down; the gateway sends a retry to another process. Comes with RetryInfo."""
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 4
     """RESOURCE_EXHAUSTED. The process has reached its limit of concurrent calls. Comes with RetryInfo."""
     ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 5
@@ -59,7 +59,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CREDENTIALS_WRONG: _ErrorReason.ValueType  # 23
     """UNAUTHENTICATED. The e-mail or the password is wrong. The error doesn't say which."""
     ERROR_REASON_LOGIN_THROTTLED: _ErrorReason.ValueType  # 24
-    """RESOURCE_EXHAUSTED. Too many wrong passwords for this account or address. Comes with RetryInfo."""
+    """RESOURCE_EXHAUSTED. Too many wrong passwords for this account or from this IP address. Comes with RetryInfo."""
     ERROR_REASON_REFRESH_TOKEN_REUSED: _ErrorReason.ValueType  # 25
     """UNAUTHENTICATED. A refresh token was used twice, so its session was revoked."""
     ERROR_REASON_RESOURCE_NOT_FOUND: _ErrorReason.ValueType  # 30
@@ -89,13 +89,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TASK_DELETED: _ErrorReason.ValueType  # 53
     """FAILED_PRECONDITION. The task is deleted; undelete it first."""
     ERROR_REASON_LAST_OWNER: _ErrorReason.ValueType  # 54
-    """FAILED_PRECONDITION. The workspace would be left without an owner."""
+    """FAILED_PRECONDITION. The call would leave the workspace without an owner."""
     ERROR_REASON_SUGGESTION_STALE: _ErrorReason.ValueType  # 55
     """FAILED_PRECONDITION. The task's text changed after the suggestion was made, or a newer suggestion replaced it."""
     ERROR_REASON_SUGGESTION_RESOLVED: _ErrorReason.ValueType  # 56
     """FAILED_PRECONDITION. The suggestion was already accepted or rejected. Metadata: {"state": "ACCEPTED"}."""
     ERROR_REASON_JOB_STATE_INVALID: _ErrorReason.ValueType  # 57
-    """FAILED_PRECONDITION. The job's state doesn't allow this. Metadata: {"state": "DONE"}."""
+    """FAILED_PRECONDITION. The job's state doesn't allow the call. Metadata: {"state": "DONE"}."""
     ERROR_REASON_AI_DISABLED: _ErrorReason.ValueType  # 58
     """FAILED_PRECONDITION. AI assistance is switched off in this workspace."""
     ERROR_REASON_AI_LIMIT_REACHED: _ErrorReason.ValueType  # 59
@@ -111,15 +111,15 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
-"""Never sent."""
+"""The server never sends this value."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 1
-"""INTERNAL. An unexpected failure. The server's log has an entry with this reference. Metadata: {"reference":
-"f3b0…"}.
+"""INTERNAL. An unexpected failure. The server's log has an entry with this reference.
+Metadata: {"reference": "f3b0…"}.
 """
 ERROR_REASON_DEPENDENCY_UNAVAILABLE: ErrorReason.ValueType  # 2
 """UNAVAILABLE. A dependency that the call needs, such as the database, doesn't respond. Comes with RetryInfo."""
 ERROR_REASON_DRAINING: ErrorReason.ValueType  # 3
-"""UNAVAILABLE. The process is shutting down. A retry reaches another one through the gateway. Comes with RetryInfo."""
+"""UNAVAILABLE. The process is shutting down; the gateway sends a retry to another process. Comes with RetryInfo."""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 4
 """RESOURCE_EXHAUSTED. The process has reached its limit of concurrent calls. Comes with RetryInfo."""
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 5
@@ -147,7 +147,7 @@ ERROR_REASON_SESSION_REVOKED: ErrorReason.ValueType  # 22
 ERROR_REASON_CREDENTIALS_WRONG: ErrorReason.ValueType  # 23
 """UNAUTHENTICATED. The e-mail or the password is wrong. The error doesn't say which."""
 ERROR_REASON_LOGIN_THROTTLED: ErrorReason.ValueType  # 24
-"""RESOURCE_EXHAUSTED. Too many wrong passwords for this account or address. Comes with RetryInfo."""
+"""RESOURCE_EXHAUSTED. Too many wrong passwords for this account or from this IP address. Comes with RetryInfo."""
 ERROR_REASON_REFRESH_TOKEN_REUSED: ErrorReason.ValueType  # 25
 """UNAUTHENTICATED. A refresh token was used twice, so its session was revoked."""
 ERROR_REASON_RESOURCE_NOT_FOUND: ErrorReason.ValueType  # 30
@@ -177,13 +177,13 @@ ERROR_REASON_PARENT_INVALID: ErrorReason.ValueType  # 52
 ERROR_REASON_TASK_DELETED: ErrorReason.ValueType  # 53
 """FAILED_PRECONDITION. The task is deleted; undelete it first."""
 ERROR_REASON_LAST_OWNER: ErrorReason.ValueType  # 54
-"""FAILED_PRECONDITION. The workspace would be left without an owner."""
+"""FAILED_PRECONDITION. The call would leave the workspace without an owner."""
 ERROR_REASON_SUGGESTION_STALE: ErrorReason.ValueType  # 55
 """FAILED_PRECONDITION. The task's text changed after the suggestion was made, or a newer suggestion replaced it."""
 ERROR_REASON_SUGGESTION_RESOLVED: ErrorReason.ValueType  # 56
 """FAILED_PRECONDITION. The suggestion was already accepted or rejected. Metadata: {"state": "ACCEPTED"}."""
 ERROR_REASON_JOB_STATE_INVALID: ErrorReason.ValueType  # 57
-"""FAILED_PRECONDITION. The job's state doesn't allow this. Metadata: {"state": "DONE"}."""
+"""FAILED_PRECONDITION. The job's state doesn't allow the call. Metadata: {"state": "DONE"}."""
 ERROR_REASON_AI_DISABLED: ErrorReason.ValueType  # 58
 """FAILED_PRECONDITION. AI assistance is switched off in this workspace."""
 ERROR_REASON_AI_LIMIT_REACHED: ErrorReason.ValueType  # 59

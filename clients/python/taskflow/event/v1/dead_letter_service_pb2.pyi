@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class DeadLetter(_message.Message):
-    """An event that a consumer couldn't process."""
+    """An event that a consumer failed on too often."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -34,17 +34,17 @@ class DeadLetter(_message.Message):
     REPLAY_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     consumer: _builtins.str
-    """The consumer that failed."""
+    """The name of the consumer that failed on the event."""
     event_id: _builtins.str
     event_type: _builtins.str
-    """Such as "task.created"; empty when the event couldn't be parsed."""
+    """The event's type, such as "task.created"; empty when the event couldn't be parsed."""
     error: _builtins.str
     """The error of the last attempt."""
     @_builtins.property
     def park_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def replay_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was last delivered to its consumer again; not set before."""
+        """When an operator last replayed the dead letter; not set if it wasn't replayed, or failed again."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class ListDeadLettersRequest(_message.Message):
     include_replayed: _builtins.bool
     """Whether to include dead letters that were replayed."""
     page_size: _builtins.int
-    """Default 50, at most 1000: larger values count as 1000."""
+    """The size of the page. Default 50, at most 1000: larger values count as 1000."""
     page_token: _builtins.str
     """The next_page_token of the previous page; empty for the first page."""
     def __init__(
@@ -100,7 +100,7 @@ class ListDeadLettersResponse(_message.Message):
     DEAD_LETTERS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """The page_token of the next page; empty on the last page."""
     @_builtins.property
     def dead_letters(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeadLetter]: ...
     def __init__(
@@ -169,11 +169,11 @@ class ParkEventRequest(_message.Message):
     subject: _builtins.str
     """The subject that the event was published on."""
     event_id: _builtins.str
-    """The Nats-Msg-Id."""
+    """The event's id, from the header Nats-Msg-Id."""
     payload: _builtins.bytes
-    """The message as the consumer received it."""
+    """The serialized event, as the consumer received it."""
     error: _builtins.str
-    """At most 1,000 characters."""
+    """The error of the last attempt; at most 1,000 characters."""
     def __init__(
         self,
         *,

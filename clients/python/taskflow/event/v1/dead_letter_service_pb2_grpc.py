@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class DeadLetterServiceStub:
-    """Events that a consumer couldn't process. For operators.
+    """Lists and replays dead letters: events that a consumer couldn't process. For operators.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class DeadLetterServiceStub:
 
 
 class DeadLetterServiceServicer:
-    """Events that a consumer couldn't process. For operators.
+    """Lists and replays dead letters: events that a consumer couldn't process. For operators.
     """
 
     def ListDeadLetters(self, request, context):
@@ -87,7 +87,7 @@ def add_DeadLetterServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DeadLetterService:
-    """Events that a consumer couldn't process. For operators.
+    """Lists and replays dead letters: events that a consumer couldn't process. For operators.
     """
 
     @staticmethod
@@ -146,7 +146,8 @@ class DeadLetterService:
 
 
 class DeadLetterInternalServiceStub:
-    """Parks events for consumers that have no database. Only for TaskFlow's own processes; the gateway doesn't route it.
+    """Stores dead letters for consumers that have no database. Only for TaskFlow's own processes; the gateway doesn't route
+    this service.
     """
 
     def __init__(self, channel):
@@ -163,11 +164,13 @@ class DeadLetterInternalServiceStub:
 
 
 class DeadLetterInternalServiceServicer:
-    """Parks events for consumers that have no database. Only for TaskFlow's own processes; the gateway doesn't route it.
+    """Stores dead letters for consumers that have no database. Only for TaskFlow's own processes; the gateway doesn't route
+    this service.
     """
 
     def ParkEvent(self, request, context):
-        """Stores an event as a dead letter. A repeat for the same consumer and event only replaces the error.
+        """Stores an event as a dead letter. A repeat for the same consumer and event only replaces the error, and makes a
+        replayed dead letter waiting again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -190,7 +193,8 @@ def add_DeadLetterInternalServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DeadLetterInternalService:
-    """Parks events for consumers that have no database. Only for TaskFlow's own processes; the gateway doesn't route it.
+    """Stores dead letters for consumers that have no database. Only for TaskFlow's own processes; the gateway doesn't route
+    this service.
     """
 
     @staticmethod

@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DeadLetterServiceStub:
-    """Events that a consumer couldn't process. For operators."""
+    """Lists and replays dead letters: events that a consumer couldn't process. For operators."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListDeadLetters: _aio.UnaryUnaryMultiCallable[_dead_letter_service_pb2.ListDeadLettersRequest, _dead_letter_service_pb2.ListDeadLettersResponse]
@@ -22,7 +22,7 @@ class DeadLetterServiceStub:
     """Delivers a dead letter to its consumer again. The consumer doesn't repeat effects that it already committed."""
 
 class DeadLetterServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Events that a consumer couldn't process. For operators."""
+    """Lists and replays dead letters: events that a consumer couldn't process. For operators."""
 
     @_abc_1.abstractmethod
     def ListDeadLetters(
@@ -43,14 +43,20 @@ class DeadLetterServiceServicer(metaclass=_abc_1.ABCMeta):
 def add_DeadLetterServiceServicer_to_server(servicer: DeadLetterServiceServicer, server: _aio.Server) -> None: ...
 
 class DeadLetterInternalServiceStub:
-    """Parks events for consumers that have no database. Only for TaskFlow's own processes; the gateway doesn't route it."""
+    """Stores dead letters for consumers that have no database. Only for TaskFlow's own processes; the gateway doesn't route
+    this service.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ParkEvent: _aio.UnaryUnaryMultiCallable[_dead_letter_service_pb2.ParkEventRequest, _dead_letter_service_pb2.ParkEventResponse]
-    """Stores an event as a dead letter. A repeat for the same consumer and event only replaces the error."""
+    """Stores an event as a dead letter. A repeat for the same consumer and event only replaces the error, and makes a
+    replayed dead letter waiting again.
+    """
 
 class DeadLetterInternalServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Parks events for consumers that have no database. Only for TaskFlow's own processes; the gateway doesn't route it."""
+    """Stores dead letters for consumers that have no database. Only for TaskFlow's own processes; the gateway doesn't route
+    this service.
+    """
 
     @_abc_1.abstractmethod
     def ParkEvent(
@@ -58,6 +64,8 @@ class DeadLetterInternalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dead_letter_service_pb2.ParkEventRequest,
         context: _aio.ServicerContext[_dead_letter_service_pb2.ParkEventRequest, _abc.Awaitable[_dead_letter_service_pb2.ParkEventResponse]],
     ) -> _abc.Awaitable[_dead_letter_service_pb2.ParkEventResponse]:
-        """Stores an event as a dead letter. A repeat for the same consumer and event only replaces the error."""
+        """Stores an event as a dead letter. A repeat for the same consumer and event only replaces the error, and makes a
+        replayed dead letter waiting again.
+        """
 
 def add_DeadLetterInternalServiceServicer_to_server(servicer: DeadLetterInternalServiceServicer, server: _aio.Server) -> None: ...

@@ -25,7 +25,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Event(_message.Message):
-    """A fact, written in the transaction that made it true. The relay publishes it on the subject
+    """An event: a fact, written in the transaction that made it true. The relay publishes the event on the subject
     `taskflow.<workspace id>.<aggregate>.<event>`, with "_" as workspace id when the event belongs to no workspace.
     """
 
@@ -56,19 +56,19 @@ class Event(_message.Message):
     TIME_ZONE_CHANGED_FIELD_NUMBER: _builtins.int
     NOTIFICATION_CREATED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """UUIDv7; also the Nats-Msg-Id."""
+    """A UUIDv7. The message on NATS has it as its Nats-Msg-Id."""
     type: _builtins.str
     """`<aggregate>.<event>`, such as "task.created"."""
     workspace_id: _builtins.str
-    """Empty when the event belongs to no workspace."""
+    """The workspace of the event; empty when it belongs to no workspace."""
     aggregate_id: _builtins.str
     """The id of the aggregate that the event is about: a task, project, job, …."""
     revision: _builtins.int
-    """The aggregate's revision after the event. Events of one aggregate are published in this order."""
+    """The aggregate's revision after the event. The relay publishes the events of one aggregate in order of revision."""
     actor_id: _builtins.str
-    """The user who caused the event; empty for the system."""
+    """The user who caused the event; empty if TaskFlow itself did."""
     trace_parent: _builtins.str
-    """W3C trace context; empty when tracing is off."""
+    """The W3C traceparent of the call or event that caused this event; empty when tracing is off."""
     @_builtins.property
     def occur_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -150,7 +150,7 @@ class TaskCreated(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     AI_DISABLED_FIELD_NUMBER: _builtins.int
     ai_disabled: _builtins.bool
-    """Whether the workspace had AI switched off; if so, no suggestions are made."""
+    """Whether the workspace had AI switched off. TaskFlow then makes no suggestions."""
     @_builtins.property
     def task(self) -> _task_pb2.Task: ...
     def __init__(
@@ -178,10 +178,12 @@ class TaskUpdated(_message.Message):
     CHANGED_FIELDS_FIELD_NUMBER: _builtins.int
     AI_DISABLED_FIELD_NUMBER: _builtins.int
     ai_disabled: _builtins.bool
-    """Whether the workspace had AI switched off; if so, no suggestions are made. Set only when the text changed."""
+    """Whether the workspace had AI switched off. TaskFlow then makes no suggestions. Set only when title or description
+    changed.
+    """
     @_builtins.property
     def task(self) -> _task_pb2.Task:
-        """After the change."""
+        """The task after the change."""
 
     @_builtins.property
     def before(self) -> _task_pb2.Task:
@@ -189,7 +191,7 @@ class TaskUpdated(_message.Message):
 
     @_builtins.property
     def changed_fields(self) -> _field_mask_pb2.FieldMask:
-        """Without the output-only fields that change every time: update_time, revision, etag."""
+        """The names of the changed fields, without the fields that every change sets: update_time, revision, etag."""
 
     def __init__(
         self,
@@ -260,7 +262,7 @@ class ReminderDue(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     OFFSET_SECONDS_FIELD_NUMBER: _builtins.int
     offset_seconds: _builtins.int
-    """Seconds before the deadline; 0 at the deadline itself."""
+    """Seconds from the reminder's time to the deadline; 0 for the reminder at the deadline itself."""
     @_builtins.property
     def task(self) -> _task_pb2.Task: ...
     def __init__(

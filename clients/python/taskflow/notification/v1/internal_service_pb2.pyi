@@ -84,7 +84,7 @@ class EmailItem(_message.Message):
     ACTOR_NAME_FIELD_NUMBER: _builtins.int
     workspace_name: _builtins.str
     actor_name: _builtins.str
-    """The user who caused it; empty for the system."""
+    """The name of the user who caused the notification; empty if TaskFlow itself did."""
     @_builtins.property
     def notification(self) -> _notification_pb2.Notification: ...
     def __init__(

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class EmailInternalServiceStub:
-    """Batches of notifications, for the worker that sends mail. Only for TaskFlow's own processes; the gateway doesn't
-    route it.
+    """Collects notifications for the worker that sends mail. Only for TaskFlow's own processes; the gateway doesn't route
+    this service.
     """
 
     def __init__(self, channel):
@@ -49,22 +49,22 @@ class EmailInternalServiceStub:
 
 
 class EmailInternalServiceServicer:
-    """Batches of notifications, for the worker that sends mail. Only for TaskFlow's own processes; the gateway doesn't
-    route it.
+    """Collects notifications for the worker that sends mail. Only for TaskFlow's own processes; the gateway doesn't route
+    this service.
     """
 
     def PrepareEmailBatch(self, request, context):
         """Puts the user's unread notifications that weren't mailed yet into a batch, and returns the batch.
 
-        Leaves out workspaces that the user is no longer a member of. Empty if the user switched mail off. A repeat with
-        the same batch_id returns the notifications of that batch to which all this still applies.
+        Leaves out workspaces that the user is no longer a member of. Returns no items if the user switched mail off. A
+        repeat with the same batch_id returns those notifications of the batch that are still unread.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FinishEmailBatch(self, request, context):
-        """Records that the mail server accepted a batch, or that it can never be sent. A repeat changes nothing.
+        """Records that the mail server accepted a batch, or that the batch can never be sent. A repeat changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -92,8 +92,8 @@ def add_EmailInternalServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EmailInternalService:
-    """Batches of notifications, for the worker that sends mail. Only for TaskFlow's own processes; the gateway doesn't
-    route it.
+    """Collects notifications for the worker that sends mail. Only for TaskFlow's own processes; the gateway doesn't route
+    this service.
     """
 
     @staticmethod

@@ -13,23 +13,23 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EmailInternalServiceStub:
-    """Batches of notifications, for the worker that sends mail. Only for TaskFlow's own processes; the gateway doesn't
-    route it.
+    """Collects notifications for the worker that sends mail. Only for TaskFlow's own processes; the gateway doesn't route
+    this service.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PrepareEmailBatch: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.PrepareEmailBatchRequest, _internal_service_pb2.PrepareEmailBatchResponse]
     """Puts the user's unread notifications that weren't mailed yet into a batch, and returns the batch.
 
-    Leaves out workspaces that the user is no longer a member of. Empty if the user switched mail off. A repeat with
-    the same batch_id returns the notifications of that batch to which all this still applies.
+    Leaves out workspaces that the user is no longer a member of. Returns no items if the user switched mail off. A
+    repeat with the same batch_id returns those notifications of the batch that are still unread.
     """
     FinishEmailBatch: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.FinishEmailBatchRequest, _internal_service_pb2.FinishEmailBatchResponse]
-    """Records that the mail server accepted a batch, or that it can never be sent. A repeat changes nothing."""
+    """Records that the mail server accepted a batch, or that the batch can never be sent. A repeat changes nothing."""
 
 class EmailInternalServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Batches of notifications, for the worker that sends mail. Only for TaskFlow's own processes; the gateway doesn't
-    route it.
+    """Collects notifications for the worker that sends mail. Only for TaskFlow's own processes; the gateway doesn't route
+    this service.
     """
 
     @_abc_1.abstractmethod
@@ -40,8 +40,8 @@ class EmailInternalServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_internal_service_pb2.PrepareEmailBatchResponse]:
         """Puts the user's unread notifications that weren't mailed yet into a batch, and returns the batch.
 
-        Leaves out workspaces that the user is no longer a member of. Empty if the user switched mail off. A repeat with
-        the same batch_id returns the notifications of that batch to which all this still applies.
+        Leaves out workspaces that the user is no longer a member of. Returns no items if the user switched mail off. A
+        repeat with the same batch_id returns those notifications of the batch that are still unread.
         """
 
     @_abc_1.abstractmethod
@@ -50,6 +50,6 @@ class EmailInternalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _internal_service_pb2.FinishEmailBatchRequest,
         context: _aio.ServicerContext[_internal_service_pb2.FinishEmailBatchRequest, _abc.Awaitable[_internal_service_pb2.FinishEmailBatchResponse]],
     ) -> _abc.Awaitable[_internal_service_pb2.FinishEmailBatchResponse]:
-        """Records that the mail server accepted a batch, or that it can never be sent. A repeat changes nothing."""
+        """Records that the mail server accepted a batch, or that the batch can never be sent. A repeat changes nothing."""
 
 def add_EmailInternalServiceServicer_to_server(servicer: EmailInternalServiceServicer, server: _aio.Server) -> None: ...

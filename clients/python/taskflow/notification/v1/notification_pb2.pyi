@@ -32,12 +32,12 @@ class _NotificationKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Noti
     NOTIFICATION_KIND_STATUS_CHANGED: _NotificationKind.ValueType  # 2
     """The status of a task that the user created or is assigned to changed."""
     NOTIFICATION_KIND_DEADLINE_APPROACHING: _NotificationKind.ValueType  # 3
-    """A deadline is near."""
+    """The deadline of a task that the user created or is assigned to is near."""
     NOTIFICATION_KIND_OVERDUE: _NotificationKind.ValueType  # 4
-    """A deadline has passed."""
+    """The deadline of a task that the user created or is assigned to has passed."""
 
 class NotificationKind(_NotificationKind, metaclass=_NotificationKindEnumTypeWrapper):
-    """What a notification is about."""
+    """The kind of change that a notification is about."""
 
 NOTIFICATION_KIND_UNSPECIFIED: NotificationKind.ValueType  # 0
 NOTIFICATION_KIND_ASSIGNED: NotificationKind.ValueType  # 1
@@ -45,9 +45,9 @@ NOTIFICATION_KIND_ASSIGNED: NotificationKind.ValueType  # 1
 NOTIFICATION_KIND_STATUS_CHANGED: NotificationKind.ValueType  # 2
 """The status of a task that the user created or is assigned to changed."""
 NOTIFICATION_KIND_DEADLINE_APPROACHING: NotificationKind.ValueType  # 3
-"""A deadline is near."""
+"""The deadline of a task that the user created or is assigned to is near."""
 NOTIFICATION_KIND_OVERDUE: NotificationKind.ValueType  # 4
-"""A deadline has passed."""
+"""The deadline of a task that the user created or is assigned to has passed."""
 Global___NotificationKind: _TypeAlias = NotificationKind  # noqa: Y015
 
 @_typing.final
@@ -68,25 +68,25 @@ class Notification(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     READ_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """UUIDv7."""
+    """The notification's id, a UUIDv7."""
     sequence: _builtins.int
-    """The sequence number of the change that created it."""
+    """The sequence number of the change that created the notification."""
     kind: Global___NotificationKind.ValueType
     workspace_id: _builtins.str
     task_id: _builtins.str
     task_key: _builtins.str
-    """Such as "OPS-12"."""
+    """The task's key, such as "OPS-12"."""
     task_title: _builtins.str
     """The task's title when the notification was made."""
     headline: _builtins.str
     """One line of text to show, such as "OPS-12 is now in progress"."""
     actor_id: _builtins.str
-    """The user who caused it; empty for the system."""
+    """The user who caused the notification; empty if TaskFlow itself did."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def read_time(self) -> _timestamp_pb2.Timestamp:
-        """When the user read it; not set before."""
+        """When the user read the notification; not set while it is unread."""
 
     def __init__(
         self,

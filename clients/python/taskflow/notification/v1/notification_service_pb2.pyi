@@ -29,7 +29,7 @@ class ListNotificationsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     unread_only: _builtins.bool
     page_size: _builtins.int
-    """Default 50, at most 1000: larger values count as 1000."""
+    """The size of the page. Default 50, at most 1000: larger values count as 1000."""
     page_token: _builtins.str
     """The next_page_token of the previous page; empty for the first page."""
     def __init__(
@@ -55,9 +55,9 @@ class ListNotificationsResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """The page_token of the next page; empty on the last page."""
     cursor: _builtins.str
-    """Watching from this cursor yields every change after this page was read."""
+    """WatchNotifications with this cursor sends every change that is newer than this page."""
     @_builtins.property
     def notifications(self) -> _containers.RepeatedCompositeFieldContainer[_notification_pb2.Notification]: ...
     def __init__(
@@ -155,7 +155,7 @@ class MarkAllReadRequest(_message.Message):
 
     UP_TO_SEQUENCE_FIELD_NUMBER: _builtins.int
     up_to_sequence: _builtins.int
-    """0 means all notifications that exist now."""
+    """The sequence of the newest notification to mark; 0 marks all that exist now."""
     def __init__(
         self,
         *,
@@ -195,7 +195,7 @@ class WatchNotificationsRequest(_message.Message):
 
     CURSOR_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
-    """The cursor of the last received message or of ListNotifications; empty to start now."""
+    """The cursor of the last received message, or of ListNotifications. Empty: the stream starts with the next change."""
     def __init__(
         self,
         *,
@@ -215,7 +215,7 @@ class WatchNotificationsResponse(_message.Message):
 
     @_typing.final
     class Heartbeat(_message.Message):
-        """Sent every 15 seconds, and as the first message when the stream starts now."""
+        """Sent every 15 seconds, and as the first message of a stream without a cursor."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -239,7 +239,7 @@ class WatchNotificationsResponse(_message.Message):
 
     @_typing.final
     class Reset(_message.Message):
-        """The cursor is too old: list again, then watch from this message's cursor."""
+        """The request's cursor is too old. The client lists again, then watches from this message's cursor."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -257,7 +257,7 @@ class WatchNotificationsResponse(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     RESET_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
-    """Continues the stream after this message."""
+    """A new call with this cursor continues the stream after this message."""
     @_builtins.property
     def change(self) -> _notification_pb2.NotificationChange: ...
     @_builtins.property

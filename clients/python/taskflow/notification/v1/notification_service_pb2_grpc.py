@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class NotificationServiceStub:
-    """The caller's notifications. No user sees another user's notifications.
+    """Lists, marks and streams the caller's notifications. No user sees another user's notifications.
     """
 
     def __init__(self, channel):
@@ -63,7 +63,7 @@ class NotificationServiceStub:
 
 
 class NotificationServiceServicer:
-    """The caller's notifications. No user sees another user's notifications.
+    """Lists, marks and streams the caller's notifications. No user sees another user's notifications.
     """
 
     def ListNotifications(self, request, context):
@@ -81,7 +81,7 @@ class NotificationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def MarkRead(self, request, context):
-        """Marks notifications as read. Skips ids that are already read, unknown, or another user's.
+        """Marks notifications as read. Skips notifications that are already read, unknown, or another user's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,9 +99,9 @@ class NotificationServiceServicer:
         """Streams the changes of the caller's notifications.
 
         Every message has a cursor; a new call with that cursor continues after that message. Without a cursor the stream
-        starts now: its first message, sent at once, is a heartbeat with the current cursor. Changes arrive at least once,
-        in order of their sequence, without gaps. If the cursor is too old, the server sends reset: list again, then watch
-        from the reset's cursor.
+        starts with the next change. Its first message, sent at once, is then a heartbeat with the current cursor. Changes
+        arrive at least once, in order of their sequence, without gaps. If the cursor is too old, the server sends reset:
+        the client lists again, then watches from the reset's cursor.
 
         Ends with UNAUTHENTICATED when the session ends, RESOURCE_EXHAUSTED when the client reads nothing for 30 seconds,
         and UNAVAILABLE when the server shuts down.
@@ -147,7 +147,7 @@ def add_NotificationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class NotificationService:
-    """The caller's notifications. No user sees another user's notifications.
+    """Lists, marks and streams the caller's notifications. No user sees another user's notifications.
     """
 
     @staticmethod

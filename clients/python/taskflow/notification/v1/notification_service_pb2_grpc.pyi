@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class NotificationServiceStub:
-    """The caller's notifications. No user sees another user's notifications."""
+    """Lists, marks and streams the caller's notifications. No user sees another user's notifications."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListNotifications: _aio.UnaryUnaryMultiCallable[_notification_service_pb2.ListNotificationsRequest, _notification_service_pb2.ListNotificationsResponse]
@@ -21,7 +21,7 @@ class NotificationServiceStub:
     GetUnreadCount: _aio.UnaryUnaryMultiCallable[_notification_service_pb2.GetUnreadCountRequest, _notification_service_pb2.GetUnreadCountResponse]
     """Counts the caller's unread notifications."""
     MarkRead: _aio.UnaryUnaryMultiCallable[_notification_service_pb2.MarkReadRequest, _notification_service_pb2.MarkReadResponse]
-    """Marks notifications as read. Skips ids that are already read, unknown, or another user's."""
+    """Marks notifications as read. Skips notifications that are already read, unknown, or another user's."""
     MarkAllRead: _aio.UnaryUnaryMultiCallable[_notification_service_pb2.MarkAllReadRequest, _notification_service_pb2.MarkAllReadResponse]
     """Marks as read all notifications created up to a sequence number. Later ones, which the user hasn't seen, stay
     unread.
@@ -30,16 +30,16 @@ class NotificationServiceStub:
     """Streams the changes of the caller's notifications.
 
     Every message has a cursor; a new call with that cursor continues after that message. Without a cursor the stream
-    starts now: its first message, sent at once, is a heartbeat with the current cursor. Changes arrive at least once,
-    in order of their sequence, without gaps. If the cursor is too old, the server sends reset: list again, then watch
-    from the reset's cursor.
+    starts with the next change. Its first message, sent at once, is then a heartbeat with the current cursor. Changes
+    arrive at least once, in order of their sequence, without gaps. If the cursor is too old, the server sends reset:
+    the client lists again, then watches from the reset's cursor.
 
     Ends with UNAUTHENTICATED when the session ends, RESOURCE_EXHAUSTED when the client reads nothing for 30 seconds,
     and UNAVAILABLE when the server shuts down.
     """
 
 class NotificationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The caller's notifications. No user sees another user's notifications."""
+    """Lists, marks and streams the caller's notifications. No user sees another user's notifications."""
 
     @_abc_1.abstractmethod
     def ListNotifications(
@@ -63,7 +63,7 @@ class NotificationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _notification_service_pb2.MarkReadRequest,
         context: _aio.ServicerContext[_notification_service_pb2.MarkReadRequest, _abc.Awaitable[_notification_service_pb2.MarkReadResponse]],
     ) -> _abc.Awaitable[_notification_service_pb2.MarkReadResponse]:
-        """Marks notifications as read. Skips ids that are already read, unknown, or another user's."""
+        """Marks notifications as read. Skips notifications that are already read, unknown, or another user's."""
 
     @_abc_1.abstractmethod
     def MarkAllRead(
@@ -84,9 +84,9 @@ class NotificationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams the changes of the caller's notifications.
 
         Every message has a cursor; a new call with that cursor continues after that message. Without a cursor the stream
-        starts now: its first message, sent at once, is a heartbeat with the current cursor. Changes arrive at least once,
-        in order of their sequence, without gaps. If the cursor is too old, the server sends reset: list again, then watch
-        from the reset's cursor.
+        starts with the next change. Its first message, sent at once, is then a heartbeat with the current cursor. Changes
+        arrive at least once, in order of their sequence, without gaps. If the cursor is too old, the server sends reset:
+        the client lists again, then watches from the reset's cursor.
 
         Ends with UNAUTHENTICATED when the session ends, RESOURCE_EXHAUSTED when the client reads nothing for 30 seconds,
         and UNAVAILABLE when the server shuts down.

@@ -36,15 +36,15 @@ class _AccessEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Access.ValueTy
     ACCESS_ADMIN: _Access.ValueType  # 5
     ACCESS_OWNER: _Access.ValueType  # 6
     ACCESS_OPERATOR: _Access.ValueType  # 7
-    """Operators of the installation."""
+    """Only operators of the installation."""
     ACCESS_SERVICE: _Access.ValueType  # 8
-    """Processes of TaskFlow. The gateway never routes such a method."""
+    """Only processes of TaskFlow. The gateway never routes such a method."""
 
 class Access(_Access, metaclass=_AccessEnumTypeWrapper):
-    """What methods, services and events declare about themselves. Servers, clients, the gateway and the tests read these
-    options from the descriptors, so that each fact is written once.
+    """The options that methods, services and events declare. Servers, clients, the gateway and the tests read these options
+    from the descriptors, so that each fact is written once.
 
-    Who may call a method. A role is the lowest one that suffices, in the workspace that the request is about.
+    Who may call a method. For a role: every caller with at least this role in the workspace that the request is about.
     """
 
 ACCESS_UNSPECIFIED: Access.ValueType  # 0
@@ -57,9 +57,9 @@ ACCESS_MEMBER: Access.ValueType  # 4
 ACCESS_ADMIN: Access.ValueType  # 5
 ACCESS_OWNER: Access.ValueType  # 6
 ACCESS_OPERATOR: Access.ValueType  # 7
-"""Operators of the installation."""
+"""Only operators of the installation."""
 ACCESS_SERVICE: Access.ValueType  # 8
-"""Processes of TaskFlow. The gateway never routes such a method."""
+"""Only processes of TaskFlow. The gateway never routes such a method."""
 Global___Access: _TypeAlias = Access  # noqa: Y015
 
 class _Repeat:
@@ -70,26 +70,26 @@ class _RepeatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Repeat.ValueTy
     DESCRIPTOR: _descriptor.EnumDescriptor
     REPEAT_UNSPECIFIED: _Repeat.ValueType  # 0
     REPEAT_SAFE: _Repeat.ValueType  # 1
-    """Yes: the call only reads, or a second execution changes nothing and returns the first response. Except a write with
-    an etag: after the first execution that etag is stale.
+    """A repeat is safe: the call only reads, or a second execution changes nothing and returns the first response.
+    Exception: a write with an etag fails the second time, because its etag is stale by then.
     """
     REPEAT_SAFE_WITH_FIELD: _Repeat.ValueType  # 2
-    """Only when the request sets the field that `repeat_field` names."""
+    """A repeat is safe only if the request sets the field that `repeat_field` names."""
     REPEAT_UNSAFE: _Repeat.ValueType  # 3
-    """No: after a first success the second call would fail."""
+    """A repeat is not safe: after a first success the second call would fail."""
 
 class Repeat(_Repeat, metaclass=_RepeatEnumTypeWrapper):
-    """Whether a client may repeat a call without knowing whether the server executed the first one."""
+    """Whether a client may repeat a call when it doesn't know whether the server executed the first call."""
 
 REPEAT_UNSPECIFIED: Repeat.ValueType  # 0
 REPEAT_SAFE: Repeat.ValueType  # 1
-"""Yes: the call only reads, or a second execution changes nothing and returns the first response. Except a write with
-an etag: after the first execution that etag is stale.
+"""A repeat is safe: the call only reads, or a second execution changes nothing and returns the first response.
+Exception: a write with an etag fails the second time, because its etag is stale by then.
 """
 REPEAT_SAFE_WITH_FIELD: Repeat.ValueType  # 2
-"""Only when the request sets the field that `repeat_field` names."""
+"""A repeat is safe only if the request sets the field that `repeat_field` names."""
 REPEAT_UNSAFE: Repeat.ValueType  # 3
-"""No: after a first success the second call would fail."""
+"""A repeat is not safe: after a first success the second call would fail."""
 Global___Repeat: _TypeAlias = Repeat  # noqa: Y015
 
 class _Scope:
@@ -100,9 +100,9 @@ class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType
     DESCRIPTOR: _descriptor.EnumDescriptor
     SCOPE_UNSPECIFIED: _Scope.ValueType  # 0
     SCOPE_ANY: _Scope.ValueType  # 1
-    """Any access token suffices."""
+    """Every personal access token may call the method, whatever its scopes."""
     SCOPE_SESSION_ONLY: _Scope.ValueType  # 2
-    """No access token suffices, only a session."""
+    """No personal access token may call the method; it needs a session."""
     SCOPE_TASKS_READ: _Scope.ValueType  # 3
     SCOPE_TASKS_WRITE: _Scope.ValueType  # 4
     SCOPE_NOTIFICATIONS_READ: _Scope.ValueType  # 5
@@ -115,9 +115,9 @@ class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
 
 SCOPE_UNSPECIFIED: Scope.ValueType  # 0
 SCOPE_ANY: Scope.ValueType  # 1
-"""Any access token suffices."""
+"""Every personal access token may call the method, whatever its scopes."""
 SCOPE_SESSION_ONLY: Scope.ValueType  # 2
-"""No access token suffices, only a session."""
+"""No personal access token may call the method; it needs a session."""
 SCOPE_TASKS_READ: Scope.ValueType  # 3
 SCOPE_TASKS_WRITE: Scope.ValueType  # 4
 SCOPE_NOTIFICATIONS_READ: Scope.ValueType  # 5
@@ -133,22 +133,24 @@ class _Capacity:
 class _CapacityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Capacity.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CAPACITY_UNSPECIFIED: _Capacity.ValueType  # 0
-    """The service's limit of calls."""
+    """The service's limit for ordinary calls."""
     CAPACITY_PASSWORDS: _Capacity.ValueType  # 1
-    """The lower limit of calls that hash a password, which takes much processor time."""
+    """The service's lower limit for calls that hash a password, which takes much processor time."""
 
 class Capacity(_Capacity, metaclass=_CapacityEnumTypeWrapper):
-    """Which of the service's concurrency limits at the gateway a method counts against. Streams have a separate limit."""
+    """The gateway's concurrency limit that a method's calls count against. Each service has its own limits, and streams
+    have a separate one.
+    """
 
 CAPACITY_UNSPECIFIED: Capacity.ValueType  # 0
-"""The service's limit of calls."""
+"""The service's limit for ordinary calls."""
 CAPACITY_PASSWORDS: Capacity.ValueType  # 1
-"""The lower limit of calls that hash a password, which takes much processor time."""
+"""The service's lower limit for calls that hash a password, which takes much processor time."""
 Global___Capacity: _TypeAlias = Capacity  # noqa: Y015
 
 @_typing.final
 class MethodRules(_message.Message):
-    """What a method declares. `access` and `repeat` are required. `scope` is required unless access is OPEN or SERVICE."""
+    """The options of a method. `access` and `repeat` are required. `scope` is required unless access is OPEN or SERVICE."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -160,7 +162,7 @@ class MethodRules(_message.Message):
     access: Global___Access.ValueType
     repeat: Global___Repeat.ValueType
     repeat_field: _builtins.str
-    """A field of the request, for REPEAT_SAFE_WITH_FIELD."""
+    """For REPEAT_SAFE_WITH_FIELD: the field of the request that makes a repeat safe, such as "request_id"."""
     scope: Global___Scope.ValueType
     capacity: Global___Capacity.ValueType
     def __init__(
@@ -187,6 +189,6 @@ method: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions,
 process: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.ServiceOptions, _builtins.str]
 """The process that serves the service: "auth", "task" or "notification"."""
 event_type: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOptions, _containers.RepeatedScalarFieldContainer[_builtins.str]]
-"""On a message of Event.facts: the types that such an event can have, as `<aggregate>.<event>`. The relay publishes
-it on the subject `taskflow.<workspace id>.<type>`.
+"""On a message of the oneof Event.facts: the types of its events, as `<aggregate>.<event>`. The relay publishes such
+an event on the subject `taskflow.<workspace id>.<type>`.
 """

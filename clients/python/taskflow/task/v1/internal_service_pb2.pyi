@@ -34,9 +34,9 @@ class _ReminderOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Remin
     REMINDER_OUTCOME_UNSPECIFIED: _ReminderOutcome.ValueType  # 0
     REMINDER_OUTCOME_SENT: _ReminderOutcome.ValueType  # 1
     REMINDER_OUTCOME_SKIPPED_PAST: _ReminderOutcome.ValueType  # 2
-    """Skipped: a later reminder's time, or the deadline, had passed as well."""
+    """Skipped: the time of a later reminder, or the deadline, had passed too."""
     REMINDER_OUTCOME_MOVED: _ReminderOutcome.ValueType  # 3
-    """The task now has another deadline or none."""
+    """The task now has another deadline, or no deadline."""
     REMINDER_OUTCOME_FINISHED: _ReminderOutcome.ValueType  # 4
     """The task is done or canceled."""
     REMINDER_OUTCOME_DELETED: _ReminderOutcome.ValueType  # 5
@@ -52,9 +52,9 @@ class ReminderOutcome(_ReminderOutcome, metaclass=_ReminderOutcomeEnumTypeWrappe
 REMINDER_OUTCOME_UNSPECIFIED: ReminderOutcome.ValueType  # 0
 REMINDER_OUTCOME_SENT: ReminderOutcome.ValueType  # 1
 REMINDER_OUTCOME_SKIPPED_PAST: ReminderOutcome.ValueType  # 2
-"""Skipped: a later reminder's time, or the deadline, had passed as well."""
+"""Skipped: the time of a later reminder, or the deadline, had passed too."""
 REMINDER_OUTCOME_MOVED: ReminderOutcome.ValueType  # 3
-"""The task now has another deadline or none."""
+"""The task now has another deadline, or no deadline."""
 REMINDER_OUTCOME_FINISHED: ReminderOutcome.ValueType  # 4
 """The task is done or canceled."""
 REMINDER_OUTCOME_DELETED: ReminderOutcome.ValueType  # 5
@@ -73,7 +73,7 @@ class GetEnrichmentInputRequest(_message.Message):
     TEXT_REVISION_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     text_revision: _builtins.int
-    """The text revision to make suggestions for; 0 means the current one. An outdated revision isn't counted."""
+    """The text revision that needs suggestions; 0 means the current one. For an outdated revision no AI call counts."""
     def __init__(
         self,
         *,
@@ -101,7 +101,7 @@ class GetEnrichmentInputResponse(_message.Message):
     WORKSPACE_ID_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
     wanted: _builtins.bool
-    """Whether to make suggestions: the task isn't deleted or archived, and its workspace has AI switched on."""
+    """Whether to make suggestions: the task isn't deleted, its project isn't archived, and AI is switched on."""
     title: _builtins.str
     description: _builtins.str
     text_revision: _builtins.int
@@ -114,8 +114,8 @@ class GetEnrichmentInputResponse(_message.Message):
 
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
-        """If set, the limit is reached and the text is left out: call again after this time. Above 12 hours no slot is
-        reserved.
+        """If set, the limit is reached, the text is left out, and the worker calls again after this time. For a wait above 12
+        hours the server reserves no slot.
         """
 
     def __init__(
@@ -235,7 +235,7 @@ class FailEnrichmentRequest(_message.Message):
     task_id: _builtins.str
     base_text_revision: _builtins.int
     error: _builtins.str
-    """Why, as text for people; at most 500 characters."""
+    """Why the worker failed to make suggestions, as text for people; at most 500 characters."""
     def __init__(
         self,
         *,
@@ -420,12 +420,12 @@ class Reminder(_message.Message):
     OFFSET_SECONDS_FIELD_NUMBER: _builtins.int
     REMIND_TIME_FIELD_NUMBER: _builtins.int
     offset_seconds: _builtins.int
-    """Seconds before the deadline; 0 for the reminder at the deadline itself (overdue)."""
+    """Seconds from the reminder's time to the deadline; 0 for the reminder at the deadline itself (overdue)."""
     @_builtins.property
     def due_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def remind_time(self) -> _timestamp_pb2.Timestamp:
-        """When to send it: due_time minus the offset."""
+        """When to send the reminder: due_time minus the offset."""
 
     def __init__(
         self,
@@ -474,7 +474,7 @@ class EmitReminderResponse(_message.Message):
     outcome: Global___ReminderOutcome.ValueType
     @_builtins.property
     def next(self) -> Global___Reminder:
-        """The reminder after it; not set when no reminder is left to send."""
+        """The task's next reminder; not set when no reminder is left to send."""
 
     def __init__(
         self,

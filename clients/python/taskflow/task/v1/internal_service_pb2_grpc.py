@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class SuggestionInternalServiceStub:
-    """Suggestions, for the worker that makes them. Only for TaskFlow's own processes; the gateway doesn't route it.
+    """For the worker that makes suggestions. Only for TaskFlow's own processes; the gateway doesn't route this service.
     """
 
     def __init__(self, channel):
@@ -53,14 +53,14 @@ class SuggestionInternalServiceStub:
 
 
 class SuggestionInternalServiceServicer:
-    """Suggestions, for the worker that makes them. Only for TaskFlow's own processes; the gateway doesn't route it.
+    """For the worker that makes suggestions. Only for TaskFlow's own processes; the gateway doesn't route this service.
     """
 
     def GetEnrichmentInput(self, request, context):
         """Returns a task's text and its context for a model, and counts an AI call against the workspace's hourly limit.
 
-        A repeat for the same text within an hour isn't counted. When the limit is reached, the server reserves a slot for
-        this text and returns only the wait until then. A call after the wait returns the text.
+        A repeat for the same text within an hour doesn't count. When the limit is reached, the server reserves a slot for
+        this text and returns only the wait until that slot. A call after the wait returns the text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,7 +75,7 @@ class SuggestionInternalServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FailEnrichment(self, request, context):
-        """Records in a failed job that suggestions couldn't be made. A repeat changes nothing.
+        """Records, as a failed job, that the worker failed to make suggestions. A repeat changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,7 +108,7 @@ def add_SuggestionInternalServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SuggestionInternalService:
-    """Suggestions, for the worker that makes them. Only for TaskFlow's own processes; the gateway doesn't route it.
+    """For the worker that makes suggestions. Only for TaskFlow's own processes; the gateway doesn't route this service.
     """
 
     @staticmethod
@@ -194,7 +194,7 @@ class SuggestionInternalService:
 
 
 class JobInternalServiceStub:
-    """Jobs, for the worker that processes payloads. Only for TaskFlow's own processes; the gateway doesn't route it.
+    """For the worker that processes payloads. Only for TaskFlow's own processes; the gateway doesn't route this service.
     """
 
     def __init__(self, channel):
@@ -216,12 +216,12 @@ class JobInternalServiceStub:
 
 
 class JobInternalServiceServicer:
-    """Jobs, for the worker that processes payloads. Only for TaskFlow's own processes; the gateway doesn't route it.
+    """For the worker that processes payloads. Only for TaskFlow's own processes; the gateway doesn't route this service.
     """
 
     def ClaimJob(self, request, context):
         """Changes a job from PENDING to PROCESSING and returns its payload. A repeat for the same attempt returns the same.
-        Returns claimed = false for a finished job and for another attempt than the current one.
+        Returns claimed = false for a finished job, and for an attempt that isn't the current one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -256,7 +256,7 @@ def add_JobInternalServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class JobInternalService:
-    """Jobs, for the worker that processes payloads. Only for TaskFlow's own processes; the gateway doesn't route it.
+    """For the worker that processes payloads. Only for TaskFlow's own processes; the gateway doesn't route this service.
     """
 
     @staticmethod
@@ -315,7 +315,7 @@ class JobInternalService:
 
 
 class ReminderInternalServiceStub:
-    """Reminders, for the worker that sends them. Only for TaskFlow's own processes; the gateway doesn't route it.
+    """For the worker that sends reminders. Only for TaskFlow's own processes; the gateway doesn't route this service.
     """
 
     def __init__(self, channel):
@@ -342,12 +342,12 @@ class ReminderInternalServiceStub:
 
 
 class ReminderInternalServiceServicer:
-    """Reminders, for the worker that sends them. Only for TaskFlow's own processes; the gateway doesn't route it.
+    """For the worker that sends reminders. Only for TaskFlow's own processes; the gateway doesn't route this service.
     """
 
     def PlanReminder(self, request, context):
-        """Returns the task's next reminder. Records reminders as skipped when a later reminder or the deadline has passed,
-        too.
+        """Returns the task's next reminder. Records a reminder as skipped when the time of a later reminder, or the deadline,
+        has passed too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -355,15 +355,15 @@ class ReminderInternalServiceServicer:
 
     def EmitReminder(self, request, context):
         """Sends a reminder if the task is open, not deleted or archived, and still has this deadline; otherwise returns why
-        not. The transaction that sends it checks this. Each reminder is sent once, however often a worker calls this.
+        not. The transaction that sends the reminder checks these conditions. Repeated calls send a reminder only once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def MoveDueTimes(self, request, context):
-        """Recomputes the deadlines that are dates for the open tasks of a user whose time zone changed. Handles a bounded
-        number of tasks; call again while `more` is set.
+        """Moves the date-only deadlines of open tasks to the new time zone of a user. Handles a bounded number of tasks; the
+        worker calls again while `more` is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -396,7 +396,7 @@ def add_ReminderInternalServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ReminderInternalService:
-    """Reminders, for the worker that sends them. Only for TaskFlow's own processes; the gateway doesn't route it.
+    """For the worker that sends reminders. Only for TaskFlow's own processes; the gateway doesn't route this service.
     """
 
     @staticmethod

@@ -13,24 +13,24 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SuggestionInternalServiceStub:
-    """Suggestions, for the worker that makes them. Only for TaskFlow's own processes; the gateway doesn't route it."""
+    """For the worker that makes suggestions. Only for TaskFlow's own processes; the gateway doesn't route this service."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetEnrichmentInput: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.GetEnrichmentInputRequest, _internal_service_pb2.GetEnrichmentInputResponse]
     """Returns a task's text and its context for a model, and counts an AI call against the workspace's hourly limit.
 
-    A repeat for the same text within an hour isn't counted. When the limit is reached, the server reserves a slot for
-    this text and returns only the wait until then. A call after the wait returns the text.
+    A repeat for the same text within an hour doesn't count. When the limit is reached, the server reserves a slot for
+    this text and returns only the wait until that slot. A call after the wait returns the text.
     """
     StoreSuggestions: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.StoreSuggestionsRequest, _internal_service_pb2.StoreSuggestionsResponse]
     """Stores suggestions for one text revision. A repeat changes nothing: the suggestions stored first are kept. Stores
     nothing when the text has changed or the task is deleted.
     """
     FailEnrichment: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.FailEnrichmentRequest, _internal_service_pb2.FailEnrichmentResponse]
-    """Records in a failed job that suggestions couldn't be made. A repeat changes nothing."""
+    """Records, as a failed job, that the worker failed to make suggestions. A repeat changes nothing."""
 
 class SuggestionInternalServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Suggestions, for the worker that makes them. Only for TaskFlow's own processes; the gateway doesn't route it."""
+    """For the worker that makes suggestions. Only for TaskFlow's own processes; the gateway doesn't route this service."""
 
     @_abc_1.abstractmethod
     def GetEnrichmentInput(
@@ -40,8 +40,8 @@ class SuggestionInternalServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_internal_service_pb2.GetEnrichmentInputResponse]:
         """Returns a task's text and its context for a model, and counts an AI call against the workspace's hourly limit.
 
-        A repeat for the same text within an hour isn't counted. When the limit is reached, the server reserves a slot for
-        this text and returns only the wait until then. A call after the wait returns the text.
+        A repeat for the same text within an hour doesn't count. When the limit is reached, the server reserves a slot for
+        this text and returns only the wait until that slot. A call after the wait returns the text.
         """
 
     @_abc_1.abstractmethod
@@ -60,23 +60,23 @@ class SuggestionInternalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _internal_service_pb2.FailEnrichmentRequest,
         context: _aio.ServicerContext[_internal_service_pb2.FailEnrichmentRequest, _abc.Awaitable[_internal_service_pb2.FailEnrichmentResponse]],
     ) -> _abc.Awaitable[_internal_service_pb2.FailEnrichmentResponse]:
-        """Records in a failed job that suggestions couldn't be made. A repeat changes nothing."""
+        """Records, as a failed job, that the worker failed to make suggestions. A repeat changes nothing."""
 
 def add_SuggestionInternalServiceServicer_to_server(servicer: SuggestionInternalServiceServicer, server: _aio.Server) -> None: ...
 
 class JobInternalServiceStub:
-    """Jobs, for the worker that processes payloads. Only for TaskFlow's own processes; the gateway doesn't route it."""
+    """For the worker that processes payloads. Only for TaskFlow's own processes; the gateway doesn't route this service."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ClaimJob: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.ClaimJobRequest, _internal_service_pb2.ClaimJobResponse]
     """Changes a job from PENDING to PROCESSING and returns its payload. A repeat for the same attempt returns the same.
-    Returns claimed = false for a finished job and for another attempt than the current one.
+    Returns claimed = false for a finished job, and for an attempt that isn't the current one.
     """
     FinishJob: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.FinishJobRequest, _internal_service_pb2.FinishJobResponse]
     """Records the result or the error of a claimed attempt. A repeat changes nothing."""
 
 class JobInternalServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Jobs, for the worker that processes payloads. Only for TaskFlow's own processes; the gateway doesn't route it."""
+    """For the worker that processes payloads. Only for TaskFlow's own processes; the gateway doesn't route this service."""
 
     @_abc_1.abstractmethod
     def ClaimJob(
@@ -85,7 +85,7 @@ class JobInternalServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_internal_service_pb2.ClaimJobRequest, _abc.Awaitable[_internal_service_pb2.ClaimJobResponse]],
     ) -> _abc.Awaitable[_internal_service_pb2.ClaimJobResponse]:
         """Changes a job from PENDING to PROCESSING and returns its payload. A repeat for the same attempt returns the same.
-        Returns claimed = false for a finished job and for another attempt than the current one.
+        Returns claimed = false for a finished job, and for an attempt that isn't the current one.
         """
 
     @_abc_1.abstractmethod
@@ -99,24 +99,24 @@ class JobInternalServiceServicer(metaclass=_abc_1.ABCMeta):
 def add_JobInternalServiceServicer_to_server(servicer: JobInternalServiceServicer, server: _aio.Server) -> None: ...
 
 class ReminderInternalServiceStub:
-    """Reminders, for the worker that sends them. Only for TaskFlow's own processes; the gateway doesn't route it."""
+    """For the worker that sends reminders. Only for TaskFlow's own processes; the gateway doesn't route this service."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PlanReminder: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.PlanReminderRequest, _internal_service_pb2.PlanReminderResponse]
-    """Returns the task's next reminder. Records reminders as skipped when a later reminder or the deadline has passed,
-    too.
+    """Returns the task's next reminder. Records a reminder as skipped when the time of a later reminder, or the deadline,
+    has passed too.
     """
     EmitReminder: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.EmitReminderRequest, _internal_service_pb2.EmitReminderResponse]
     """Sends a reminder if the task is open, not deleted or archived, and still has this deadline; otherwise returns why
-    not. The transaction that sends it checks this. Each reminder is sent once, however often a worker calls this.
+    not. The transaction that sends the reminder checks these conditions. Repeated calls send a reminder only once.
     """
     MoveDueTimes: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.MoveDueTimesRequest, _internal_service_pb2.MoveDueTimesResponse]
-    """Recomputes the deadlines that are dates for the open tasks of a user whose time zone changed. Handles a bounded
-    number of tasks; call again while `more` is set.
+    """Moves the date-only deadlines of open tasks to the new time zone of a user. Handles a bounded number of tasks; the
+    worker calls again while `more` is set.
     """
 
 class ReminderInternalServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Reminders, for the worker that sends them. Only for TaskFlow's own processes; the gateway doesn't route it."""
+    """For the worker that sends reminders. Only for TaskFlow's own processes; the gateway doesn't route this service."""
 
     @_abc_1.abstractmethod
     def PlanReminder(
@@ -124,8 +124,8 @@ class ReminderInternalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _internal_service_pb2.PlanReminderRequest,
         context: _aio.ServicerContext[_internal_service_pb2.PlanReminderRequest, _abc.Awaitable[_internal_service_pb2.PlanReminderResponse]],
     ) -> _abc.Awaitable[_internal_service_pb2.PlanReminderResponse]:
-        """Returns the task's next reminder. Records reminders as skipped when a later reminder or the deadline has passed,
-        too.
+        """Returns the task's next reminder. Records a reminder as skipped when the time of a later reminder, or the deadline,
+        has passed too.
         """
 
     @_abc_1.abstractmethod
@@ -135,7 +135,7 @@ class ReminderInternalServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_internal_service_pb2.EmitReminderRequest, _abc.Awaitable[_internal_service_pb2.EmitReminderResponse]],
     ) -> _abc.Awaitable[_internal_service_pb2.EmitReminderResponse]:
         """Sends a reminder if the task is open, not deleted or archived, and still has this deadline; otherwise returns why
-        not. The transaction that sends it checks this. Each reminder is sent once, however often a worker calls this.
+        not. The transaction that sends the reminder checks these conditions. Repeated calls send a reminder only once.
         """
 
     @_abc_1.abstractmethod
@@ -144,8 +144,8 @@ class ReminderInternalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _internal_service_pb2.MoveDueTimesRequest,
         context: _aio.ServicerContext[_internal_service_pb2.MoveDueTimesRequest, _abc.Awaitable[_internal_service_pb2.MoveDueTimesResponse]],
     ) -> _abc.Awaitable[_internal_service_pb2.MoveDueTimesResponse]:
-        """Recomputes the deadlines that are dates for the open tasks of a user whose time zone changed. Handles a bounded
-        number of tasks; call again while `more` is set.
+        """Moves the date-only deadlines of open tasks to the new time zone of a user. Handles a bounded number of tasks; the
+        worker calls again while `more` is set.
         """
 
 def add_ReminderInternalServiceServicer_to_server(servicer: ReminderInternalServiceServicer, server: _aio.Server) -> None: ...

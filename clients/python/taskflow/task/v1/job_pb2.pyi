@@ -27,10 +27,10 @@ class _JobKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobKind.Value
     DESCRIPTOR: _descriptor.EnumDescriptor
     JOB_KIND_UNSPECIFIED: _JobKind.ValueType  # 0
     JOB_KIND_PAYLOAD: _JobKind.ValueType  # 1
-    """Processes the task's payload."""
+    """A worker processes the task's payload."""
     JOB_KIND_ENRICHMENT: _JobKind.ValueType  # 2
-    """Records that suggestions for the task couldn't be made: the job is created as FAILED. A retry makes it PENDING,
-    until suggestions arrive (DONE) or fail again (FAILED).
+    """Records that TaskFlow failed to make suggestions for the task; the job is created as FAILED. RetryJob makes it
+    PENDING, until suggestions are stored (DONE) or fail again (FAILED).
     """
 
 class JobKind(_JobKind, metaclass=_JobKindEnumTypeWrapper):
@@ -38,10 +38,10 @@ class JobKind(_JobKind, metaclass=_JobKindEnumTypeWrapper):
 
 JOB_KIND_UNSPECIFIED: JobKind.ValueType  # 0
 JOB_KIND_PAYLOAD: JobKind.ValueType  # 1
-"""Processes the task's payload."""
+"""A worker processes the task's payload."""
 JOB_KIND_ENRICHMENT: JobKind.ValueType  # 2
-"""Records that suggestions for the task couldn't be made: the job is created as FAILED. A retry makes it PENDING,
-until suggestions arrive (DONE) or fail again (FAILED).
+"""Records that TaskFlow failed to make suggestions for the task; the job is created as FAILED. RetryJob makes it
+PENDING, until suggestions are stored (DONE) or fail again (FAILED).
 """
 Global___JobKind: _TypeAlias = JobKind  # noqa: Y015
 
@@ -56,7 +56,7 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     JOB_STATE_PROCESSING: _JobState.ValueType  # 2
     JOB_STATE_DONE: _JobState.ValueType  # 3
     JOB_STATE_FAILED: _JobState.ValueType  # 4
-    """The last attempt failed, automatic retries included. These jobs are the dead letters."""
+    """The attempt failed for good, after automatic retries. RetryJob starts another attempt."""
 
 class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper):
     """The state of a job."""
@@ -66,7 +66,7 @@ JOB_STATE_PENDING: JobState.ValueType  # 1
 JOB_STATE_PROCESSING: JobState.ValueType  # 2
 JOB_STATE_DONE: JobState.ValueType  # 3
 JOB_STATE_FAILED: JobState.ValueType  # 4
-"""The last attempt failed, automatic retries included. These jobs are the dead letters."""
+"""The attempt failed for good, after automatic retries. RetryJob starts another attempt."""
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
 
 @_typing.final
@@ -93,14 +93,14 @@ class Job(_message.Message):
     kind: Global___JobKind.ValueType
     state: Global___JobState.ValueType
     attempt: _builtins.int
-    """The number of the current attempt, from 1. RetryJob starts the next one."""
+    """The number of the current attempt, from 1. RetryJob starts the next attempt."""
     error: _builtins.str
     """Why the last attempt failed, as text for people."""
     revision: _builtins.int
     """Starts at 1 and grows by 1 with every change of the job."""
     @_builtins.property
     def result(self) -> _struct_pb2.Struct:
-        """The handler's result."""
+        """The result of processing the payload; not set before state DONE."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...

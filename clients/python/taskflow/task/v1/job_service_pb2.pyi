@@ -69,14 +69,14 @@ class ListJobsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     workspace_id: _builtins.str
     task_id: _builtins.str
-    """Empty: jobs of all tasks."""
+    """Lists only jobs of this task. Empty: jobs of all tasks."""
     page_size: _builtins.int
-    """Default 50, at most 1000: larger values count as 1000."""
+    """The size of the page. Default 50, at most 1000: larger values count as 1000."""
     page_token: _builtins.str
     """The next_page_token of the previous page; empty for the first page."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_job_pb2.JobState.ValueType]:
-        """Empty: jobs in any state."""
+        """Lists only jobs in these states. Empty: jobs in any state."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class ListJobsResponse(_message.Message):
     JOBS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """The page_token of the next page; empty on the last page."""
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Job]: ...
     def __init__(

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class JobServiceStub:
-    """Jobs: background work for tasks.
+    """Shows and retries jobs: background work for tasks.
     """
 
     def __init__(self, channel):
@@ -53,7 +53,7 @@ class JobServiceStub:
 
 
 class JobServiceServicer:
-    """Jobs: background work for tasks.
+    """Shows and retries jobs: background work for tasks.
     """
 
     def GetJob(self, request, context):
@@ -64,7 +64,7 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListJobs(self, request, context):
-        """Lists the jobs of a workspace or of one task, newest first. Jobs in state FAILED are the dead letters.
+        """Lists the jobs of a workspace or of one task, newest first.
 
         A page ends early rather than exceeding 3 MiB.
         """
@@ -109,7 +109,7 @@ def add_JobServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class JobService:
-    """Jobs: background work for tasks.
+    """Shows and retries jobs: background work for tasks.
     """
 
     @staticmethod

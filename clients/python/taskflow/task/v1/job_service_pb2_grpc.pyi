@@ -13,13 +13,13 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class JobServiceStub:
-    """Jobs: background work for tasks."""
+    """Shows and retries jobs: background work for tasks."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_service_pb2.GetJobResponse]
     """Returns a job."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]
-    """Lists the jobs of a workspace or of one task, newest first. Jobs in state FAILED are the dead letters.
+    """Lists the jobs of a workspace or of one task, newest first.
 
     A page ends early rather than exceeding 3 MiB.
     """
@@ -31,7 +31,7 @@ class JobServiceStub:
     """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Jobs: background work for tasks."""
+    """Shows and retries jobs: background work for tasks."""
 
     @_abc_1.abstractmethod
     def GetJob(
@@ -47,7 +47,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.ListJobsRequest,
         context: _aio.ServicerContext[_job_service_pb2.ListJobsRequest, _abc.Awaitable[_job_service_pb2.ListJobsResponse]],
     ) -> _abc.Awaitable[_job_service_pb2.ListJobsResponse]:
-        """Lists the jobs of a workspace or of one task, newest first. Jobs in state FAILED are the dead letters.
+        """Lists the jobs of a workspace or of one task, newest first.
 
         A page ends early rather than exceeding 3 MiB.
         """

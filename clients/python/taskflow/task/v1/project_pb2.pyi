@@ -19,7 +19,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Project(_message.Message):
-    """A group of tasks within a workspace, with numbers of their own."""
+    """A group of tasks within a workspace. Each project numbers its tasks from 1."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -34,15 +34,15 @@ class Project(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """UUIDv7, chosen by the server."""
+    """The project's id, a UUIDv7 chosen by the server."""
     workspace_id: _builtins.str
     """Output only; set from CreateProjectRequest.workspace_id."""
     key: _builtins.str
-    """The prefix of its tasks' keys, such as "OPS" for OPS-12: a capital letter, then up to 9 capital letters or digits.
-    Unique in the workspace; never changes.
+    """The prefix of the keys of the project's tasks, such as "OPS" for OPS-12. A capital letter, then up to 9 capital
+    letters or digits. Unique in the workspace; never changes.
     """
     display_name: _builtins.str
-    """1 to 100 characters."""
+    """The project's name, 1 to 100 characters."""
     description: _builtins.str
     """At most 20,000 characters."""
     creator_id: _builtins.str
@@ -51,7 +51,7 @@ class Project(_message.Message):
     """Changes with every change of the project."""
     @_builtins.property
     def archive_time(self) -> _timestamp_pb2.Timestamp:
-        """Set while the project is archived. Output only."""
+        """When the project was archived; not set unless it is archived. Output only."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:

@@ -32,7 +32,7 @@ class CreateProjectRequest(_message.Message):
     """A UUID chosen by the client. A repeat with the same UUID within 24 hours returns the first response."""
     @_builtins.property
     def project(self) -> _project_pb2.Project:
-        """key and display_name are required."""
+        """The project to create; key and display_name are required."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class ListProjectsRequest(_message.Message):
     include_archived: _builtins.bool
     """Whether to include archived projects."""
     page_size: _builtins.int
-    """Default 50, at most 1000: larger values count as 1000."""
+    """The size of the page. Default 50, at most 1000: larger values count as 1000."""
     page_token: _builtins.str
     """The next_page_token of the previous page; empty for the first page."""
     def __init__(
@@ -146,7 +146,7 @@ class ListProjectsResponse(_message.Message):
     PROJECTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """The page_token of the next page; empty on the last page."""
     @_builtins.property
     def projects(self) -> _containers.RepeatedCompositeFieldContainer[_project_pb2.Project]: ...
     def __init__(
@@ -171,11 +171,13 @@ class UpdateProjectRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def project(self) -> _project_pb2.Project:
-        """Its id is required. If its etag is set, the call fails with ABORTED when the project changed since it was read."""
+        """The project's id, and the fields to set. If the etag is set, the call fails with ABORTED when the project changed
+        since it was read.
+        """
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Of display_name, description. Omitted: the fields that are set. "*": all of these."""
+        """Names fields among display_name, description. Omitted: the fields that are set in `project`. "*": both."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ProjectServiceStub:
-    """The projects of a workspace.
+    """Creates, lists, changes and archives the projects of a workspace.
     """
 
     def __init__(self, channel):
@@ -68,7 +68,7 @@ class ProjectServiceStub:
 
 
 class ProjectServiceServicer:
-    """The projects of a workspace.
+    """Creates, lists, changes and archives the projects of a workspace.
     """
 
     def CreateProject(self, request, context):
@@ -104,8 +104,8 @@ class ProjectServiceServicer:
     def ArchiveProject(self, request, context):
         """Archives a project. For members. Archiving an archived project changes nothing.
 
-        Its tasks stay readable; every write to them fails with FAILED_PRECONDITION PROJECT_ARCHIVED. Their reminders
-        aren't sent while the project is archived.
+        The project's tasks stay readable; every write to them fails with FAILED_PRECONDITION PROJECT_ARCHIVED. Their
+        reminders aren't sent while the project is archived.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,7 +160,7 @@ def add_ProjectServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ProjectService:
-    """The projects of a workspace.
+    """Creates, lists, changes and archives the projects of a workspace.
     """
 
     @staticmethod

@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ProjectServiceStub:
-    """The projects of a workspace."""
+    """Creates, lists, changes and archives the projects of a workspace."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.CreateProjectRequest, _project_service_pb2.CreateProjectResponse]
@@ -30,14 +30,14 @@ class ProjectServiceStub:
     ArchiveProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.ArchiveProjectRequest, _project_service_pb2.ArchiveProjectResponse]
     """Archives a project. For members. Archiving an archived project changes nothing.
 
-    Its tasks stay readable; every write to them fails with FAILED_PRECONDITION PROJECT_ARCHIVED. Their reminders
-    aren't sent while the project is archived.
+    The project's tasks stay readable; every write to them fails with FAILED_PRECONDITION PROJECT_ARCHIVED. Their
+    reminders aren't sent while the project is archived.
     """
     UnarchiveProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.UnarchiveProjectRequest, _project_service_pb2.UnarchiveProjectResponse]
     """Takes a project out of the archive. For members. Changes nothing unless the project is archived."""
 
 class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The projects of a workspace."""
+    """Creates, lists, changes and archives the projects of a workspace."""
 
     @_abc_1.abstractmethod
     def CreateProject(
@@ -82,8 +82,8 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_project_service_pb2.ArchiveProjectResponse]:
         """Archives a project. For members. Archiving an archived project changes nothing.
 
-        Its tasks stay readable; every write to them fails with FAILED_PRECONDITION PROJECT_ARCHIVED. Their reminders
-        aren't sent while the project is archived.
+        The project's tasks stay readable; every write to them fails with FAILED_PRECONDITION PROJECT_ARCHIVED. Their
+        reminders aren't sent while the project is archived.
         """
 
     @_abc_1.abstractmethod

@@ -27,18 +27,18 @@ class _SuggestionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sugges
     DESCRIPTOR: _descriptor.EnumDescriptor
     SUGGESTION_KIND_UNSPECIFIED: _SuggestionKind.ValueType  # 0
     SUGGESTION_KIND_PRIORITY: _SuggestionKind.ValueType  # 1
-    """A priority."""
+    """The suggestion proposes a priority."""
     SUGGESTION_KIND_DESCRIPTION: _SuggestionKind.ValueType  # 2
-    """A better description with the same meaning."""
+    """The suggestion proposes a better description with the same meaning."""
 
 class SuggestionKind(_SuggestionKind, metaclass=_SuggestionKindEnumTypeWrapper):
     """What a suggestion proposes."""
 
 SUGGESTION_KIND_UNSPECIFIED: SuggestionKind.ValueType  # 0
 SUGGESTION_KIND_PRIORITY: SuggestionKind.ValueType  # 1
-"""A priority."""
+"""The suggestion proposes a priority."""
 SUGGESTION_KIND_DESCRIPTION: SuggestionKind.ValueType  # 2
-"""A better description with the same meaning."""
+"""The suggestion proposes a better description with the same meaning."""
 Global___SuggestionKind: _TypeAlias = SuggestionKind  # noqa: Y015
 
 class _SuggestionState:
@@ -67,7 +67,7 @@ Global___SuggestionState: _TypeAlias = SuggestionState  # noqa: Y015
 
 @_typing.final
 class Suggestion(_message.Message):
-    """A proposed change of a task. The task changes only when a user accepts it."""
+    """A proposed change of a task. The task changes only when a user accepts the suggestion."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -95,17 +95,17 @@ class Suggestion(_message.Message):
     priority: _task_pb2.TaskPriority.ValueType
     description: _builtins.str
     reason: _builtins.str
-    """Why, as text for people."""
+    """Why the change is proposed, as text for people."""
     confidence: _builtins.float
     """How sure the model is, from 0 to 1."""
     model: _builtins.str
-    """The name of the model, or "heuristic"."""
+    """The name of the model that made the suggestion, or "heuristic"."""
     prompt_version: _builtins.str
     base_text_revision: _builtins.int
-    """The task's text_revision that the suggestion was made for."""
+    """The task's text_revision for which the suggestion was made."""
     state: Global___SuggestionState.ValueType
     resolver_id: _builtins.str
-    """The user who accepted or rejected it."""
+    """The user who accepted or rejected the suggestion."""
     reject_reason: _builtins.str
     """The reason that the user gave in RejectSuggestion."""
     accepted_with_edits: _builtins.bool
@@ -147,7 +147,7 @@ Global___Suggestion: _TypeAlias = Suggestion  # noqa: Y015
 
 @_typing.final
 class SuggestionEdit(_message.Message):
-    """The value to accept instead of the proposed one. It must be of the suggestion's kind."""
+    """The value that the task gets instead of the proposed value. It must be of the suggestion's kind."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

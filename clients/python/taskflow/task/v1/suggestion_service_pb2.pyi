@@ -45,7 +45,7 @@ class RequestSuggestionsResponse(_message.Message):
 
     TEXT_REVISION_FIELD_NUMBER: _builtins.int
     text_revision: _builtins.int
-    """The task's text_revision that the suggestions will be made for."""
+    """The task's text_revision for which TaskFlow will make suggestions."""
     def __init__(
         self,
         *,
@@ -70,14 +70,14 @@ class ListSuggestionsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     workspace_id: _builtins.str
     task_id: _builtins.str
-    """Empty: suggestions for all tasks."""
+    """Lists only suggestions for this task. Empty: suggestions for all tasks."""
     page_size: _builtins.int
-    """Default 50, at most 1000: larger values count as 1000."""
+    """The size of the page. Default 50, at most 1000: larger values count as 1000."""
     page_token: _builtins.str
     """The next_page_token of the previous page; empty for the first page."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_suggestion_pb2.SuggestionState.ValueType]:
-        """Empty: suggestions in any state."""
+        """Lists only suggestions in these states. Empty: suggestions in any state."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class ListSuggestionsResponse(_message.Message):
     SUGGESTIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """The page_token of the next page; empty on the last page."""
     @_builtins.property
     def suggestions(self) -> _containers.RepeatedCompositeFieldContainer[_suggestion_pb2.Suggestion]: ...
     def __init__(
@@ -129,7 +129,7 @@ class AcceptSuggestionRequest(_message.Message):
     id: _builtins.str
     @_builtins.property
     def edit(self) -> _suggestion_pb2.SuggestionEdit:
-        """The value to accept instead of the proposed one."""
+        """The value that the task gets instead of the proposed value; not set to accept the proposal."""
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class RejectSuggestionRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     reason: _builtins.str
-    """Why, as text for people; at most 500 characters."""
+    """Why the caller rejects the suggestion, as text for people; at most 500 characters."""
     def __init__(
         self,
         *,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class SuggestionServiceStub:
-    """Suggestions for tasks. TaskFlow makes them in the background; users accept or reject them.
+    """Requests and lists suggestions for tasks. TaskFlow makes them in the background; users accept or reject them.
     """
 
     def __init__(self, channel):
@@ -58,14 +58,14 @@ class SuggestionServiceStub:
 
 
 class SuggestionServiceServicer:
-    """Suggestions for tasks. TaskFlow makes them in the background; users accept or reject them.
+    """Requests and lists suggestions for tasks. TaskFlow makes them in the background; users accept or reject them.
     """
 
     def RequestSuggestions(self, request, context):
-        """Requests suggestions for the task's current text. For members. They are made in the background and appear in
-        ListSuggestions and WatchTasks.
+        """Requests suggestions for the task's current text. For members. A worker makes them in the background; they appear
+        in ListSuggestions and WatchTasks.
 
-        Fails with FAILED_PRECONDITION AI_DISABLED when the workspace has AI switched off, with RESOURCE_EXHAUSTED
+        Fails with FAILED_PRECONDITION AI_DISABLED when the workspace has AI switched off. Fails with RESOURCE_EXHAUSTED
         AI_LIMIT_REACHED when the caller or the workspace has reached its hourly limit of AI calls.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -83,8 +83,8 @@ class SuggestionServiceServicer:
         """Accepts a pending suggestion, as proposed or edited. For members. The same transaction changes the task, as
         UpdateTask does.
 
-        Fails with FAILED_PRECONDITION SUGGESTION_STALE for a stale suggestion, with FAILED_PRECONDITION
-        SUGGESTION_RESOLVED for one that was accepted or rejected before.
+        Fails with FAILED_PRECONDITION: SUGGESTION_STALE for a stale suggestion, SUGGESTION_RESOLVED for a suggestion that
+        was accepted or rejected before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,7 +93,7 @@ class SuggestionServiceServicer:
     def RejectSuggestion(self, request, context):
         """Rejects a pending or stale suggestion. The task doesn't change. For members.
 
-        Fails with FAILED_PRECONDITION SUGGESTION_RESOLVED for one that was accepted or rejected before.
+        Fails with FAILED_PRECONDITION SUGGESTION_RESOLVED for a suggestion that was accepted or rejected before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,7 +131,7 @@ def add_SuggestionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SuggestionService:
-    """Suggestions for tasks. TaskFlow makes them in the background; users accept or reject them.
+    """Requests and lists suggestions for tasks. TaskFlow makes them in the background; users accept or reject them.
     """
 
     @staticmethod

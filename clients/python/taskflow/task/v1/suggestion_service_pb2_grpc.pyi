@@ -13,14 +13,14 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SuggestionServiceStub:
-    """Suggestions for tasks. TaskFlow makes them in the background; users accept or reject them."""
+    """Requests and lists suggestions for tasks. TaskFlow makes them in the background; users accept or reject them."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RequestSuggestions: _aio.UnaryUnaryMultiCallable[_suggestion_service_pb2.RequestSuggestionsRequest, _suggestion_service_pb2.RequestSuggestionsResponse]
-    """Requests suggestions for the task's current text. For members. They are made in the background and appear in
-    ListSuggestions and WatchTasks.
+    """Requests suggestions for the task's current text. For members. A worker makes them in the background; they appear
+    in ListSuggestions and WatchTasks.
 
-    Fails with FAILED_PRECONDITION AI_DISABLED when the workspace has AI switched off, with RESOURCE_EXHAUSTED
+    Fails with FAILED_PRECONDITION AI_DISABLED when the workspace has AI switched off. Fails with RESOURCE_EXHAUSTED
     AI_LIMIT_REACHED when the caller or the workspace has reached its hourly limit of AI calls.
     """
     ListSuggestions: _aio.UnaryUnaryMultiCallable[_suggestion_service_pb2.ListSuggestionsRequest, _suggestion_service_pb2.ListSuggestionsResponse]
@@ -29,17 +29,17 @@ class SuggestionServiceStub:
     """Accepts a pending suggestion, as proposed or edited. For members. The same transaction changes the task, as
     UpdateTask does.
 
-    Fails with FAILED_PRECONDITION SUGGESTION_STALE for a stale suggestion, with FAILED_PRECONDITION
-    SUGGESTION_RESOLVED for one that was accepted or rejected before.
+    Fails with FAILED_PRECONDITION: SUGGESTION_STALE for a stale suggestion, SUGGESTION_RESOLVED for a suggestion that
+    was accepted or rejected before.
     """
     RejectSuggestion: _aio.UnaryUnaryMultiCallable[_suggestion_service_pb2.RejectSuggestionRequest, _suggestion_service_pb2.RejectSuggestionResponse]
     """Rejects a pending or stale suggestion. The task doesn't change. For members.
 
-    Fails with FAILED_PRECONDITION SUGGESTION_RESOLVED for one that was accepted or rejected before.
+    Fails with FAILED_PRECONDITION SUGGESTION_RESOLVED for a suggestion that was accepted or rejected before.
     """
 
 class SuggestionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Suggestions for tasks. TaskFlow makes them in the background; users accept or reject them."""
+    """Requests and lists suggestions for tasks. TaskFlow makes them in the background; users accept or reject them."""
 
     @_abc_1.abstractmethod
     def RequestSuggestions(
@@ -47,10 +47,10 @@ class SuggestionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _suggestion_service_pb2.RequestSuggestionsRequest,
         context: _aio.ServicerContext[_suggestion_service_pb2.RequestSuggestionsRequest, _abc.Awaitable[_suggestion_service_pb2.RequestSuggestionsResponse]],
     ) -> _abc.Awaitable[_suggestion_service_pb2.RequestSuggestionsResponse]:
-        """Requests suggestions for the task's current text. For members. They are made in the background and appear in
-        ListSuggestions and WatchTasks.
+        """Requests suggestions for the task's current text. For members. A worker makes them in the background; they appear
+        in ListSuggestions and WatchTasks.
 
-        Fails with FAILED_PRECONDITION AI_DISABLED when the workspace has AI switched off, with RESOURCE_EXHAUSTED
+        Fails with FAILED_PRECONDITION AI_DISABLED when the workspace has AI switched off. Fails with RESOURCE_EXHAUSTED
         AI_LIMIT_REACHED when the caller or the workspace has reached its hourly limit of AI calls.
         """
 
@@ -71,8 +71,8 @@ class SuggestionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Accepts a pending suggestion, as proposed or edited. For members. The same transaction changes the task, as
         UpdateTask does.
 
-        Fails with FAILED_PRECONDITION SUGGESTION_STALE for a stale suggestion, with FAILED_PRECONDITION
-        SUGGESTION_RESOLVED for one that was accepted or rejected before.
+        Fails with FAILED_PRECONDITION: SUGGESTION_STALE for a stale suggestion, SUGGESTION_RESOLVED for a suggestion that
+        was accepted or rejected before.
         """
 
     @_abc_1.abstractmethod
@@ -83,7 +83,7 @@ class SuggestionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_suggestion_service_pb2.RejectSuggestionResponse]:
         """Rejects a pending or stale suggestion. The task doesn't change. For members.
 
-        Fails with FAILED_PRECONDITION SUGGESTION_RESOLVED for one that was accepted or rejected before.
+        Fails with FAILED_PRECONDITION SUGGESTION_RESOLVED for a suggestion that was accepted or rejected before.
         """
 
 def add_SuggestionServiceServicer_to_server(servicer: SuggestionServiceServicer, server: _aio.Server) -> None: ...

@@ -33,9 +33,9 @@ class _TaskStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskStatus
     TASK_STATUS_TODO: _TaskStatus.ValueType  # 1
     TASK_STATUS_IN_PROGRESS: _TaskStatus.ValueType  # 2
     TASK_STATUS_DONE: _TaskStatus.ValueType  # 3
-    """Finished; finish_time is set."""
+    """The task is finished; finish_time is set."""
     TASK_STATUS_CANCELED: _TaskStatus.ValueType  # 4
-    """Won't be done; finish_time is set."""
+    """Nobody will do the task; finish_time is set."""
 
 class TaskStatus(_TaskStatus, metaclass=_TaskStatusEnumTypeWrapper):
     """The status of a task. Any status can follow any other; TODO or IN_PROGRESS after DONE or CANCELED reopens the task."""
@@ -44,9 +44,9 @@ TASK_STATUS_UNSPECIFIED: TaskStatus.ValueType  # 0
 TASK_STATUS_TODO: TaskStatus.ValueType  # 1
 TASK_STATUS_IN_PROGRESS: TaskStatus.ValueType  # 2
 TASK_STATUS_DONE: TaskStatus.ValueType  # 3
-"""Finished; finish_time is set."""
+"""The task is finished; finish_time is set."""
 TASK_STATUS_CANCELED: TaskStatus.ValueType  # 4
-"""Won't be done; finish_time is set."""
+"""Nobody will do the task; finish_time is set."""
 Global___TaskStatus: _TypeAlias = TaskStatus  # noqa: Y015
 
 class _TaskPriority:
@@ -56,7 +56,7 @@ class _TaskPriority:
 class _TaskPriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskPriority.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TASK_PRIORITY_UNSPECIFIED: _TaskPriority.ValueType  # 0
-    """No priority was set."""
+    """The task has no priority."""
     TASK_PRIORITY_LOW: _TaskPriority.ValueType  # 1
     TASK_PRIORITY_MEDIUM: _TaskPriority.ValueType  # 2
     TASK_PRIORITY_HIGH: _TaskPriority.ValueType  # 3
@@ -66,7 +66,7 @@ class TaskPriority(_TaskPriority, metaclass=_TaskPriorityEnumTypeWrapper):
     """The importance of a task. Only users set it: directly, or by accepting a suggestion."""
 
 TASK_PRIORITY_UNSPECIFIED: TaskPriority.ValueType  # 0
-"""No priority was set."""
+"""The task has no priority."""
 TASK_PRIORITY_LOW: TaskPriority.ValueType  # 1
 TASK_PRIORITY_MEDIUM: TaskPriority.ValueType  # 2
 TASK_PRIORITY_HIGH: TaskPriority.ValueType  # 3
@@ -83,15 +83,15 @@ class Due(_message.Message):
     DATE_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def date(self) -> _date_pb2.Date:
-        """Due at the last second of this day, usually 23:59:59, in the time zone of the assignee, or of the creator while
-        no user is assigned. Year, month and day are required. due_time is computed again when the assignee or that
-        user's time zone changes.
+        """Due at the last second of this day, usually 23:59:59, in the assignee's time zone. While nobody is assigned, the
+        creator's time zone is used. Year, month and day are required. due_time is computed again when the assignee, or
+        that time zone, changes.
         """
 
     @_builtins.property
     def date_time(self) -> _datetime_pb2.DateTime:
-        """Due at this local time in this time zone. time_zone.id (IANA) is required; utc_offset is rejected. When clocks
-        change, a skipped local time means the first valid instant after it, and a repeated one its first occurrence.
+        """Due at this local time in this time zone. time_zone.id (IANA) is required; utc_offset is rejected. If clocks skip
+        the local time, it means the first instant after the gap. If clocks show it twice, it means the first time.
         """
 
     def __init__(
@@ -112,7 +112,7 @@ Global___Due: _TypeAlias = Due  # noqa: Y015
 
 @_typing.final
 class Task(_message.Message):
-    """A piece of work."""
+    """A task: one piece of work in a project."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -139,7 +139,7 @@ class Task(_message.Message):
     TEXT_REVISION_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """UUIDv7, chosen by the server."""
+    """The task's id, a UUIDv7 chosen by the server."""
     workspace_id: _builtins.str
     """Output only."""
     project_id: _builtins.str
@@ -147,20 +147,20 @@ class Task(_message.Message):
     key: _builtins.str
     """The project's key and a number, such as "OPS-12". Numbers are never reused; gaps can occur. Output only."""
     title: _builtins.str
-    """1 to 255 characters on one line."""
+    """The task's title: 1 to 255 characters on one line."""
     description: _builtins.str
-    """At most 20,000 characters."""
+    """The task's description: at most 20,000 characters."""
     status: Global___TaskStatus.ValueType
-    """Default TODO."""
+    """The task's status. Default TODO."""
     priority: Global___TaskPriority.ValueType
     assignee_id: _builtins.str
-    """A member of the workspace; empty when the task isn't assigned. Otherwise the call fails with FAILED_PRECONDITION
-    ASSIGNEE_NOT_MEMBER.
+    """The user who is to do the task; empty when nobody is. A call that names a user who isn't a member of the workspace
+    fails with FAILED_PRECONDITION ASSIGNEE_NOT_MEMBER.
     """
     creator_id: _builtins.str
     """Output only."""
     parent_id: _builtins.str
-    """The parent task, in the same project."""
+    """The id of the parent task, which must be in the same project; empty for a task without a parent."""
     revision: _builtins.int
     """Starts at 1 and grows by 1 with every change of the task. Output only."""
     text_revision: _builtins.int
@@ -171,7 +171,7 @@ class Task(_message.Message):
     """Changes with every change of the task."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """At most 20 labels of 1 to 64 characters each. Kept in the order of the request, without duplicates."""
+        """At most 20 labels of 1 to 64 characters each. They keep the order of the request, without duplicates."""
 
     @_builtins.property
     def due(self) -> Global___Due: ...
@@ -181,8 +181,8 @@ class Task(_message.Message):
 
     @_builtins.property
     def payload(self) -> _struct_pb2.Struct:
-        """Data for a worker; setting it creates a job that processes it. At most 64 KiB as a serialized Struct and 16 levels
-        deep, itself included. NUL characters and infinite or NaN numbers are rejected.
+        """Data for a worker. Setting the payload creates a job that processes it. At most 64 KiB as a serialized Struct, and
+        at most 16 levels deep, counting the payload itself. NUL characters and infinite or NaN numbers are rejected.
         """
 
     @_builtins.property
@@ -199,7 +199,7 @@ class Task(_message.Message):
 
     @_builtins.property
     def delete_time(self) -> _timestamp_pb2.Timestamp:
-        """Set while the task is deleted. Output only."""
+        """When the task was deleted; not set unless it is deleted. Output only."""
 
     def __init__(
         self,
@@ -237,7 +237,9 @@ Global___Task: _TypeAlias = Task  # noqa: Y015
 
 @_typing.final
 class TaskFilter(_message.Message):
-    """Which tasks to list or watch. A task must match every field that is set, and any one of the values of a field."""
+    """Selects the tasks to list or watch. A task matches if it matches every field that is set. It matches a field with
+    several values if it has any of them.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -253,16 +255,16 @@ class TaskFilter(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     INCLUDE_DELETED_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """The title or the description contains this text, ignoring case."""
+    """Finds tasks whose title or description contains this text, ignoring case."""
     include_deleted: _builtins.bool
-    """Whether deleted tasks match, too."""
+    """Whether deleted tasks match too."""
     @_builtins.property
     def project_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[Global___TaskStatus.ValueType]: ...
     @_builtins.property
     def priorities(self) -> _containers.RepeatedScalarFieldContainer[Global___TaskPriority.ValueType]:
-        """UNSPECIFIED finds tasks without a priority."""
+        """Priorities; UNSPECIFIED finds tasks without a priority."""
 
     @_builtins.property
     def assignee_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -274,15 +276,15 @@ class TaskFilter(_message.Message):
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def due_before(self) -> _timestamp_pb2.Timestamp:
-        """Due strictly before this instant; tasks without a deadline don't match."""
+        """Finds tasks that are due strictly before this instant; tasks without a deadline don't match."""
 
     @_builtins.property
     def due_after(self) -> _timestamp_pb2.Timestamp:
-        """Due at this instant or later; tasks without a deadline don't match."""
+        """Finds tasks that are due at this instant or later; tasks without a deadline don't match."""
 
     @_builtins.property
     def updated_after(self) -> _timestamp_pb2.Timestamp:
-        """Changed at this instant or later."""
+        """Finds tasks whose last change was at this instant or later."""
 
     def __init__(
         self,

@@ -31,25 +31,25 @@ class _TaskOrderField:
 class _TaskOrderFieldEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskOrderField.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TASK_ORDER_FIELD_UNSPECIFIED: _TaskOrderField.ValueType  # 0
-    """Means CREATE_TIME."""
+    """Orders by create_time, as CREATE_TIME does."""
     TASK_ORDER_FIELD_CREATE_TIME: _TaskOrderField.ValueType  # 1
     TASK_ORDER_FIELD_UPDATE_TIME: _TaskOrderField.ValueType  # 2
     TASK_ORDER_FIELD_DUE_TIME: _TaskOrderField.ValueType  # 3
     """Tasks without a deadline come last, in both directions."""
     TASK_ORDER_FIELD_PRIORITY: _TaskOrderField.ValueType  # 4
-    """From no priority to URGENT."""
+    """The ascending order is from no priority to URGENT."""
 
 class TaskOrderField(_TaskOrderField, metaclass=_TaskOrderFieldEnumTypeWrapper):
-    """What tasks are ordered by. Tasks with equal values are ordered by creation, in the same direction."""
+    """The field by which tasks are ordered. Tasks with equal values are ordered by creation, in the same direction."""
 
 TASK_ORDER_FIELD_UNSPECIFIED: TaskOrderField.ValueType  # 0
-"""Means CREATE_TIME."""
+"""Orders by create_time, as CREATE_TIME does."""
 TASK_ORDER_FIELD_CREATE_TIME: TaskOrderField.ValueType  # 1
 TASK_ORDER_FIELD_UPDATE_TIME: TaskOrderField.ValueType  # 2
 TASK_ORDER_FIELD_DUE_TIME: TaskOrderField.ValueType  # 3
 """Tasks without a deadline come last, in both directions."""
 TASK_ORDER_FIELD_PRIORITY: TaskOrderField.ValueType  # 4
-"""From no priority to URGENT."""
+"""The ascending order is from no priority to URGENT."""
 Global___TaskOrderField: _TypeAlias = TaskOrderField  # noqa: Y015
 
 class _TaskChangeKind:
@@ -86,7 +86,7 @@ class CreateTaskRequest(_message.Message):
     """A UUID chosen by the client. A repeat with the same UUID within 24 hours returns the first response."""
     @_builtins.property
     def task(self) -> _task_pb2.Task:
-        """title is required."""
+        """The task to create; title is required."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ Global___GetTaskResponse: _TypeAlias = GetTaskResponse  # noqa: Y015
 
 @_typing.final
 class TaskOrder(_message.Message):
-    """How tasks are ordered. Default: by create_time, oldest first."""
+    """The order of a list of tasks. Default: by create_time, oldest first."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -202,7 +202,7 @@ class ListTasksRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     workspace_id: _builtins.str
     page_size: _builtins.int
-    """Default 50, at most 1000: larger values count as 1000."""
+    """The size of the page. Default 50, at most 1000: larger values count as 1000."""
     page_token: _builtins.str
     """The next_page_token of the previous page, with the same filter and order; empty for the first page."""
     @_builtins.property
@@ -233,7 +233,7 @@ class ListTasksResponse(_message.Message):
     TASKS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """The page_token of the next page; empty on the last page."""
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[_task_pb2.Task]: ...
     def __init__(
@@ -258,12 +258,15 @@ class UpdateTaskRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def task(self) -> _task_pb2.Task:
-        """Its id is required. If its etag is set, the call fails with ABORTED when the task changed since it was read."""
+        """The task's id, and the fields to set. If the etag is set, the call fails with ABORTED when the task changed since
+        it was read.
+        """
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Of title, description, status, priority, assignee_id, labels, due, payload, parent_id. Omitted: the fields that are
-        set. "*": all of these. Unknown paths fail with INVALID_ARGUMENT; paths of output-only fields are ignored.
+        """Names fields among title, description, status, priority, assignee_id, labels, due, payload, parent_id. Omitted: the
+        fields that are set in `task`. "*": all of these fields. Unknown paths fail with INVALID_ARGUMENT; paths of
+        output-only fields are ignored.
         """
 
     def __init__(
@@ -309,7 +312,7 @@ class AssignTaskRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     assignee_id: _builtins.str
-    """Empty to unassign the task."""
+    """The new assignee's user id; empty to unassign the task."""
     etag: _builtins.str
     """If set, the call fails with ABORTED when the task changed since it was read."""
     def __init__(
@@ -487,7 +490,7 @@ class WatchTasksRequest(_message.Message):
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     workspace_id: _builtins.str
     cursor: _builtins.str
-    """The cursor of the last received message; empty to start now."""
+    """The cursor of the last received message. Empty: the stream starts with the next change, or with the snapshot."""
     snapshot: _builtins.bool
     """Whether the server sends the current tasks first. Can't be combined with a cursor."""
     @_builtins.property
@@ -529,7 +532,7 @@ class WatchTasksResponse(_message.Message):
 
     @_typing.final
     class Heartbeat(_message.Message):
-        """Sent every 15 seconds, and as the first message when the stream starts now."""
+        """Sent every 15 seconds, and as the first message of a stream without cursor and snapshot."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -553,7 +556,7 @@ class WatchTasksResponse(_message.Message):
 
     @_typing.final
     class Reset(_message.Message):
-        """The cursor is too old: list again, then watch from this message's cursor."""
+        """The request's cursor is too old. The client lists again, then watches from this message's cursor."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -575,7 +578,7 @@ class WatchTasksResponse(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     RESET_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
-    """Continues the stream after this message."""
+    """A new call with this cursor continues the stream after this message."""
     @_builtins.property
     def change(self) -> Global___TaskChange: ...
     @_builtins.property
@@ -633,14 +636,14 @@ class TaskChange(_message.Message):
     CHANGE_TIME_FIELD_NUMBER: _builtins.int
     kind: Global___TaskChangeKind.ValueType
     actor_id: _builtins.str
-    """The user who changed it; empty for the system."""
+    """The user who changed the task; empty if TaskFlow itself did."""
     @_builtins.property
     def task(self) -> _task_pb2.Task:
         """The task after the change."""
 
     @_builtins.property
     def changed_fields(self) -> _field_mask_pb2.FieldMask:
-        """The fields that an update changed."""
+        """The names of the changed fields; only for kind UPDATED."""
 
     @_builtins.property
     def change_time(self) -> _timestamp_pb2.Timestamp: ...

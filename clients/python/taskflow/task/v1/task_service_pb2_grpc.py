@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class TaskServiceStub:
-    """The tasks of projects.
+    """Creates, reads, changes, lists and watches the tasks of projects.
     """
 
     def __init__(self, channel):
@@ -83,30 +83,30 @@ class TaskServiceStub:
 
 
 class TaskServiceServicer:
-    """The tasks of projects.
+    """Creates, reads, changes, lists and watches the tasks of projects.
     """
 
     def CreateTask(self, request, context):
         """Creates a task. For members.
 
-        A task with a payload gets a job in the same transaction. If the workspace has AI switched on, suggestions follow
-        in the background; the call doesn't wait for them.
+        For a task with a payload, the same transaction creates a job. If the workspace has AI switched on, a worker makes
+        suggestions in the background; the call doesn't wait for them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTask(self, request, context):
-        """Returns a task. A deleted task is returned, too, and has a delete_time.
+        """Returns a task, even a deleted one, which has a delete_time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListTasks(self, request, context):
-        """Lists tasks of a workspace, without deleted ones unless the filter includes them.
+        """Lists tasks of a workspace. Leaves out deleted tasks unless the filter includes them.
 
-        A task that doesn't change while a client reads the pages is in exactly one of them. A page ends early rather than
+        A task that doesn't change while a client reads the pages is on exactly one page. A page ends early rather than
         exceeding 3 MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -114,9 +114,10 @@ class TaskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateTask(self, request, context):
-        """Changes the masked fields of a task. For members.
+        """Changes the fields of a task that the update mask names. For members.
 
-        Without an etag the last write wins, per field. A change of title or description makes pending suggestions STALE.
+        Without an etag, the last write to each field wins. A change of title or description makes pending suggestions
+        STALE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,7 +133,7 @@ class TaskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ChangeTaskStatus(self, request, context):
-        """Sets the status and finish_time. For members. Creator and assignee are notified, except the caller.
+        """Sets a task's status and finish_time. For members. The creator and the assignee are notified, except the caller.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -161,15 +162,16 @@ class TaskServiceServicer:
         """Streams the changes of a workspace's tasks, with their jobs and suggestions.
 
         Every message has a cursor; a new call with that cursor continues after that message. Without a cursor the stream
-        starts now: its first message, sent at once, is a heartbeat with the current cursor. With snapshot the current
-        tasks come first, then snapshot_complete, then changes, with no change missing in between.
+        starts with the next change. Its first message, sent at once, is then a heartbeat with the current cursor. With
+        `snapshot` the server first sends the current tasks, then snapshot_complete, then all changes since the call began.
 
         Changes arrive at least once and, for each task, in order of its revision. When a task stops matching the filter,
         that change is still sent. A job or suggestion is sent if its task matches the filter at about that time.
 
-        If the cursor is too old, the server sends reset: list again, then watch from the reset's cursor. Ends with
-        UNAUTHENTICATED when the session ends, PERMISSION_DENIED when the membership ends, RESOURCE_EXHAUSTED when the
-        client reads nothing for 30 seconds, and UNAVAILABLE when the server shuts down.
+        If the cursor is too old, the server sends reset: the client lists again, then watches from the reset's cursor.
+
+        The stream ends with UNAUTHENTICATED when the session ends, PERMISSION_DENIED when the membership ends,
+        RESOURCE_EXHAUSTED when the client reads nothing for 30 seconds, and UNAVAILABLE when the server shuts down.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -232,7 +234,7 @@ def add_TaskServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TaskService:
-    """The tasks of projects.
+    """Creates, reads, changes, lists and watches the tasks of projects.
     """
 
     @staticmethod

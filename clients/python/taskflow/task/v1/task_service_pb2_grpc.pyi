@@ -13,27 +13,28 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TaskServiceStub:
-    """The tasks of projects."""
+    """Creates, reads, changes, lists and watches the tasks of projects."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.CreateTaskRequest, _task_service_pb2.CreateTaskResponse]
     """Creates a task. For members.
 
-    A task with a payload gets a job in the same transaction. If the workspace has AI switched on, suggestions follow
-    in the background; the call doesn't wait for them.
+    For a task with a payload, the same transaction creates a job. If the workspace has AI switched on, a worker makes
+    suggestions in the background; the call doesn't wait for them.
     """
     GetTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskRequest, _task_service_pb2.GetTaskResponse]
-    """Returns a task. A deleted task is returned, too, and has a delete_time."""
+    """Returns a task, even a deleted one, which has a delete_time."""
     ListTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ListTasksRequest, _task_service_pb2.ListTasksResponse]
-    """Lists tasks of a workspace, without deleted ones unless the filter includes them.
+    """Lists tasks of a workspace. Leaves out deleted tasks unless the filter includes them.
 
-    A task that doesn't change while a client reads the pages is in exactly one of them. A page ends early rather than
+    A task that doesn't change while a client reads the pages is on exactly one page. A page ends early rather than
     exceeding 3 MiB.
     """
     UpdateTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.UpdateTaskRequest, _task_service_pb2.UpdateTaskResponse]
-    """Changes the masked fields of a task. For members.
+    """Changes the fields of a task that the update mask names. For members.
 
-    Without an etag the last write wins, per field. A change of title or description makes pending suggestions STALE.
+    Without an etag, the last write to each field wins. A change of title or description makes pending suggestions
+    STALE.
     """
     AssignTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.AssignTaskRequest, _task_service_pb2.AssignTaskResponse]
     """Assigns a task to a member of the workspace, or unassigns it. For members. The new assignee is notified.
@@ -41,7 +42,7 @@ class TaskServiceStub:
     Reopening or undeleting a task unassigns it if the assignee is no longer a member.
     """
     ChangeTaskStatus: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ChangeTaskStatusRequest, _task_service_pb2.ChangeTaskStatusResponse]
-    """Sets the status and finish_time. For members. Creator and assignee are notified, except the caller."""
+    """Sets a task's status and finish_time. For members. The creator and the assignee are notified, except the caller."""
     DeleteTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.DeleteTaskRequest, _task_service_pb2.DeleteTaskResponse]
     """Deletes a task; UndeleteTask can bring it back. For members. Fails with NOT_FOUND for a deleted task.
 
@@ -57,19 +58,20 @@ class TaskServiceStub:
     """Streams the changes of a workspace's tasks, with their jobs and suggestions.
 
     Every message has a cursor; a new call with that cursor continues after that message. Without a cursor the stream
-    starts now: its first message, sent at once, is a heartbeat with the current cursor. With snapshot the current
-    tasks come first, then snapshot_complete, then changes, with no change missing in between.
+    starts with the next change. Its first message, sent at once, is then a heartbeat with the current cursor. With
+    `snapshot` the server first sends the current tasks, then snapshot_complete, then all changes since the call began.
 
     Changes arrive at least once and, for each task, in order of its revision. When a task stops matching the filter,
     that change is still sent. A job or suggestion is sent if its task matches the filter at about that time.
 
-    If the cursor is too old, the server sends reset: list again, then watch from the reset's cursor. Ends with
-    UNAUTHENTICATED when the session ends, PERMISSION_DENIED when the membership ends, RESOURCE_EXHAUSTED when the
-    client reads nothing for 30 seconds, and UNAVAILABLE when the server shuts down.
+    If the cursor is too old, the server sends reset: the client lists again, then watches from the reset's cursor.
+
+    The stream ends with UNAUTHENTICATED when the session ends, PERMISSION_DENIED when the membership ends,
+    RESOURCE_EXHAUSTED when the client reads nothing for 30 seconds, and UNAVAILABLE when the server shuts down.
     """
 
 class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The tasks of projects."""
+    """Creates, reads, changes, lists and watches the tasks of projects."""
 
     @_abc_1.abstractmethod
     def CreateTask(
@@ -79,8 +81,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_task_service_pb2.CreateTaskResponse]:
         """Creates a task. For members.
 
-        A task with a payload gets a job in the same transaction. If the workspace has AI switched on, suggestions follow
-        in the background; the call doesn't wait for them.
+        For a task with a payload, the same transaction creates a job. If the workspace has AI switched on, a worker makes
+        suggestions in the background; the call doesn't wait for them.
         """
 
     @_abc_1.abstractmethod
@@ -89,7 +91,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.GetTaskRequest,
         context: _aio.ServicerContext[_task_service_pb2.GetTaskRequest, _abc.Awaitable[_task_service_pb2.GetTaskResponse]],
     ) -> _abc.Awaitable[_task_service_pb2.GetTaskResponse]:
-        """Returns a task. A deleted task is returned, too, and has a delete_time."""
+        """Returns a task, even a deleted one, which has a delete_time."""
 
     @_abc_1.abstractmethod
     def ListTasks(
@@ -97,9 +99,9 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.ListTasksRequest,
         context: _aio.ServicerContext[_task_service_pb2.ListTasksRequest, _abc.Awaitable[_task_service_pb2.ListTasksResponse]],
     ) -> _abc.Awaitable[_task_service_pb2.ListTasksResponse]:
-        """Lists tasks of a workspace, without deleted ones unless the filter includes them.
+        """Lists tasks of a workspace. Leaves out deleted tasks unless the filter includes them.
 
-        A task that doesn't change while a client reads the pages is in exactly one of them. A page ends early rather than
+        A task that doesn't change while a client reads the pages is on exactly one page. A page ends early rather than
         exceeding 3 MiB.
         """
 
@@ -109,9 +111,10 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.UpdateTaskRequest,
         context: _aio.ServicerContext[_task_service_pb2.UpdateTaskRequest, _abc.Awaitable[_task_service_pb2.UpdateTaskResponse]],
     ) -> _abc.Awaitable[_task_service_pb2.UpdateTaskResponse]:
-        """Changes the masked fields of a task. For members.
+        """Changes the fields of a task that the update mask names. For members.
 
-        Without an etag the last write wins, per field. A change of title or description makes pending suggestions STALE.
+        Without an etag, the last write to each field wins. A change of title or description makes pending suggestions
+        STALE.
         """
 
     @_abc_1.abstractmethod
@@ -131,7 +134,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.ChangeTaskStatusRequest,
         context: _aio.ServicerContext[_task_service_pb2.ChangeTaskStatusRequest, _abc.Awaitable[_task_service_pb2.ChangeTaskStatusResponse]],
     ) -> _abc.Awaitable[_task_service_pb2.ChangeTaskStatusResponse]:
-        """Sets the status and finish_time. For members. Creator and assignee are notified, except the caller."""
+        """Sets a task's status and finish_time. For members. The creator and the assignee are notified, except the caller."""
 
     @_abc_1.abstractmethod
     def DeleteTask(
@@ -165,15 +168,16 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams the changes of a workspace's tasks, with their jobs and suggestions.
 
         Every message has a cursor; a new call with that cursor continues after that message. Without a cursor the stream
-        starts now: its first message, sent at once, is a heartbeat with the current cursor. With snapshot the current
-        tasks come first, then snapshot_complete, then changes, with no change missing in between.
+        starts with the next change. Its first message, sent at once, is then a heartbeat with the current cursor. With
+        `snapshot` the server first sends the current tasks, then snapshot_complete, then all changes since the call began.
 
         Changes arrive at least once and, for each task, in order of its revision. When a task stops matching the filter,
         that change is still sent. A job or suggestion is sent if its task matches the filter at about that time.
 
-        If the cursor is too old, the server sends reset: list again, then watch from the reset's cursor. Ends with
-        UNAUTHENTICATED when the session ends, PERMISSION_DENIED when the membership ends, RESOURCE_EXHAUSTED when the
-        client reads nothing for 30 seconds, and UNAVAILABLE when the server shuts down.
+        If the cursor is too old, the server sends reset: the client lists again, then watches from the reset's cursor.
+
+        The stream ends with UNAUTHENTICATED when the session ends, PERMISSION_DENIED when the membership ends,
+        RESOURCE_EXHAUSTED when the client reads nothing for 30 seconds, and UNAVAILABLE when the server shuts down.
         """
 
 def add_TaskServiceServicer_to_server(servicer: TaskServiceServicer, server: _aio.Server) -> None: ...

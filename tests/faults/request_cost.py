@@ -8,8 +8,8 @@ from pathlib import Path
 
 from deploy.local.stack import Stack
 from tests.faults.bad_input import MEASURED, problem, send
-from tests.faults.corpus import Case, wanted_by_the_rules
-from tests.faults.filled import Filled, filled
+from tests.faults.bad_input_cases import Case, wanted_by_the_rules
+from tests.faults.largest_requests import Filled, filled
 from tests.faults.rpcs import every_rpc
 from tests.faults.samples import Samples
 

@@ -1,4 +1,4 @@
-"""P7: the relay with a backlog: events per second after its commit, until all are published or the time is over.
+"""P7: how fast the relay publishes a backlog, in events per second, until all events are published or the time is over.
 
 JetStream syncs each message to disk before it acknowledges it, here and in the floor.
 """
@@ -23,7 +23,7 @@ _BACKLOG = 50_000
 _LOOK = 0.02
 _SECONDS = 5.0
 
-# In one transaction, so that the relay sees all events at once.
+# One transaction writes all events, so that the relay sees all of them at once.
 _ADD = """
 INSERT INTO platform.outbox (event_id, subject, payload)
 SELECT uuidv7(), %(subject)s, %(payload)s FROM generate_series(1, %(count)s)
@@ -32,7 +32,7 @@ _LEFT = "SELECT count(*) FROM platform.outbox WHERE published_at IS NULL"
 
 
 async def backlog(bench: Bench) -> Result:
-    """P7."""
+    """Measures P7: the events per second that the relay publishes from a backlog."""
     # A separate database: consumers of another stack would have to read all these events first.
     stacks = await bench.stacks.need(outbox=RELAY)
     settings = stacks["outbox"].settings

@@ -2,7 +2,7 @@
 
 from statistics import median
 
-from tests.bench import notices, unary
+from tests.bench import notification_latency, unary
 from tests.bench.rows import Bench, Limit, Result
 
 _MOST = 1.2
@@ -11,7 +11,7 @@ _MOST = 1.2
 async def tenfold(bench: Bench) -> Result:
     """P9: the worse of two ratios: the time of a create, and of a notification, relative to the base."""
     large_rates, small_rates = await unary.growth(bench)
-    large_p50, small_p50 = await notices.growth(bench)
+    large_p50, small_p50 = await notification_latency.growth(bench)
     create = median(small / large for large, small in zip(large_rates, small_rates, strict=True))
     notice = median(large / small for large, small in zip(large_p50, small_p50, strict=True))
     worse = max(create, notice)

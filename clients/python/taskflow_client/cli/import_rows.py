@@ -16,8 +16,8 @@ from taskflow.task.v1.project_pb2 import Project
 from taskflow.task.v1.task_pb2 import Task
 from taskflow.task.v1.task_service_pb2 import CreateTaskRequest
 from taskflow_client.cli import choices, enums
-from taskflow_client.cli.running import usage
-from taskflow_client.cli.values import parse_due
+from taskflow_client.cli.command import usage
+from taskflow_client.cli.deadlines import parse_due
 
 COLUMNS = ("title", "description", "project", "assignee", "priority", "status", "labels", "due")
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-# Seconds in which calls are retried; short, because a user is waiting and can repeat the command.
+# The CLI retries calls for this long (seconds): briefly, because a user is waiting and can repeat the command.
 _IMPATIENT = 3.0
 
 
@@ -42,7 +42,7 @@ class Problem(Exception):
         self.message = message
         self.hint = hint
         self.exit_code = exit_code
-        self.facts = facts  # further fields of the JSON output
+        self.facts = facts  # further fields of the error's JSON output
 
 
 def group(help: str, name: str | None = None, epilog: str | None = None) -> typer.Typer:
@@ -53,7 +53,7 @@ def group(help: str, name: str | None = None, epilog: str | None = None) -> type
         epilog=epilog,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        rich_markup_mode=None,  # rich takes twice the time for the same text
+        rich_markup_mode=None,  # with rich, --help takes twice as long
         context_settings={"help_option_names": ["--help", "-h"]},
     )
 
@@ -89,7 +89,7 @@ def connected(
             options: Options = found.obj
             asyncio.run(_run(options, retry_for, lambda cli: body(cli, *args, **kwargs)))
 
-        # The signature for typer: without the Cli, and with typer's context.
+        # The signature that typer reads: without the parameter for the Cli, and with typer's context.
         first, *others = inspect.signature(body).parameters.values()
         own = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
         hints = {**body.__annotations__, "context": typer.Context}

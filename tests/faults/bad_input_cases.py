@@ -13,16 +13,16 @@ from google.protobuf.message import DecodeError
 from services.platform.rpc.identity import SERVICE_HEADER
 from services.platform.rpc.seal import Seal
 from taskflow.options.v1.options_pb2 import ACCESS_OPEN, ACCESS_SERVICE
-from tests.faults import texts, wire
+from tests.faults import bad_values, malformed_bytes
 from tests.faults.rpcs import FieldPlace, Rpc, every_rpc, message_of, places
 from tests.faults.samples import Metadata, Samples
-from tests.faults.seeds import valid, violations
+from tests.faults.valid_requests import valid, violations
 
 # Any code that error_reason.proto documents for the reason.
 DOCUMENTED: frozenset[str] | None = None
 _INVALID = frozenset({"INVALID_ARGUMENT"})
 _TOO_LARGE = frozenset({"RESOURCE_EXHAUSTED"})
-# Seconds. No answer may take this long; a silent stream sends a heartbeat after 15 s.
+# No answer may take this long (seconds): even a silent stream sends a heartbeat after 15 s.
 PATIENCE = 20.0
 _LIMIT = 256 * 1024
 # Larger messages are refused by gRPC itself.
@@ -36,11 +36,11 @@ class Case:
     rpc: Rpc
     raw: bytes
     metadata: Metadata
-    # The allowed codes, including OK if the case may succeed.
+    # The status codes that may answer the case, including OK if the case may succeed.
     wanted: frozenset[str] | None = DOCUMENTED
     timeout: float = PATIENCE
     compression: grpc.Compression = grpc.Compression.NoCompression
-    # Whether gRPC itself may refuse it, without one of our reasons.
+    # Whether gRPC itself may refuse the case, without one of our error reasons.
     refused_early: bool = False
 
 
@@ -48,7 +48,7 @@ Make = Callable[[Rpc, Samples, random.Random], dict[str, Any]]
 
 
 def cases(samples: Samples, seed: int, numbers: range) -> Iterator[Case]:
-    """Every RPC in turn, then the next kind for every RPC, and so on."""
+    """Yields numbered cases: the first kind of mutation for every RPC, then the second kind for every RPC, …"""
     rpcs, kinds = every_rpc(), list(KINDS.items())
     for number in numbers:
         rpc, (kind, make) = (
@@ -91,7 +91,7 @@ def _of_bytes(change: Callable[[random.Random, bytes, Rpc], bytes]) -> Make:
 
 
 def _not_utf_8(rpc: Rpc, samples: Samples, rng: random.Random) -> dict[str, Any]:
-    return {"raw": wire.not_utf_8(rng, valid(rpc, samples, rng), rpc)}
+    return {"raw": malformed_bytes.not_utf_8(rng, valid(rpc, samples, rng), rpc)}
 
 
 def _values(count: int | None, fits: Callable[[FieldPlace], bool] = lambda _: True) -> Make:
@@ -116,7 +116,7 @@ def _spoil(place: FieldPlace, parent: Any, rng: random.Random, samples: Samples)
         else:
             setattr(parent, field.name, values[0])
     elif field.message_type.full_name == "google.protobuf.FieldMask":
-        getattr(parent, field.name).paths[:] = rng.choice(texts.MASKS)
+        getattr(parent, field.name).paths[:] = rng.choice(bad_values.MASKS)
     elif field.message_type.full_name == "google.protobuf.Struct":
         _spoil_struct(getattr(parent, field.name), rng)
     elif field.is_repeated:
@@ -131,7 +131,7 @@ def _spoil(place: FieldPlace, parent: Any, rng: random.Random, samples: Samples)
 def _bad(field: FieldDescriptor, rng: random.Random, samples: Samples) -> Any:
     if field.name in ("page_token", "cursor", "refresh_token") and rng.random() < 0.7:
         return _another_seal(rng, samples)
-    return texts.bad_value(field, rng)
+    return bad_values.bad_value(field, rng)
 
 
 def _another_seal(rng: random.Random, samples: Samples) -> str:
@@ -207,7 +207,7 @@ def _spoil_struct(struct: Any, rng: random.Random) -> None:
         )
     )
     if rng.random() < 0.2:
-        # A Value without a kind.
+        # A google.protobuf.Value without a kind.
         struct.fields["nothing"].SetInParent()
 
 
@@ -215,7 +215,7 @@ def _oversized(rpc: Rpc, samples: Samples, rng: random.Random) -> dict[str, Any]
     """Requests over the size limit, some of them small when compressed."""
     size = rng.choice((_LIMIT + 1, 2 * _LIMIT, _UNREAD + 1, 4 * _UNREAD))
     raw = valid(rpc, samples, rng).SerializeToString()
-    raw += wire.sized(15_000, bytes(size))
+    raw += malformed_bytes.sized(15_000, bytes(size))
     packed = rng.choice((grpc.Compression.NoCompression, grpc.Compression.Gzip))
     wanted = _TOO_LARGE if rpc.ours or size > _UNREAD else DOCUMENTED
     return {"raw": raw, "compression": packed, "wanted": wanted, "refused_early": True}
@@ -287,7 +287,7 @@ def _wrong_credentials(rpc: Rpc, samples: Samples, rng: random.Random) -> dict[s
 
 
 def _odd_metadata(rpc: Rpc, samples: Samples, rng: random.Random) -> dict[str, Any]:
-    """Odd metadata beside valid credentials. gRPC may refuse more than 8 KiB in total."""
+    """Odd metadata in addition to valid credentials. gRPC may refuse more than 8 KiB in total."""
     extra: Metadata = rng.choice(
         (
             *((("x-junk", "a" * 4000),), (("x-junk", "a" * 9000),), (("x-junk", "a" * 40_000),)),
@@ -335,7 +335,7 @@ def _is(*names: str) -> Callable[[FieldPlace], bool]:
 
 KINDS: dict[str, Make] = {
     "nothing wrong": _as_it_is,
-    **{name: _of_bytes(change) for name, change in wire.OF_BYTES.items()},
+    **{name: _of_bytes(change) for name, change in malformed_bytes.OF_BYTES.items()},
     "invalid UTF-8": _not_utf_8,
     "one bad value": _values(1),
     "bad texts": _values(1, lambda place: place.field.type == FieldDescriptor.TYPE_STRING),

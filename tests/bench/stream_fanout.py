@@ -25,7 +25,7 @@ _CLIENTS = 2
 _CHANGES = 8
 # Pause between changes (seconds), so that each reaches all streams before the next.
 _PAUSE = 0.6
-# Time limit for the last change to reach all streams (seconds).
+# How long to wait (seconds) until the last change has reached all streams.
 _PATIENCE = 30.0
 
 _HELD = 10_000

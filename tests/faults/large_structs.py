@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tests.faults.wire import sized
+from tests.faults.malformed_bytes import sized
 
 # Bytes reserved for tags and lengths around the repeated part.
 _FRAMES = 64

@@ -1,6 +1,6 @@
 """The mail catcher: accepts every mail and stores it as a file, so that none leaves the machine.
 
-`python -m deploy.local.mail` listens on TASKFLOW_MAIL_PORT and writes to the folder `mail` in the data folder.
+`python -m deploy.local.mail_catcher` listens on TASKFLOW_MAIL_PORT and writes to the folder `mail` in the data folder.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ class Catcher:
         raw = content if isinstance(content, bytes) else content.encode()
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{next(self._numbers):04d}.eml"
         recipients = ", ".join(envelope.rcpt_tos).encode()
-        # Renaming it at the end shows readers of the folder complete mails only.
+        # The file gets its final name at the end, so that readers of the folder see complete mails only.
         part = self._folder / f".{name}.part"
         part.write_bytes(b"X-RcptTo: " + recipients + b"\r\n" + raw)
         part.rename(self._folder / name)

@@ -1,4 +1,4 @@
-"""A valid request for every RPC, made from descriptors and samples; bad input is a mutation of one."""
+"""A valid request for every RPC, made from descriptors and samples; bad input is a mutation of such a request."""
 
 import random
 import time
@@ -80,7 +80,7 @@ def fill(message: Any, rpc: Rpc, samples: Samples, rng: random.Random, often: fl
 
 
 def _fill_mask(request: Any, field: FieldDescriptor, rng: random.Random) -> None:
-    """Fill the mask with fields of the resource beside it."""
+    """Fill update_mask with field names of the resource in the same request."""
     (resource,) = (
         other.message_type
         for other in request.DESCRIPTOR.fields
@@ -136,6 +136,6 @@ def _text(field: FieldDescriptor, rpc: Rpc, samples: Samples, rng: random.Random
         case "refresh_token":
             return samples.leaver.tokens.refresh_token
         case "id":
-            # The zone of a google.type.DateTime, which is_id excludes.
+            # The `id` of a google.type.TimeZone is a zone name; `is_id` excludes it from object ids.
             return _TEXTS["time_zone"]
     return _TEXTS.get(field.name, "some text")

@@ -1,4 +1,4 @@
-"""`python -m tests.faults.abuse`: attacks on a port, run in a separate process.
+"""`python -m tests.faults.network_attacks`: attacks on a port, run in a separate process.
 
 Standard input: a line of JSON for each attack with `attack`, `host`, `port`, `amount` and `seconds`. Standard output: a
 line of JSON for each, `sent`, `connections`, and how many of these were `closed` by the other side or, without that,
@@ -16,19 +16,19 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tests.faults import frames
-from tests.faults.frames import frame
+from tests.faults import http2_frames
+from tests.faults.http2_frames import frame
 
 _PATH = "/taskflow.task.v1.TaskService/GetTask"
 # The start of a TLS 1.2 ClientHello, enough for a server to recognize it.
 _HELLO = bytes.fromhex("16030100c8010000c40303") + bytes(189)
 # Frames that refuse a call: its status, or the end of the stream or the connection.
-_REFUSALS = {frames.HEADERS, frames.RST_STREAM, frames.GOAWAY}
-# Calls started on one connection.
+_REFUSALS = {http2_frames.HEADERS, http2_frames.RST_STREAM, http2_frames.GOAWAY}
+# How many calls `rapid_resets` starts on one connection.
 _RESETS = 2000
-# Frames per write, or concurrent calls.
+# How many frames an attack sends in one write, or how many calls at once.
 _BATCH = 100
-# Pause for that many calls to be answered (seconds).
+# Pause (seconds) in which the server can answer these calls.
 _PAUSE = 0.2
 
 
@@ -44,16 +44,16 @@ class AttackResult:
 class Attack:
     host: str
     port: int
-    # How many frames, calls or connections.
+    # How many frames, calls or connections the attack sends or opens.
     amount: int
-    # How long open connections are held.
+    # How long the attack keeps its connections open.
     seconds: float
     result: AttackResult
     chance: random.Random
 
     @property
     def call(self) -> bytes:
-        return frames.call(_PATH, f"{self.host}:{self.port}")
+        return http2_frames.call(_PATH, f"{self.host}:{self.port}")
 
 
 class Peer:
@@ -70,8 +70,8 @@ class Peer:
     async def _read(self) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while True:
-                head = await self._reader.readexactly(frames.HEAD)
-                length, kind = frames.head(head)
+                head = await self._reader.readexactly(http2_frames.HEAD)
+                length, kind = http2_frames.head(head)
                 if kind in _REFUSALS:
                     self.over.set()
                 await self._reader.readexactly(length)
@@ -79,7 +79,7 @@ class Peer:
         self.over.set()
 
     async def send(self, data: bytes) -> bool:
-        """False once the server has closed the connection."""
+        """Sends bytes; returns False once the server has closed the connection."""
         if self.gone.is_set():
             return False
         try:
@@ -121,15 +121,15 @@ async def connected(attack: Attack, begin: bytes = b"") -> AsyncIterator[Peer]:
 
 async def rapid_resets(attack: Attack) -> None:
     """Calls that are reset by the next frame."""
-    give_up = struct.pack(">I", frames.CANCEL)
+    give_up = struct.pack(">I", http2_frames.CANCEL)
     header = attack.call
 
     async def one() -> None:
-        async with connected(attack, frames.greeting()) as peer:
+        async with connected(attack, http2_frames.greeting()) as peer:
             for begin in range(1, 2 * _RESETS, 2 * _BATCH):
                 batch = b"".join(
-                    frame(frames.HEADERS, frames.END_HEADERS, stream, header)
-                    + frame(frames.RST_STREAM, 0, stream, give_up)
+                    frame(http2_frames.HEADERS, http2_frames.END_HEADERS, stream, header)
+                    + frame(http2_frames.RST_STREAM, 0, stream, give_up)
                     for stream in range(begin, begin + 2 * _BATCH, 2)
                 )
                 attack.result.sent += _BATCH
@@ -142,7 +142,7 @@ async def rapid_resets(attack: Attack) -> None:
 
 async def half_open_streams(attack: Attack) -> None:
     """Calls whose message is never sent."""
-    await _begun(attack, frames.END_HEADERS, attack.call)
+    await _begun(attack, http2_frames.END_HEADERS, attack.call)
 
 
 async def endless_headers(attack: Attack) -> None:
@@ -152,10 +152,10 @@ async def endless_headers(attack: Attack) -> None:
 
 async def _begun(attack: Attack, flags: int, header: bytes, streams: int = 1000) -> None:
     async def one(count: int) -> None:
-        async with connected(attack, frames.greeting()) as peer:
+        async with connected(attack, http2_frames.greeting()) as peer:
             for stream in range(1, 2 * count, 2):
                 attack.result.sent += 1
-                if not await peer.send(frame(frames.HEADERS, flags, stream, header)):
+                if not await peer.send(frame(http2_frames.HEADERS, flags, stream, header)):
                     return
             await peer.stay(attack.seconds)
 
@@ -165,40 +165,40 @@ async def _begun(attack: Attack, flags: int, header: bytes, streams: int = 1000)
 
 async def oversized_headers(attack: Attack) -> None:
     """A mebibyte of headers, again and again."""
-    junk = frames.block([("x-junk", "x" * 16_000)])
+    junk = http2_frames.block([("x-junk", "x" * 16_000)])
     while attack.result.sent < attack.amount:
-        async with connected(attack, frames.greeting()) as peer:
-            await peer.send(frame(frames.HEADERS, 0, 1, attack.call))
+        async with connected(attack, http2_frames.greeting()) as peer:
+            await peer.send(frame(http2_frames.HEADERS, 0, 1, attack.call))
             for rest in reversed(range(64)):
                 attack.result.sent += 1
-                ended = 0 if rest else frames.END_HEADERS
-                if not await peer.send(frame(frames.CONTINUATION, ended, 1, junk)):
+                ended = 0 if rest else http2_frames.END_HEADERS
+                if not await peer.send(frame(http2_frames.CONTINUATION, ended, 1, junk)):
                     break
             await peer.stay(attack.seconds, until=peer.over)
 
 
 async def ping_flood(attack: Attack) -> None:
-    await _flood(attack, frame(frames.PING, 0, 0, bytes(8)))
+    await _flood(attack, frame(http2_frames.PING, 0, 0, bytes(8)))
 
 
 async def settings_flood(attack: Attack) -> None:
-    await _flood(attack, frame(frames.SETTINGS, 0, 0))
+    await _flood(attack, frame(http2_frames.SETTINGS, 0, 0))
 
 
 async def empty_frames(attack: Attack) -> None:
     """Empty data frames of a call that never ends."""
-    begin = frame(frames.HEADERS, frames.END_HEADERS, 1, attack.call)
-    await _flood(attack, frame(frames.DATA, 0, 1), begin)
+    begin = frame(http2_frames.HEADERS, http2_frames.END_HEADERS, 1, attack.call)
+    await _flood(attack, frame(http2_frames.DATA, 0, 1), begin)
 
 
 async def window_updates(attack: Attack) -> None:
-    begin = frame(frames.HEADERS, frames.END_HEADERS, 1, attack.call)
-    await _flood(attack, frame(frames.WINDOW_UPDATE, 0, 1, struct.pack(">I", 1)), begin)
+    begin = frame(http2_frames.HEADERS, http2_frames.END_HEADERS, 1, attack.call)
+    await _flood(attack, frame(http2_frames.WINDOW_UPDATE, 0, 1, struct.pack(">I", 1)), begin)
 
 
 async def _flood(attack: Attack, of: bytes, begin: bytes = b"") -> None:
     while attack.result.sent < attack.amount:
-        async with connected(attack, frames.greeting() + begin) as peer:
+        async with connected(attack, http2_frames.greeting() + begin) as peer:
             while attack.result.sent < attack.amount:
                 attack.result.sent += _BATCH
                 if not await peer.send(of * _BATCH):
@@ -211,7 +211,7 @@ async def slow_headers(attack: Attack) -> None:
     """Headers sent a byte at a time, in HTTP/1 and in HTTP/2."""
     beginnings = (
         f"POST {_PATH} HTTP/1.1\r\nhost: x\r\nx-slow: ".encode(),
-        frames.greeting() + frame(frames.HEADERS, 0, 1, attack.call[:-20])[:-10],
+        http2_frames.greeting() + frame(http2_frames.HEADERS, 0, 1, attack.call[:-20])[:-10],
     )
 
     async def one(begin: bytes) -> None:
@@ -232,7 +232,7 @@ async def garbage(attack: Attack) -> None:
             await peer.send(attack.chance.randbytes(attack.chance.choice((100, 20_000))))
             await peer.stay(attack.seconds)
 
-    kinds = (b"", frames.greeting())
+    kinds = (b"", http2_frames.greeting())
     await asyncio.gather(*(one(kinds[n % 2]) for n in range(attack.amount)))
 
 
@@ -249,7 +249,7 @@ async def connections_left_open(attack: Attack) -> None:
     """Connections left open: half silent, half after the HTTP/2 preface."""
 
     async def one(number: int) -> None:
-        async with connected(attack, frames.greeting() if number % 2 else b"") as peer:
+        async with connected(attack, http2_frames.greeting() if number % 2 else b"") as peer:
             attack.result.sent += 1
             await peer.stay(attack.seconds)
 
@@ -259,12 +259,12 @@ async def connections_left_open(attack: Attack) -> None:
 async def unread_answers(attack: Attack) -> None:
     """Complete calls with a zero flow-control window, so that answers can't be sent."""
     header, message = attack.call, bytes(5)
-    async with connected(attack, frames.greeting(window=0)) as peer:
+    async with connected(attack, http2_frames.greeting(window=0)) as peer:
         for stream in range(1, 2 * attack.amount, 2):
             attack.result.sent += 1
             if not await peer.send(
-                frame(frames.HEADERS, frames.END_HEADERS, stream, header)
-                + frame(frames.DATA, frames.END_STREAM, stream, message)
+                frame(http2_frames.HEADERS, http2_frames.END_HEADERS, stream, header)
+                + frame(http2_frames.DATA, http2_frames.END_STREAM, stream, message)
             ):
                 return
             if attack.result.sent % _BATCH == 0:

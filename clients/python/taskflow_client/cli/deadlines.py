@@ -45,10 +45,6 @@ def parse_due(text: str, now: datetime, zone: str = "") -> Due:
     return Due(date=Date(year=day.year, month=day.month, day=day.day))
 
 
-def is_relative(text: str) -> bool:
-    return text.strip().startswith("+")
-
-
 def format_due(task: Task) -> str:
     """Returns a task's deadline as text; empty without a deadline."""
     if task.due.HasField("date"):

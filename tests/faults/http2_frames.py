@@ -57,7 +57,7 @@ def _text(text: str) -> bytes:
 
 
 def _integer(value: int) -> bytes:
-    """With a prefix of seven bits."""
+    """An HPACK integer with a prefix of seven bits (RFC 7541, 5.1)."""
     if value < 127:
         return bytes([value])
     value -= 127

@@ -9,15 +9,15 @@ from uuid import UUID
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from services.platform.rpc import bounds
+from tests.faults.large_structs import STRUCTS
+from tests.faults.malformed_bytes import sized, tag
 from tests.faults.rpcs import FieldPlace, Rpc, places
 from tests.faults.samples import Samples
-from tests.faults.seeds import valid, violations
-from tests.faults.structs import STRUCTS
-from tests.faults.wire import sized, tag
+from tests.faults.valid_requests import valid, violations
 
 # Bytes: the default of max_request_bytes.
 LIMIT = 256 * 1024
-# The most bytes that tag and length of one level take.
+# The most bytes that the tag and length of one nested message take.
 _FRAME = 8
 _UNKNOWN = 15_000
 _TEXTS = {

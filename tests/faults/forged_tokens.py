@@ -52,7 +52,7 @@ def hs256(header: Values, claims: Values, secret: bytes) -> str:
     return f"{message}.{part(hmac.digest(secret, message.encode(), 'sha256'))}"
 
 
-# Makes a forgery from the header, claims and key of a valid token.
+# A function that makes a forged token from the header, claims and key of a valid one.
 Forge = Callable[[Values, Values, ECKey], str]
 
 

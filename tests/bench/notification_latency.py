@@ -26,7 +26,7 @@ _P99_MS = 100.0
 
 
 async def latency(bench: Bench) -> Result:
-    """P4."""
+    """Measures P4: the time from a commit to the message on an open stream."""
     stacks = await bench.stacks.need(small=WHOLE)
     settings = stacks["small"].settings
     p50, p99, floors = [], [], []
@@ -84,12 +84,12 @@ async def measured(
     seconds: float = _SECONDS,
     clients: int = 1,
 ) -> dict[str, Any]:
-    """Returns `milliseconds` of each notification, and the `bytes` of one.
+    """Returns the `milliseconds` of each notification, and the `bytes` of one message.
 
     The streams are spread over `clients` processes.
     """
     gateway = f"127.0.0.1:{settings.gateway_port}"
-    # Excluding the author, who isn't notified of their own actions.
+    # The author gets no stream, because users aren't notified of their own actions.
     readers = range(1, streams + 1)
     count = int(rate * seconds)
     inboxes = [

@@ -238,7 +238,7 @@ SEALS = (
 
 
 def bad_value(field: FieldDescriptor, rng: random.Random) -> Any:
-    """A bad value for a field that isn't a message. Values that Python can't set are made by wire.py."""
+    """A bad value for a field that isn't a message. Values that Python can't set are made by malformed_bytes.py."""
     if field.enum_type is not None:
         return rng.choice(ENUMS)
     match field.cpp_type:

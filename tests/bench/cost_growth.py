@@ -1,4 +1,4 @@
-"""`python -m tests.bench.growing`: costs with 1, 10 and 100 times the tasks, users, projects and streams.
+"""`python -m tests.bench.cost_growth`: costs with 1, 10 and 100 times the tasks, users, projects and streams.
 
 Writes docs/performance/growth.json, a plot of it, and the table in docs/performance.md. The sizes alternate for three
 rounds, on stacks side by side. With `--only` the other results are kept.
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from taskflow.task.v1.task_service_pb2 import ListTasksRequest
-from tests.bench import dataset, notices, plot, unary
+from tests.bench import dataset, notification_latency, plot, unary
 from tests.bench.dataset import LARGE, WORKSPACES, Dataset
 from tests.bench.machine import machine, versions
 from tests.bench.processes import load
@@ -32,15 +32,15 @@ _TEXT = _DOCS / "performance.md"
 _BEGIN, _END = "<!-- growth: begin -->\n", "<!-- growth: end -->\n"
 
 _PORT = 25_000
-# Low enough that a small machine isn't saturated at any size: the path of a notification is measured, not a queue.
+# Creates per second, few enough not to saturate a small machine: the row measures a notification's path, not a queue.
 _RATE = 20
 _SECONDS = 5.0
 # Streams per client process.
 _STREAMS_EACH = 2_500
-# All services: Envoy starts serving only after it has reached each of them.
+# Envoy starts serving only after it has reached every service, so all services run.
 _BEHIND_GATEWAY = CALLS | {"notification", "envoy"}
 
-# One result per round, by size or by number of processes.
+# Results by size or by number of processes, with one number per round.
 Values = dict[str, list[float]]
 
 
@@ -66,7 +66,7 @@ SIZES = [Size(1), Size(10), Size(100)]
 
 @dataclass(frozen=True)
 class Measure:
-    """With `rate`, more is better, and the cost is the time per item."""
+    """What is measured at each size. `rate` marks values per second, whose cost is the time per item."""
 
     title: str
     unit: str
@@ -112,7 +112,7 @@ async def _notifications(stacks: Stacks) -> Values:
     for number in range(ROUNDS):
         for size in SIZES:
             stacks.say(f"round {number + 1}: {size.streams:,} streams")
-            told = await notices.measured(
+            told = await notification_latency.measured(
                 running[size.name].settings,
                 size.dataset,
                 size.streams,
@@ -170,7 +170,7 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.growing")
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.cost_growth")
     parser.add_argument(
         "--only",
         type=_names,
@@ -195,7 +195,7 @@ async def _measured(only: list[str], folder: Path, port: int, console: Console) 
         size.name: StackPlace(size.dataset, folder / size.name, port + 200 * number)
         for number, size in enumerate(SIZES)
     } | {
-        # The same database, because the two never run together.
+        # Both process counts use one database, because their stacks never run together.
         f"processes {count}": StackPlace(smallest.dataset, folder / smallest.name, port, count)
         for count in (1, 2)
     }
