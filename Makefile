@@ -21,7 +21,7 @@ help: ## Show this list
 setup: ## Install what is missing into .venv; every other target does this first
 	@for python in $(PYTHON); do \
 	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-	    exec $$python deploy/install.py $(if $(filter setup,$(MAKECMDGOALS)),--verbose); \
+	    exec $$python deploy/setup_venv.py $(if $(filter setup,$(MAKECMDGOALS)),--verbose); \
 	  fi; \
 	done; \
 	echo "TaskFlow needs Python 3.11 or newer. Not found as any of: $(PYTHON)." >&2; \

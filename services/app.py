@@ -25,8 +25,8 @@ from services.platform.events import backlog, recovery
 from services.platform.events import retention as platform_retention
 from services.platform.events.bus import Bus
 from services.platform.events.relay import Relay
-from services.platform.http.edge import http_edge
 from services.platform.http.probes import probes
+from services.platform.http.server import http_server
 from services.platform.observe.health import Check, Health
 from services.platform.rpc.channels import internal_channel
 from services.platform.rpc.gate import Gate
@@ -105,7 +105,7 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
         await bus.connect()
         await relay.run()
 
-    async with http_edge(settings.host, settings.relay_http_port, probes(health.report)):
+    async with http_server(settings.host, settings.relay_http_port, probes(health.report)):
         await wait_until_current(db)
         deleting = retention.run(settings, db, platform_retention.kinds(settings))
         await run_background([publish(), backlog.run(db), health.run(), deleting], stop.wait())
@@ -129,8 +129,8 @@ async def grant_operator(settings: Settings, email: str) -> bool:
 async def recover(settings: Settings) -> None:
     """Marks everything in the database that NATS and Temporal must get again, and prints how much will be repeated.
 
-    For operators who restored a backup or lost Temporal's state. What NATS and Temporal still hold is ignored. The
-    marking is one transaction, and running it twice does no harm.
+    For operators who restored a backup or lost Temporal's state. It doesn't check what NATS and Temporal still have, so
+    events and workflows may repeat. It is one transaction, and running it twice does no harm.
     """
     db = Database(settings, application="recovery")
     await db.open()

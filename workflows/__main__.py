@@ -14,8 +14,8 @@ from services.platform import config
 from services.platform.background import run_background, stop_signal
 from services.platform.config import Settings
 from services.platform.events.bus import Bus
-from services.platform.http.edge import http_edge
 from services.platform.http.probes import probes
+from services.platform.http.server import http_server
 from services.platform.observe import logging, tracing
 from workflows import worker
 from workflows.dispatcher import Dispatcher
@@ -47,7 +47,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         )
 
     loops = [bus.connect(), dispatch(), worker.supervise(settings, activities)]
-    async with http_edge(settings.host, settings.worker_http_port, probes(report)):
+    async with http_server(settings.host, settings.worker_http_port, probes(report)):
         # Workers need time to shut down, see worker.py.
         await run_background(loops, stop.wait(), patience=worker.LONGEST_SHUTDOWN + 1)
     await bus.close()

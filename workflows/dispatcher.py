@@ -179,7 +179,10 @@ def _facts(event: Event) -> Message:
 
 @contextmanager
 def _past_signal_limit(start: Start) -> Iterator[None]:
-    """Ignores that Temporal refuses a signal at the signal limit: that run looks again before it ends."""
+    """Ignores Temporal's refusal of a signal at the signal limit.
+
+    That run checks for new work before it completes (history_limit.py).
+    """
     try:
         yield
     except RPCError as error:

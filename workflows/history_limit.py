@@ -33,6 +33,6 @@ async def finished(work: asyncio.Future[Any]) -> bool:
     """Waits for a timer, an activity or a task. False when the history got too long first: continue as new."""
     await workflow.wait_condition(lambda: work.done() or exceeded())
     if not work.done() and not workflow.patched(_WHILE_WAITING):
-        # An earlier version started this run. At this history length, that version kept waiting.
+        # The run began under an earlier version of this code, which kept waiting here. The replay must do the same.
         await workflow.wait_condition(work.done)
     return work.done()

@@ -1,4 +1,4 @@
-"""`python -m tests.bench.echo_server`: a bare grpc.aio server, the floor for calls and streams.
+"""`python -m tests.bench.echo_server`: a bare grpc.aio server, the floor (baseline) for calls and streams.
 
 It answers CreateTask and GetTask with recorded answers of the product, and sends a message to all WatchTasks streams
 for every UpdateTask. It authenticates, validates and stores nothing. Standard input: a line of JSON with `address` and,

@@ -10,7 +10,7 @@ from tests.bench import (
     relay_backlog,
     startup,
     stream_fanout,
-    tenfold,
+    tenfold_data,
     unary,
 )
 from tests.bench.rows import Row
@@ -28,6 +28,6 @@ ROWS = {
         Row("P4", "commit to notification", "JetStream alone", notification_latency.latency),
         Row("P3", "ListTasks at 1,000,000", "at 1,000", unary.lists),
         Row("P6", "10,000 streams held", "–", stream_fanout.hold),
-        Row("P9", "P1 and P4 at 10 ×", "at 1 ×", tenfold.tenfold),
+        Row("P9", "P1 and P4 at 10 ×", "at 1 ×", tenfold_data.tenfold),
     )
 }

@@ -1,6 +1,6 @@
 """P7: how fast the relay publishes a backlog, in events per second, until all events are published or the time is over.
 
-JetStream syncs each message to disk before it acknowledges it, here and in the floor.
+JetStream syncs each message to disk before it acknowledges it, in the measurement and in its floor.
 """
 
 import asyncio

@@ -234,7 +234,10 @@ def problem(samples: Samples, case: Case, answer: Answer) -> str:
 
 
 def _undocumented(case: Case, answer: Answer) -> str:
-    """What is undocumented about an error of our own: its reason, or the code of that reason."""
+    """Describes an error whose gRPC code isn't the documented one for its reason.
+
+    Empty if the error is documented, or comes from gRPC or the client.
+    """
     by_grpc = case.refused_early and answer.code == "RESOURCE_EXHAUSTED"
     by_client = case.timeout < 1 and answer.code in ("DEADLINE_EXCEEDED", "CANCELLED")
     if answer.reason == "" and (by_grpc or by_client or not case.rpc.ours):

@@ -84,7 +84,10 @@ def seal_places() -> list[tuple[Rpc, FieldPlace]]:
 async def try_foreign_ids(
     victim: Samples, stranger: Samples, rpc: Rpc, place: FieldPlace
 ) -> list[str]:
-    """Sentences about what a stranger learned or changed with the victim's ids. None if they act like unknown ids."""
+    """Sentences about what a stranger learned or changed with the victim's ids.
+
+    The list is empty if foreign ids act like unknown ids.
+    """
     kind = kind_of(rpc, place.field, frozenset(victim.ids))
     before = await state(victim)
     wanted = _ELSEWHERE.get(f"{rpc.name}.{place.path}") or _ELSEWHERE.get(
@@ -169,7 +172,7 @@ def _reduce(resource: Any) -> None:
 
 
 async def _call(samples: Samples, rpc: Rpc, request: Any, value: str) -> Told:
-    """The answer, without the value that was sent."""
+    """Calls the RPC. In the answer's text, '?' replaces the id that was sent, so that two answers can be compared."""
     channel = samples.channels[rpc.process]
     more: Any = {"metadata": samples.owner.credentials, "timeout": 15}
     coders: Any = (rpc.request.SerializeToString, rpc.response.FromString)

@@ -32,8 +32,8 @@ from deploy.local.ports import free_ports
 from deploy.local.probes import http_get
 from deploy.local.stack import Stack, running_stack
 from services.platform.config import Settings
-from services.platform.http.edge import http_edge
 from services.platform.http.probes import probes
+from services.platform.http.server import http_server
 from services.platform.observe import tracing
 from services.platform.rpc.identity import SERVICE_HEADER
 from taskflow.auth.v1.workspace_pb2 import Role
@@ -561,7 +561,7 @@ async def _raw(port: int, sent: bytes, *, finish: bool = True) -> bytes:
 async def pages() -> AsyncIterator[int]:
     """The port of a /healthz page with two dependencies, one of them down."""
     (port,) = free_ports(1)
-    async with http_edge("127.0.0.1", port, probes(lambda: {"postgres": True, "nats": False})):
+    async with http_server("127.0.0.1", port, probes(lambda: {"postgres": True, "nats": False})):
         yield port
 
 

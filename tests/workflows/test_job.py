@@ -1,4 +1,4 @@
-"""ProcessJob: success, retries and dead letters, with nothing of a payload in a history."""
+"""ProcessJob: success, retries and dead letters. Temporal's history never contains the payload."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EmailBatch: ids, messages and times."""
+"""EmailBatch: workflow ids, types of its messages, timeouts and pauses between retries."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta

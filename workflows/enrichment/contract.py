@@ -1,4 +1,4 @@
-"""EnrichTask: ids, messages and times."""
+"""EnrichTask: workflow ids, types of its messages, timeouts and pauses between retries."""
 
 from dataclasses import dataclass
 from datetime import timedelta

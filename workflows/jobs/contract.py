@@ -1,4 +1,4 @@
-"""ProcessJob: ids, messages and times."""
+"""ProcessJob: workflow ids, types of its messages, timeouts and pauses between retries."""
 
 from dataclasses import dataclass
 from datetime import timedelta

@@ -48,7 +48,7 @@ class JobContext:
 
     @property
     def key(self) -> str:
-        """The same in all tries of an attempt."""
+        """An idempotency key for handlers. It is the same in all tries of an attempt."""
         return f"{self.job_id}/{self.attempt}"
 
 

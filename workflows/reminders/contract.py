@@ -1,4 +1,4 @@
-"""DeadlineReminder: ids, messages and times."""
+"""DeadlineReminder: workflow ids, types of its messages, timeouts and pauses between retries."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta

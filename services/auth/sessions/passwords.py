@@ -25,8 +25,8 @@ _CORES = _ALL_CORES[-max(1, len(_ALL_CORES) // 2) :]
 _LONGEST_WAIT = 1.0
 # Reject calls with a password once this many jobs are in the queue: about a second of work for one thread.
 _QUEUE_LIMIT = 12
-# Share of its time that a thread may spend on hashing: some 10 passwords a second. Even at low priority, hashing takes
-# caches and memory bandwidth from everything else on the machine.
+# Share of its time that a thread may spend on hashing: some 10 passwords a second for each thread. Even at low
+# priority, hashing takes caches and memory bandwidth from everything else on the machine.
 _SHARE = 0.2
 # Most processor time (seconds) that an idle thread saves up, and can then use for hashing without a pause.
 _BURST = 0.04

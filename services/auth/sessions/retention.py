@@ -17,7 +17,7 @@ def loop(platform: Platform) -> Loop:
 
 
 def kinds() -> list[Kind]:
-    """The kinds of rows to delete. Deleting a session invalidates all its refresh tokens."""
+    """The kinds of rows to delete. Refresh tokens aren't stored; without their session's row they are invalid."""
     return [
         aged("login_attempts", login_attempts, login_attempts.c.attempted_at, ATTEMPT_WINDOW),
         aged("sessions", sessions, sessions.c.expires_at, _SESSIONS_KEPT),

@@ -1,6 +1,7 @@
 """Serves the open WatchNotifications streams of this process.
 
-Streams get live messages from core NATS, which may lose messages. Streams read lost changes from the database.
+Streams get live messages from core NATS, which may lose messages. Streams read lost changes from the database. A repair
+compares a room (one user's feed) with the database, and wakes the streams that missed changes.
 """
 
 import asyncio
@@ -180,7 +181,7 @@ class Hub:
     async def _subscribe(self, room: Room) -> bool:
         """Subscribes to the room's live messages; returns whether this call subscribed.
 
-        Without NATS, repairs check the room regularly until a later attempt succeeds.
+        While NATS is down, `_repair` regularly compares the room with the database and tries to subscribe again.
         """
         async with room.subscribing:
             if room.subscription is not None or not self._bus.connected:

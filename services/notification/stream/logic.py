@@ -41,7 +41,10 @@ async def append(tx: Transaction, feed: FeedRow, change: NotificationChange) -> 
 
 
 async def append_for_users(tx: Transaction, changes: dict[UUID, NotificationChange]) -> None:
-    """Adds one change to each user's feed. The hub's repairs find these changes without an announcement."""
+    """Adds one change to each user's feed.
+
+    The caller sends no live message for these changes. The hub finds them at its next repair (hub.py).
+    """
     feeds = await tx.all(queries.TAKE_SEQUENCES, user_ids=sorted(changes))
     rows = []
     for feed in feeds:

@@ -46,7 +46,7 @@ relay_position = Table(
     Column("last_sequence", BigInteger, nullable=False),
 )
 
-# Durable consumers of the event stream. Only the relay writes these rows (events/consumers.py).
+# Durable consumers of the event stream. Only the relay writes these rows (events/consumer_keeper.py).
 consumers = Table(
     "consumers",
     metadata,

@@ -46,7 +46,7 @@ class Bus:
         self.settings = settings
         self._name = name
         self._sending: set[asyncio.Task[None]] = set()
-        # Runs from a wake-up of the relay to the earliest next one. `_wake_again`: another wake-up is due at its end.
+        # Timer for the shortest interval between two wake-ups of the relay. `_wake_again`: wake it again at its end.
         self._waking: asyncio.TimerHandle | None = None
         self._wake_again = False
         self.client = Client()

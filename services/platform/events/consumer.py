@@ -131,7 +131,7 @@ class DurableConsumer:
             await self._retry_or_park(batch[0], error)
 
     async def _attempt(self, batch: list[Msg]) -> Exception | None:
-        """Handles the batch; returns the error of `handle`, or None. Retries while a store doesn't answer."""
+        """Handles the batch; returns the error of `handle`, or None. Retries while Postgres is unavailable."""
         while True:
             try:
                 with tracing.consuming(self.name, (message.data for message in batch)):

@@ -49,8 +49,8 @@ class Publisher:
         """Publishes a batch that follows the stream sequence `after`.
 
         Each message names the sequence before its own, so JetStream takes nothing after the first message that it
-        refuses. While messages of a killed relay still arrive that isn't enough. So each message also names the id of
-        its predecessor.
+        refuses. Messages of a killed relay can still arrive and take those sequences. So each message also names the
+        id of its predecessor.
         """
         futures = []
         previous = ""

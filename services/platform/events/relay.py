@@ -26,7 +26,7 @@ from services.platform.data.db import Database
 from services.platform.data.tables import RECREATE_STREAM
 from services.platform.events import relay_queries as queries
 from services.platform.events.bus import WAKE_RELAY, Bus
-from services.platform.events.consumers import Consumers
+from services.platform.events.consumer_keeper import Consumers
 from services.platform.events.publisher import Outgoing, Publisher
 from services.platform.events.relay_queries import UnpublishedEvent
 from services.platform.events.subjects import STREAM

@@ -11,7 +11,9 @@ Answer = TypeVar("Answer")
 
 
 class Batcher(Generic[Item, Answer]):
-    """Runs one batch at a time. Items that arrive meanwhile form the next batch; a single item runs at once.
+    """Runs one batch at a time. While a batch runs, new items wait for the next batch.
+
+    When no batch runs, an item starts immediately, without waiting for others.
 
     `run` takes up to `size` items and returns for each, in their order, its answer or the exception to raise for it.
     An exception that `run` itself raises is raised for all items of the batch.

@@ -227,7 +227,7 @@ _CONFLICT = ("23505", "40")
 
 
 def is_unavailable(error: Exception) -> bool:
-    """Whether a store doesn't respond at present. The same request can succeed later."""
+    """Whether Postgres or another dependency is temporarily unavailable, so that the same request can succeed later."""
     if isinstance(error, DomainError):
         return error.reason == reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE
     if isinstance(error, psycopg_pool.PoolTimeout | psycopg_pool.PoolClosed):
@@ -243,7 +243,10 @@ def is_unavailable(error: Exception) -> bool:
 
 
 def is_rejected(error: Exception) -> bool:
-    """Whether Postgres rejected a statement, which then had no effect. A part of its rows may succeed alone."""
+    """Whether Postgres rejected or cancelled the statement, so that it had no effect.
+
+    If it wrote several rows, the caller may retry them one by one.
+    """
     if isinstance(error, psycopg.DataError):
         return True
     return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(_REJECTED)

@@ -6,9 +6,9 @@ from services.platform.rpc.errors import DomainError
 from taskflow.error.v1 import error_reason_pb2 as reasons
 
 
-def of(name: bytes) -> str:
-    """The etag of the state with this name, such as a resource's id and revision."""
-    return hashlib.blake2b(name, digest_size=8).hexdigest()
+def of(state: bytes) -> str:
+    """Hashes the bytes that identify a resource's state, such as its id and revision, into an etag."""
+    return hashlib.blake2b(state, digest_size=8).hexdigest()
 
 
 def check(sent: str, current: str) -> None:

@@ -1,4 +1,4 @@
-"""Short names for types of grpc.aio that the type checker wants with parameters."""
+"""Aliases of grpc.aio's generic types, with the type parameters that the type checker requires."""
 
 from typing import Any
 

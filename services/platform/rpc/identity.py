@@ -155,7 +155,7 @@ class Identity:
                 await asyncio.sleep(_KEY_FETCH_INTERVAL)
 
     async def wait_for_keys(self) -> None:
-        """Returns once this process has signing keys, and so can verify tokens."""
+        """Returns once this process has the public signing keys, and so can verify tokens."""
         await self._known.wait()
 
     async def refresh_keys(self) -> None:

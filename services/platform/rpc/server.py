@@ -8,8 +8,8 @@ import structlog
 from grpc_health.v1 import health_pb2_grpc
 
 from services.platform.config import Settings
-from services.platform.http.edge import http_edge
 from services.platform.http.probes import probes
+from services.platform.http.server import http_server
 from services.platform.observe.health import Check, Health, Servicer
 from services.platform.rpc.gate import Gate
 from services.platform.rpc.methods import public_services
@@ -80,7 +80,7 @@ class Server:
         if self.grpc.add_insecure_port(self._address) == 0:
             raise OSError(f"{self._address} is taken")
         await self.health.run_once()
-        async with http_edge(self._settings.host, self._http_port, probes(self.health.report)):
+        async with http_server(self._settings.host, self._http_port, probes(self.health.report)):
             await self.grpc.start()
             log.info("serving", address=self._address)
             checking = asyncio.create_task(self.health.run())

@@ -27,8 +27,8 @@ CONSUMERS = ("notification", "dispatcher")
 _BATCH = 500
 _PATIENCE = 10.0
 
-# An event id and a notified user.
-Telling = tuple[str, str]
+# A notification's event id and recipient.
+Delivery = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def inverted(events: Iterable[Stored]) -> int:
     return count
 
 
-def tellings(events: Iterable[Stored]) -> set[Telling]:
+def tellings(events: Iterable[Stored]) -> set[Delivery]:
     """The notifications that the events call for, provided that every named user is a member."""
     return {
         (stored.id, user_id)
@@ -104,7 +104,7 @@ def tellings(events: Iterable[Stored]) -> set[Telling]:
     }
 
 
-async def notification_counts(settings: Settings, workspace_id: str) -> Counter[Telling]:
+async def notification_counts(settings: Settings, workspace_id: str) -> Counter[Delivery]:
     """How often each user was notified of each event."""
     rows = await fetch(
         settings,

@@ -17,10 +17,10 @@ from services.platform.events.subjects import STREAM
 from taskflow.event.v1.event_pb2 import Event, TaskUpdated
 from taskflow.task.v1.task_pb2 import Task
 from tests.faults.harness import events
-from tests.faults.harness.changes import Changes
 from tests.faults.harness.injectors import paused
 from tests.faults.harness.oplog import OperationLog
 from tests.faults.harness.scenario import Run, Tally
+from tests.faults.harness.task_changers import Changes
 from tests.faults.harness.world import World, a_world
 
 PROMISE = "Every committed event is published, in order per task, applied once"

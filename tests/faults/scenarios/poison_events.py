@@ -20,9 +20,9 @@ from taskflow.event.v1.event_pb2 import Event, ReminderDue
 from taskflow.task.v1.task_pb2 import Task
 from tests.faults.harness import events
 from tests.faults.harness.board import a_board, revisions
-from tests.faults.harness.changes import Changes
 from tests.faults.harness.oplog import OperationLog
 from tests.faults.harness.scenario import Run, Tally
+from tests.faults.harness.task_changers import Changes
 from tests.faults.harness.world import World, a_world
 
 PROMISE = "A poison event blocks nobody"

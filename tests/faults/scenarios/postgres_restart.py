@@ -1,4 +1,7 @@
-"""Postgres is restarted immediately, again and again, and also paused, under calls of every kind."""
+"""Postgres is restarted again and again in immediate mode, without a clean shutdown, and also paused.
+
+Calls of every kind run meanwhile.
+"""
 
 import asyncio
 import random

@@ -29,9 +29,10 @@ LIMIT_SECONDS = {"short": 240.0, "long": 1800.0}
 _LIMIT = 1024 * 1024
 _TEXT = "Salt, wind and a rusty hinge. " * 130
 _WORKERS = ("worker", "worker-2")
-# A second notification process would number the waiting events in another order (docs/adr/0009).
-_BACK = (*_WORKERS, "notification")
-_AWAY = (*_BACK, "notification-2")
+# The processes that are stopped during the overflow, and those started afterwards. Only one notification process
+# returns, because two could order the waiting notifications differently (docs/adr/0009).
+_STARTED_AGAIN = (*_WORKERS, "notification")
+_STOPPED = (*_STARTED_AGAIN, "notification-2")
 _RELAYS = ("relay", "relay-2")
 _CONSUMERS = ("dispatcher", "notification")
 # One task in this many has a deadline years ahead, and one in this many a deadline this long (seconds) after the
@@ -54,14 +55,14 @@ async def run(run: Run, tally: Tally) -> None:
         await events.settled(world.settings, 30)
         await opened.enter_async_context(_small_stream(jetstream, world))
         temporal = await Client.connect(run.stack.settings.temporal)
-        for name in _AWAY:
+        for name in _STOPPED:
             await run.stack.hold(name)
             tally.faults += 1
         warned: dict[str, float] = {}
         run.say("the consumers are away")
         due = await _write(run, world, jetstream, tasks, warned, tally)
         run.say("they return")
-        for name in _BACK:
+        for name in _STARTED_AGAIN:
             run.stack.release(name)
         await _kill_while_catching_up(run, tally)
         returned = time.monotonic()
@@ -188,14 +189,14 @@ async def _shares(run: Run) -> dict[str, float]:
 
 
 async def _kill_while_catching_up(run: Run, tally: Tally) -> None:
-    """Kill processes, but not the notification service: its unacknowledged events would return late in any case."""
-    for name in _BACK:
+    """Kills processes. Not the notification service: JetStream redelivers a killed consumer's events only after 8 s."""
+    for name in _STARTED_AGAIN:
         await run.stack.wait_ready(name, 60)
     for name in (run.random.choice(_WORKERS), *_RELAYS):
         await asyncio.sleep(run.random.uniform(0.1, 0.5))
         run.stack.kill(name)
         tally.faults += 1
-    for name in _BACK:
+    for name in _STARTED_AGAIN:
         await run.stack.wait_ready(name, 60)
 
 

@@ -1,4 +1,4 @@
-"""Writers that keep changing their own tasks and log the answers."""
+"""Clients that each update one task again and again, and log the answers."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""The HTTP server of a process; every page, probe and callback of the process is a route on it.
+"""The HTTP server of a process. It serves the routes that it is given, such as /healthz and /metrics.
 
 Starlette routes and uvicorn's protocol parses. uvicorn's own server isn't used: it installs signal handlers and wakes
 up ten times a second.
@@ -24,7 +24,7 @@ _LAST_ANSWERS = 1.0
 
 
 @asynccontextmanager
-async def http_edge(host: str, port: int, routes: Sequence[BaseRoute]) -> AsyncIterator[None]:
+async def http_server(host: str, port: int, routes: Sequence[BaseRoute]) -> AsyncIterator[None]:
     """Serves the routes while its block runs. Raises OSError when the port is taken."""
     app = Starlette(routes=routes)
     app.router.redirect_slashes = False

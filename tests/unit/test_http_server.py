@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from deploy.local.ports import free_ports
-from services.platform.http import edge
+from services.platform.http import server
 
 HOST = "127.0.0.1"
 LARGE = 32 * 1024 * 1024
@@ -60,9 +60,9 @@ ROUTES = [
 
 @pytest.fixture
 async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
-    monkeypatch.setattr(edge, "_CLIENT_TIMEOUT", 0.4)
+    monkeypatch.setattr(server, "_CLIENT_TIMEOUT", 0.4)
     (port,) = free_ports(1)
-    async with edge.http_edge(HOST, port, ROUTES):
+    async with server.http_server(HOST, port, ROUTES):
         yield port
 
 
@@ -152,13 +152,13 @@ async def test_a_client_that_keeps_reading_gets_an_answer_that_takes_longer(port
     while part := await reader.read(2 * 1024 * 1024):
         received += len(part)
         await asyncio.sleep(0.02)
-    assert asyncio.get_running_loop().time() - began > edge._CLIENT_TIMEOUT
+    assert asyncio.get_running_loop().time() - began > server._CLIENT_TIMEOUT
     assert received > LARGE
     writer.close()
 
 
 async def test_connections_beyond_the_limit_are_closed_at_once(port: int) -> None:
-    silent = [await asyncio.open_connection(HOST, port) for _ in range(edge._MOST_CONNECTIONS)]
+    silent = [await asyncio.open_connection(HOST, port) for _ in range(server._MOST_CONNECTIONS)]
     async with asyncio.timeout(0.3):
         assert await _answer(port, GET % b"quick") == b""
     # The server disconnects the silent clients, and then serves new clients again.
@@ -170,14 +170,14 @@ async def test_connections_beyond_the_limit_are_closed_at_once(port: int) -> Non
 
 async def test_a_port_that_is_taken_is_an_error(port: int) -> None:
     with pytest.raises(OSError, match="address already in use"):
-        async with edge.http_edge(HOST, port, ROUTES):
+        async with server.http_server(HOST, port, ROUTES):
             pass
 
 
 async def test_the_server_answers_what_it_began_and_leaves_signals_alone() -> None:
     (port,) = free_ports(1)
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    async with edge.http_edge(HOST, port, ROUTES):
+    async with server.http_server(HOST, port, ROUTES):
         asked = asyncio.create_task(_answer(port, GET % b"slow"))
         await asyncio.sleep(0.2)
         assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers

@@ -41,7 +41,8 @@ log = structlog.get_logger()
 
 # Seconds between two checks of the consumers.
 _CHECK_INTERVAL = 1.0
-# The relay checks earlier after publishing this part of the stream's limit. A batch of the relay is no larger either.
+# After publishing this share of the stream's byte limit, the relay checks the consumers early. One batch of the relay
+# has at most this size, too.
 _CHECK_SHARE = 0.04
 # Time limit (seconds) of a check, and of a page of copies: less than relay._TAKEOVER, so that the relay keeps its lock.
 _TIMEOUT = 3.0

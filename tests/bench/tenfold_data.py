@@ -1,4 +1,7 @@
-"""P9: P1 and P4 with ten times the tasks, users, projects and streams, alternating with the base."""
+"""P9: creates per second (P1) and notification latency (P4) with ten times the data and streams.
+
+Rounds alternate with the normal data set.
+"""
 
 from statistics import median
 

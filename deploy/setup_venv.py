@@ -23,7 +23,7 @@ INPUTS = (
     "requirements.lock",
     "pyproject.toml",
     "clients/python/pyproject.toml",
-    "deploy/install.py",
+    "deploy/setup_venv.py",
 )
 
 
