@@ -32,6 +32,8 @@ _COLOURS = {
     "envoy": "bright_yellow",
 }
 _WIDTH = max(len(name) for name in _COLOURS) + 2
+# Characters in a line of a log file, at most.
+_FILE_WIDTH = 10_000
 _QUEUE_LINES = 10_000
 _CLOSE_SECONDS = 2.0
 _FOLLOW_EVERY_SECONDS = 0.1
@@ -94,7 +96,10 @@ class Terminal:
             self._queue.put_nowait(what)
 
     def _print_all(self) -> None:
+        # In a log file no line is cut off.
         console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = _FILE_WIDTH
         while (what := self._queue.get()) is not None:
             try:
                 console.print(what, soft_wrap=isinstance(what, Text))

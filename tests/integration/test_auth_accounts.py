@@ -1,6 +1,7 @@
 """Promises about accounts: one per e-mail, created once, visible to workspace colleagues."""
 
 import asyncio
+import unicodedata
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -113,9 +114,13 @@ async def test_an_invalid_email_is_refused_by_its_field(team: Team, email: str) 
     [
         ("password", "nine char"),
         ("password", "x" * 129),
+        # Five characters that some keyboards send as ten.
+        ("password", "e\u0301" * 5),
         ("password", "correct\x00horse battery"),
         ("display_name", ""),
         ("display_name", " \u2003 "),
+        ("display_name", "\u3164"),
+        ("display_name", "a\u2028b"),
         ("display_name", "x" * 101),
         ("display_name", "ada\u202egnp"),
         ("display_name", "a\nb"),
@@ -132,6 +137,15 @@ async def test_each_field_of_a_registration_keeps_its_rule(
     refused = await refusal(team.register(**{field: value}))
     assert (refused.code, refused.reason) == (_Code.INVALID_ARGUMENT, "INVALID_REQUEST")
     assert refused.fields == [field]
+
+
+async def test_a_password_is_measured_as_it_is_compared(team: Team) -> None:
+    """65 Hangul syllables are 195 characters from a keyboard that sends their parts."""
+    password = unicodedata.normalize("NFD", "\uac01" * 65)
+    email = f"{uuid4().hex}@example.com"
+    await team.register(email=email, password=password)
+    await team.login(email, unicodedata.normalize("NFC", password))
+    await team.login(email, password)
 
 
 async def test_a_repeated_registration_returns_the_same_user(team: Team) -> None:

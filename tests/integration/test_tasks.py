@@ -13,7 +13,7 @@ from sqlalchemy import text
 from services.platform.config import Settings
 from services.platform.data.db import Statement
 from services.task.tasks.creation_queries import RESERVE_NUMBERS
-from taskflow.task.v1 import task_pb2
+from taskflow.task.v1 import task_pb2, task_service_pb2
 from tests.integration.people import refusal
 from tests.integration.roles_world import (
     People,
@@ -447,6 +447,36 @@ async def test_a_repeated_create_has_the_first_answer(world: RolesWorld) -> None
     assert await world.create(project, request_id=request_id, title="Once") == first
 
 
+async def test_a_create_that_only_validates_creates_nothing_and_fails_like_a_create(
+    world: RolesWorld,
+) -> None:
+    project = await world.project()
+    wanted = task_service_pb2.CreateTaskRequest(
+        project_id=project.id, task=Task(title="Once"), request_id=str(uuid4()), validate_only=True
+    )
+
+    async def validate() -> task_service_pb2.CreateTaskResponse:
+        return await world.tasks.CreateTask(wanted, metadata=world.people.member.credentials)
+
+    assert not (await validate()).HasField("task")
+    listing = task_service_pb2.ListTasksRequest(workspace_id=project.workspace_id)
+    listed = await world.tasks.ListTasks(listing, metadata=world.people.member.credentials)
+    assert not listed.tasks
+    created = await world.create(project, request_id=wanted.request_id, title="Once")
+    assert created.key == "OPS-1"
+    assert (await validate()).task == created
+    wanted.task.assignee_id = world.people.stranger.id
+    wanted.request_id = str(uuid4())
+    refused = await refusal(validate())
+    assert refused.reason == "ASSIGNEE_NOT_MEMBER"
+    wanted.task.assignee_id = ""
+    wanted.task.title = " "
+    refused = await refusal(validate())
+    assert (refused.reason, refused.fields) == ("INVALID_REQUEST", ["task.title"])
+    with pytest.raises(grpc.aio.AioRpcError):
+        await world.tasks.CreateTask(wanted, metadata=world.people.viewer.credentials)
+
+
 async def test_concurrent_duplicates_of_a_create_create_one_task(world: RolesWorld) -> None:
     project = await world.project()
     request_id = str(uuid4())
@@ -554,6 +584,10 @@ async def test_a_payload_value_without_a_kind_is_refused(world: RolesWorld) -> N
     [
         ("task.title", {"title": " \u00a0\u3000"}),
         ("task.title", {"title": "a\u202eb"}),
+        ("task.title", {"title": "a\u2028b"}),
+        ("task.title", {"title": "a\u2029b"}),
+        *(("task.title", {"title": blank}) for blank in ("\u200b", "\u3164", "\ufeff", "\u00ad")),
+        ("task.labels[0]", {"labels": ["\u200b"]}),
         ("task.title", {"title": "a\nb"}),
         ("task.title", {"title": "a" * 256}),
         # 100 characters, but 300 in NFC: over the limit.

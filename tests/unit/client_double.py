@@ -173,6 +173,8 @@ class Double:
         body = type(request)()
         body.CopyFrom(request)
         body.request_id = ""
+        if "validate_only" in body.DESCRIPTOR.fields_by_name:
+            body.validate_only = False
         known = self.by_request_id.get(request.request_id)
         if known is None:
             known = (body.SerializeToString(deterministic=True), make())
@@ -227,6 +229,9 @@ class Double:
 
     async def GetCurrentUser(self, request: Any) -> Any:
         return user_service_pb2.GetCurrentUserResponse(user=self.user())
+
+    async def UpdateCurrentUser(self, request: Any) -> Any:
+        return user_service_pb2.UpdateCurrentUserResponse(user=self.user())
 
     async def ListWorkspaces(self, request: Any) -> Any:
         workspace = workspace_pb2.Workspace(
@@ -284,6 +289,10 @@ class Double:
 
     async def CreateTask(self, request: Any) -> Any:
         project = self.find("project", self.projects, request.project_id)
+        if "INVALID" in request.task.title:
+            raise Failure("INVALID_ARGUMENT", "INVALID_REQUEST", fields={"task.title": "is bad"})
+        if request.validate_only and request.request_id not in self.by_request_id:
+            return task_service_pb2.CreateTaskResponse()
         made = self.once(request, lambda: self.add_task(request.task.title, project, request.task))
         return task_service_pb2.CreateTaskResponse(task=made)
 

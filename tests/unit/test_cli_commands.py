@@ -7,6 +7,7 @@ import signal
 import stat
 import sys
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ import pytest
 
 from taskflow.task.v1 import job_pb2, suggestion_pb2, task_pb2, task_service_pb2
 from taskflow_client import FileSessions, TaskFlow
-from tests.unit.client_double import BEN, PASSWORD, WORKSPACE, Double, Failure
+from taskflow_client.cli import output
+from tests.unit.client_double import BEN, WORKSPACE, Double, Failure, serving
+
+PASSWORD = "correct horse battery"
 
 
 @dataclass
@@ -62,6 +66,13 @@ class Shell:
         assert process.returncode is not None
         assert "Traceback" not in err.decode()
         return CommandResult(process.returncode, out.decode(), err.decode())
+
+
+@pytest.fixture
+async def double() -> AsyncIterator[Double]:
+    async with serving(Double(accounts={"ada@example.com": PASSWORD})) as running:
+        running.add_project("OPS")
+        yield running
 
 
 @pytest.fixture
@@ -320,46 +331,165 @@ async def test_an_import_reports_every_error_and_changes_nothing(
     shell: Shell, tmp_path: Path
 ) -> None:
     path = tmp_path / "tasks.csv"
-    path.write_text("title,priority,due\nfine,low,\n,low,\nx,extreme,never\n")
+    path.write_text("title,priority,due\nfine,low,\nx,extreme,never\n")
     run = await shell.run("import", str(path))
     assert run.code == 2
-    assert "3 cells are invalid, nothing was imported" in run.err
-    assert "row 3, title" in run.err
-    assert "row 4, due" in run.err
+    assert "2 cells are invalid, nothing was imported" in run.err
+    assert "row 3, due" in run.err
     assert shell.double.calls["CreateTask"] == 0
-    scripted = await shell.run("import", str(path), "-o", "json")
-    found = json.loads(scripted.err)["error"]["rows"]
-    assert [(cell["row"], cell["column"]) for cell in found] == [
-        (3, "title"),
-        (4, "priority"),
-        (4, "due"),
-    ]
+    path.write_text("title\nfine\nINVALID\nfine\nINVALID\n")
+    for check in ([], ["--check"]):
+        scripted = await shell.run("import", str(path), "-ojson", *check)
+        assert scripted.code == 2
+        found = json.loads(scripted.err)["error"]["rows"]
+        assert [(cell["row"], cell["column"]) for cell in found] == [(3, "title"), (5, "title")]
+    assert shell.double.tasks == []
 
 
 async def test_an_interrupted_import_can_be_repeated(shell: Shell, tmp_path: Path) -> None:
     path = tmp_path / "tasks.csv"
     lines = [f"task {number},+{number + 1}h" for number in range(30)]
     path.write_text("\n".join(["title,due", *lines]))
-    shell.double.failures["CreateTask"] = [None] * 12 + [Failure("PERMISSION_DENIED", "OOPS")]
+    shell.double.failures["CreateTask"] = [None] * 42 + [Failure("PERMISSION_DENIED", "OOPS")]
     first = await shell.run("import", str(path))
     assert first.code == 4
     assert "of 30 tasks are imported" in first.err
-    assert len(shell.double.tasks) < 30
+    assert "run it again" not in first.err
+    made = len(shell.double.tasks)
+    assert 0 < made < 30
     second = (await shell.run("import", str(path), "--output", "json")).json()
     assert sorted(task.title for task in shell.double.tasks) == sorted(
         line.partition(",")[0] for line in lines
     )
-    assert second["imported"] == 30
+    assert (second["imported"], second["imported_before"]) == (30 - made, made)
     third = await shell.run("import", str(path))
     assert (third.code, len(shell.double.tasks)) == (0, 30)
-    assert third.out == f"{path}: 30 tasks are imported.\n"
+    assert third.out == f"{path}: 0 tasks are imported, 30 were imported before.\n"
+
+
+async def test_an_import_that_ctrl_c_ends_says_what_is_imported(
+    shell: Shell, tmp_path: Path
+) -> None:
+    path = tmp_path / "tasks.csv"
+    path.write_text("\n".join(["title", *(f"task {number}" for number in range(3000))]))
+    process = await shell.start("import", str(path))
+    async with asyncio.timeout(60):
+        while len(shell.double.tasks) < 10:
+            await asyncio.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 130
+    assert b"of 3000 tasks are imported\nHint: run it again" in err
+
+
+async def test_an_import_tells_which_tasks_were_deleted_since(shell: Shell, tmp_path: Path) -> None:
+    path = tmp_path / "tasks.csv"
+    path.write_text("title\na\nb\n")
+    one = await shell.run("import", str(path))
+    assert one.out == f"{path}: 2 tasks are imported.\n"
+    shell.double.tasks[0].delete_time.GetCurrentTime()
+    again = await shell.run("import", str(path))
+    assert again.out == (
+        f"{path}: 0 tasks are imported, 2 were imported before, of which 1 is deleted now.\n"
+    )
 
 
 async def test_an_import_can_be_tried_without_importing(shell: Shell, tmp_path: Path) -> None:
     path = tmp_path / "tasks.json"
     path.write_text(json.dumps([{"title": "x"}]))
     run = await shell.run("import", str(path), "--check")
-    assert (run.code, shell.double.calls["CreateTask"]) == (0, 0)
+    assert (run.code, shell.double.tasks) == (0, [])
+    assert run.out == f"{path}: 1 task can be imported.\n"
+
+
+async def test_several_tasks_are_finished_at_once(shell: Shell) -> None:
+    for number in range(3):
+        shell.double.add_task(f"task {number}")
+    run = await shell.run("task", "done", "OPS-1", "OPS-3")
+    assert run.out.splitlines() == ["OPS-1 is done: task 0", "OPS-3 is done: task 2"]
+    reopened = await shell.run("task", "reopen", "OPS-1", "OPS-3", "-o", "json")
+    assert [task["key"] for task in reopened.json()] == ["OPS-1", "OPS-3"]
+
+
+async def test_a_title_that_begins_with_a_dash_is_explained(shell: Shell) -> None:
+    run = await shell.run("task", "create", "- buy milk")
+    assert run.code == 2
+    assert "write -- before a text that begins with a dash" in run.err
+    assert (await shell.run("task", "create", "--", "- buy milk")).code == 0
+    assert shell.double.tasks[0].title == "- buy milk"
+
+
+async def test_json_is_utf_8_in_every_locale_and_controls_no_terminal(shell: Shell) -> None:
+    shell.double.add_task("\u2192 \u6771\u4eac \u009b31m \u202e \u2028 end")
+    run = await shell.run("task", "list", "-o", "json", PYTHONIOENCODING="cp1252")
+    assert run.json()[0]["title"] == "\u2192 \u6771\u4eac \u009b31m \u202e \u2028 end"
+    assert "\u6771" in run.out
+    assert not set(run.out) & set("\u009b\u202e\u2028")
+
+
+@pytest.mark.parametrize(
+    ("zone", "sent"),
+    [("CET", "CET"), ("posix/Europe/Berlin", "Europe/Berlin"), (":Asia/Tokyo", "Asia/Tokyo")],
+)
+async def test_registration_takes_every_zone_that_tz_can_name(
+    anonymous: Shell, zone: str, sent: str
+) -> None:
+    run = await anonymous.run(
+        "register", "new@example.com", "--password-stdin", stdin=PASSWORD, TZ=zone
+    )
+    assert run.code == 0
+    assert anonymous.double.requests["Register"][0].time_zone == sent
+
+
+async def test_a_tz_without_a_name_says_what_to_do(anonymous: Shell) -> None:
+    run = await anonymous.run(
+        "register", "new@example.com", "--password-stdin", stdin=PASSWORD, TZ="EST5EDT4,M3.2.0"
+    )
+    assert run.code == 2
+    assert "TZ=EST5EDT4,M3.2.0 names no IANA time zone" in run.err
+    assert "--time-zone" in run.err
+
+
+async def test_settings_of_the_account_are_changed(shell: Shell) -> None:
+    run = await shell.run("me", "set", "--time-zone", "Asia/Tokyo", "--no-mail", "-o", "json")
+    assert run.code == 0
+    [request] = shell.double.requests["UpdateCurrentUser"]
+    assert list(request.update_mask.paths) == ["time_zone", "email_notifications"]
+    assert (request.user.time_zone, request.user.email_notifications) == ("Asia/Tokyo", False)
+    assert (await shell.run("me", "set")).code == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b'\xef\xbb\xbf{"a": 1}', ""),
+        ('{"a": "\u00fc"}'.encode("latin-1"), "isn't UTF-8"),
+        (b'{"a": {"b": 9007199254740993}}', "at a.b"),
+    ],
+)
+async def test_a_payload_from_a_file_is_read_exactly_or_refused(
+    shell: Shell, tmp_path: Path, content: bytes, problem: str
+) -> None:
+    path = tmp_path / "payload.json"
+    path.write_bytes(content)
+    run = await shell.run("task", "create", "x", "--payload", f"@{path}")
+    assert run.code == (2 if problem else 0)
+    assert problem in run.err
+
+
+async def test_a_closed_standard_output_is_named(shell: Shell) -> None:
+    command = f'exec "{sys.executable}" -m taskflow_client task list >&-'
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", command), env=shell.environment(), stderr=asyncio.subprocess.PIPE
+    )
+    _, err = await asyncio.wait_for(process.communicate(), 20)
+    assert (process.returncode, err) == (1, b"Error: the standard output is closed\n")
+
+
+def test_a_narrow_terminal_shows_titles_rather_than_all_columns() -> None:
+    assert (
+        output.fitting(["KEY", "TITLE", "STATUS", "DUE"], [["A-1", "x" * 60, "todo", ""]], 40) == 3
+    )
 
 
 async def next_json(process: asyncio.subprocess.Process) -> Any:
@@ -415,10 +545,11 @@ async def test_notifications_are_listed_read_and_watched(shell: Shell) -> None:
     assert await asyncio.wait_for(process.wait(), 10) == 0
 
 
-async def test_a_closed_output_pipe_is_no_error(shell: Shell) -> None:
+@pytest.mark.parametrize("format", ["table", "json"])
+async def test_a_closed_output_pipe_is_no_error(shell: Shell, format: str) -> None:
     for number in range(3000):
         shell.double.add_task(f"task {number}")
-    process = await shell.start("task", "list")
+    process = await shell.start("task", "list", "-o", format)
     assert process.stdout is not None
     assert process.stderr is not None
     await process.stdout.readline()

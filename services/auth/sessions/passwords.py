@@ -5,7 +5,6 @@ import os
 import sys
 import threading
 import time
-import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -13,7 +12,8 @@ from typing import TypeVar
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
 
-from services.platform.rpc.errors import DomainError
+from services.platform.rpc.errors import DomainError, invalid
+from services.platform.rpc.nfc import nfc
 from taskflow.error.v1 import error_reason_pb2 as reasons
 
 # Argon2id parameters: the first choice of the OWASP cheat sheet for password storage (19 MiB, 2 passes); about 20 ms.
@@ -30,10 +30,19 @@ _QUEUE_LIMIT = 12
 _SHARE = 0.2
 # Most processor time (seconds) that an idle thread saves up, and can then use for hashing without a pause.
 _BURST = 0.04
+# NIST SP 800-63B asks for at least 8, and for no limit below 64.
+_FEWEST_CHARACTERS = 10
+_MOST_CHARACTERS = 128
 
 _T = TypeVar("_T")
 
 _thread = threading.local()
+
+
+def check_length(field: str, password: str) -> None:
+    """Raises INVALID_REQUEST. Counts characters in NFC: keyboards differ in how many they send for one of them."""
+    if not _FEWEST_CHARACTERS <= len(_canonical(password)) <= _MOST_CHARACTERS:
+        raise invalid(field, f"must have {_FEWEST_CHARACTERS} to {_MOST_CHARACTERS} characters")
 
 
 class Passwords:
@@ -102,7 +111,7 @@ class Passwords:
 
 def _canonical(password: str) -> str:
     """The password in NFC: keyboards of different systems produce different normal forms (RFC 8265, OpaqueString)."""
-    return unicodedata.normalize("NFC", password)
+    return nfc(password)
 
 
 class _Pace:

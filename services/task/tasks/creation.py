@@ -89,6 +89,9 @@ class Creation:
         Raises SESSION_REVOKED, NOT_FOUND, ROLE_TOO_LOW, INVALID_REQUEST, REQUEST_ID_REUSED, PROJECT_ARCHIVED,
         ASSIGNEE_NOT_MEMBER, PARENT_INVALID, and DEPENDENCY_UNAVAILABLE after the last retry.
         """
+        # A request that only validates has the digest of the request that creates, and so finds its answer.
+        validate_only = request.validate_only
+        request.ClearField("validate_only")
         repeatable = bool(request.request_id)
         draft = _Draft(
             caller=caller,
@@ -98,6 +101,8 @@ class Creation:
             request_hash=idempotency.digest(self._seal, request) if repeatable else None,
             trace_parent=trace_parent(),
         )
+        if validate_only:
+            return await self._check(draft) or CreateTaskResponse()
         outcome: _Outcome
         if draft.columns.get("payload") is None:
             outcome = await self._batches(draft)
@@ -107,7 +112,7 @@ class Creation:
         for pause in _PAUSES:
             if outcome is not None:
                 break
-            outcome = await self._check_again(draft)
+            outcome = await self._check(draft)
             if outcome is None:
                 await asyncio.sleep(pause)
                 [outcome] = await self._create([draft])
@@ -163,7 +168,7 @@ class Creation:
             tx.has_events = True
         return outcomes | {n: task.response for n, task in new.items() if task.row.id in ids}
 
-    async def _check_again(self, draft: _Draft) -> CreateTaskResponse | None:
+    async def _check(self, draft: _Draft) -> CreateTaskResponse | None:
         """Returns the first answer if the task was created before, else None. Raises the error that forbids it."""
         async with self._db.read() as tx:
             checked = await tx.one(CHECK_DRAFTS, input_rows=_to_check({0: draft}))

@@ -13,6 +13,7 @@ from taskflow_client.cli import (
     dead_letters,
     importing,
     jobs,
+    me,
     notifications,
     project,
     suggestions,
@@ -20,7 +21,7 @@ from taskflow_client.cli import (
     watch,
     workspace,
 )
-from taskflow_client.cli.command import Format, Options, Problem, group
+from taskflow_client.cli.command import Format, Options, Problem, ReaderGone, group
 
 EPILOG = (
     "The options above work before and after the command.\n\n"
@@ -30,6 +31,8 @@ EPILOG = (
 )
 
 _VALUED = {"--server", "--output", "-o", "--workspace", "-w"}
+# A short option with its value right behind it.
+_JOINED = {f"-o{each}": ["-o", each.value] for each in Format}
 
 app = group("Tasks for teams, from the terminal.", "taskflow", EPILOG)
 
@@ -65,6 +68,7 @@ app.command("register")(account.register)
 app.command("login")(account.login)
 app.command("logout")(account.logout)
 app.command("whoami")(account.whoami)
+app.add_typer(me.app, name="me")
 app.add_typer(workspace.app, name="workspace")
 app.add_typer(project.app, name="project")
 app.add_typer(task.app, name="task")
@@ -78,11 +82,17 @@ app.add_typer(dead_letters.app, name="dead-letters")
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs a command line and returns its exit code."""
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # hides gRPC's connection notices
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # hides its connection notices
+    arguments = hoisted(sys.argv[1:] if args is None else args)
+    if sys.stderr is None:  # closed by the shell, with 2>&-
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        return _report(Problem("the standard output is closed"), arguments)
+    # JSON is UTF-8 in every locale (RFC 8259). A terminal may not support every character.
+    encoding = "utf-8" if _value(arguments, "--output", "-o") == "json" else None
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal may not support every character
-    arguments = hoisted(sys.argv[1:] if args is None else args)
+            stream.reconfigure(encoding=encoding, errors="replace")
     try:
         code = typer.main.get_command(app).main(
             arguments, prog_name="taskflow", standalone_mode=False
@@ -90,9 +100,9 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader, such as `head`, closed the pipe. Python must not flush to it at exit.
+        return _report(Problem("canceled", exit_code=130), arguments)
+    except (BrokenPipeError, ReaderGone):
+        # Python must not flush to the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except typer.Abort:
@@ -117,9 +127,9 @@ def hoisted(args: Sequence[str]) -> list[str]:
         taken = 0
         if name in _VALUED:
             taken = 1 if equals else 2
-        elif rest[index] == "--debug":
+        elif rest[index] == "--debug" or rest[index] in _JOINED:
             taken = 1
-        front += rest[index : index + taken]
+        front += _JOINED.get(rest[index]) or rest[index : index + taken]
         del rest[index : index + taken]
         end -= taken
         index += not taken

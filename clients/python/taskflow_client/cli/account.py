@@ -81,8 +81,15 @@ def _read_password(from_stdin: bool, confirm: bool) -> str:
 
 def _local_zone() -> str:
     """Returns the IANA name of this machine's time zone, or UTC if it is unknown."""
-    named = os.environ.get("TZ", "").removeprefix(":")
-    if "/" in named and not named.startswith("/"):
-        return named
-    _, found, zone = str(Path("/etc/localtime").resolve()).partition("/zoneinfo/")
-    return zone if found else "UTC"
+    from zoneinfo import available_timezones
+
+    link = str(Path("/etc/localtime").resolve()).partition("/zoneinfo/")[2]
+    named = os.environ.get("TZ", "")
+    # A name, or a path to a zone's file; posix/ and right/ hold the same zones once more.
+    zone = (named.removeprefix(":").partition("/zoneinfo/")[2] or named.removeprefix(":")) or link
+    zone = zone.removeprefix("posix/").removeprefix("right/")
+    if zone in available_timezones() - {"localtime"}:
+        return zone
+    if named:
+        raise usage(f"TZ={named} names no IANA time zone", "use --time-zone, such as Europe/Berlin")
+    return "UTC"

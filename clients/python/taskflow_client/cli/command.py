@@ -45,6 +45,10 @@ class Problem(Exception):
         self.facts = facts  # further fields of the error's JSON output
 
 
+class ReaderGone(Exception):
+    """Raised when the program that reads the output, such as `head`, has ended."""
+
+
 def group(help: str, name: str | None = None, epilog: str | None = None) -> typer.Typer:
     """Returns an empty group of commands."""
     return typer.Typer(
@@ -60,6 +64,11 @@ def group(help: str, name: str | None = None, epilog: str | None = None) -> type
 
 def usage(message: str, hint: str = "", **facts: Any) -> Problem:
     return Problem(message, hint, 2, **facts)
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns "1 task" or "2 tasks"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def missing(message: str, hint: str = "") -> Problem:
@@ -87,7 +96,11 @@ def connected(
         def command(*args: P.args, **kwargs: P.kwargs) -> None:
             found: Any = kwargs.pop("context")
             options: Options = found.obj
-            asyncio.run(_run(options, retry_for, lambda cli: body(cli, *args, **kwargs)))
+            try:
+                asyncio.run(_run(options, retry_for, lambda cli: body(cli, *args, **kwargs)))
+            except BrokenPipeError:
+                # typer would end the process with exit code 1.
+                raise ReaderGone from None
 
         # The signature that typer reads: without the parameter for the Cli, and with typer's context.
         first, *others = inspect.signature(body).parameters.values()

@@ -21,16 +21,22 @@ DUE_FORMS = "2026-12-01, '2026-12-01T09:00 Europe/Berlin' or +2h (s, m, h, d, w)
 def parse_due(text: str, now: datetime, zone: str = "") -> Due:
     """Returns the deadline that `text` means.
 
-    Relative deadlines count from `now`, which has a time zone. `zone` applies to a local time without
-    one. Raises ValueError with a message for the user.
+    Relative deadlines count from `now`, which has a time zone. `zone` applies to them, and to a local
+    time without one. Raises ValueError with a message for the user.
     """
     text = text.strip()
     if relative := _RELATIVE.fullmatch(text):
         delay = timedelta(**{_UNITS[relative[2]]: int(relative[1])})
+        clock = ZoneInfo(zone or "UTC")
         try:
-            return _zoned(now.astimezone(UTC) + delay, "UTC")
+            # A day later the clock shows the same time, also when it is changed in between.
+            if relative[2] in "dw":
+                moment = now.astimezone(clock) + delay
+            else:
+                moment = (now.astimezone(UTC) + delay).astimezone(clock)
         except OverflowError:
             raise ValueError(f"{text!r} is too far ahead") from None
+        return _zoned(moment, zone or "UTC")
     if local := _LOCAL.fullmatch(text):
         name = "UTC" if local[3] else local[4] or zone
         if not name:

@@ -1,6 +1,5 @@
 """Error output, as text or JSON, and exit codes."""
 
-import json
 import sys
 import traceback
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from typer.exceptions import TyperException
 
 from taskflow_client.cli.command import Problem
-from taskflow_client.cli.output import plain
+from taskflow_client.cli.output import json_text, plain
 from taskflow_client.errors import (
     Aborted,
     AlreadyExists,
@@ -54,7 +53,7 @@ def report(error: Exception, *, as_json: bool, server: str, debug: bool) -> int:
         traceback.print_exception(error)
     facts = describe(error, server)
     if as_json:
-        print(json.dumps({"error": facts}, ensure_ascii=False), file=sys.stderr)
+        print(json_text({"error": facts}), file=sys.stderr)
     else:
         print("\n".join(_lines(facts)), file=sys.stderr)
     return int(facts["exit_code"])
@@ -75,6 +74,8 @@ def describe(error: Exception, server: str) -> dict[str, Any]:
     if isinstance(error, TyperException):
         command = getattr(getattr(error, "ctx", None), "command_path", "taskflow")
         hint = f"see `{command} --help`" if error.exit_code == 2 else ""
+        if type(error).__name__ == "NoSuchOption":
+            hint += "; write -- before a text that begins with a dash"
         return _facts(error.exit_code, "INVALID_ARGUMENT", "", error.format_message(), hint)
     if isinstance(error, OSError):
         return _facts(1, "UNKNOWN", "", _os_error(error), "")

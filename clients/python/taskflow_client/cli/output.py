@@ -8,6 +8,7 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +18,11 @@ Column = tuple[str, Callable[[Any], str]]
 # Characters in other users' texts that could control the terminal: control characters except line
 # feed and tab, and characters that reorder text.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# Those among them that JSON encoders don't escape, and the separators at which some readers break lines.
+_UNESCAPED = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+# Characters that a table leaves to its first long column, if the terminal is narrow.
+_READABLE = 24
+_GAP = 2
 # Width of a table in a pipe, in characters: wide enough to cut nothing off.
 _PIPE_WIDTH = 10_000
 
@@ -33,12 +39,17 @@ class Output:
         if self.as_json:
             _print_json([as_dict(message) for message in messages])
         elif messages:
+            cells = [[plain(read(message)) for _, read in columns] for message in messages]
+            shown = fitting([name for name, _ in columns], cells, self._console.width)
             table = Table(box=None, pad_edge=False, header_style="bold")
-            for name, _ in columns:
+            for name, _ in columns[:shown]:
                 table.add_column(name, overflow="fold")
-            for message in messages:
-                table.add_row(*(Text(plain(read(message))) for _, read in columns))
+            for row in cells:
+                table.add_row(*map(Text, row[:shown]))
             self._console.print(table)
+            if shown < len(columns):
+                hidden = ", ".join(name for name, _ in columns[shown:])
+                self.remark(f"the terminal is too narrow for {hidden}")
         else:
             self.remark("nothing found")
 
@@ -65,7 +76,7 @@ class Output:
     def event(self, message: Message, line: str) -> None:
         """Prints a stream message at once: as one line of JSON, or `line` if it isn't empty."""
         if self.as_json:
-            print(json.dumps(as_dict(message), ensure_ascii=False), flush=True)
+            print(json_text(as_dict(message)), flush=True)
         elif line:
             self.line(line)
 
@@ -90,10 +101,27 @@ def plain(text: str) -> str:
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Returns JSON in which no character can control a terminal or break a line."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return _UNESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def fitting(names: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> int:
+    """Returns how many columns to show, so that none has to be narrower than its words, or than is readable."""
+    needed = 0
+    for index, name in enumerate(names):
+        longest = max(cell_len(line) for row in rows for line in row[index].splitlines() or [""])
+        needed += min(max(cell_len(name), longest), _READABLE) + (_GAP if index else 0)
+        if needed > width and index > 1:
+            return index
+    return len(names)
+
+
 def _console(file: Any) -> Console:
     width = None if file.isatty() else _PIPE_WIDTH
     return Console(file=file, width=width, highlight=False, markup=False, emoji=False)
 
 
 def _print_json(value: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2))
+    print(json_text(value, indent=2))

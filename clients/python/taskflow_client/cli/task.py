@@ -1,6 +1,6 @@
 """taskflow task …"""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar
 
 import typer
@@ -17,6 +17,7 @@ V = TypeVar("V")
 app = group("Tasks, by key (OPS-12) or id.")
 
 Reference = Annotated[str, typer.Argument(metavar="TASK", help="Key or id.")]
+References = Annotated[list[str], typer.Argument(metavar="TASK...", help="Keys or ids.")]
 DueText = Annotated[
     str, typer.Option(help="2026-12-01, '2026-12-01T09:00 Europe/Berlin', or +2h (s, m, h, d, w).")
 ]
@@ -208,54 +209,54 @@ async def assign(
 
 @app.command()
 @connected()
-async def start(cli: Cli, reference: Reference) -> None:
+async def start(cli: Cli, references: References) -> None:
     """Sets the status to in progress."""
-    await _set_status(cli, reference, Status.IN_PROGRESS)
+    await _set_status(cli, references, Status.IN_PROGRESS)
 
 
 @app.command()
 @connected()
-async def done(cli: Cli, reference: Reference) -> None:
+async def done(cli: Cli, references: References) -> None:
     """Sets the status to done."""
-    await _set_status(cli, reference, Status.DONE)
+    await _set_status(cli, references, Status.DONE)
 
 
 @app.command()
 @connected()
-async def cancel(cli: Cli, reference: Reference) -> None:
+async def cancel(cli: Cli, references: References) -> None:
     """Sets the status to canceled."""
-    await _set_status(cli, reference, Status.CANCELED)
+    await _set_status(cli, references, Status.CANCELED)
 
 
 @app.command()
 @connected()
-async def reopen(cli: Cli, reference: Reference) -> None:
+async def reopen(cli: Cli, references: References) -> None:
     """Sets the status back to todo."""
-    await _set_status(cli, reference, Status.TODO)
+    await _set_status(cli, references, Status.TODO)
 
 
 @app.command()
 @connected()
-async def delete(cli: Cli, reference: Reference) -> None:
-    """Deletes a task. `undelete` brings it back."""
+async def delete(cli: Cli, references: References) -> None:
+    """Deletes tasks. `undelete` brings them back."""
     from taskflow.task.v1.task_service_pb2 import DeleteTaskRequest
-    from taskflow_client.cli import lookup
 
-    request = DeleteTaskRequest(id=await lookup.task_id(cli, reference))
-    task = (await cli.client.tasks.DeleteTask(request)).task
-    cli.output.done(task, f"Deleted {task.key}: {task.title}")
+    async def delete(task_id: str) -> "Task":
+        return (await cli.client.tasks.DeleteTask(DeleteTaskRequest(id=task_id))).task
+
+    await _each(cli, references, delete, lambda task: f"Deleted {task.key}: {task.title}")
 
 
 @app.command()
 @connected()
-async def undelete(cli: Cli, reference: Reference) -> None:
-    """Brings a deleted task back."""
+async def undelete(cli: Cli, references: References) -> None:
+    """Brings deleted tasks back."""
     from taskflow.task.v1.task_service_pb2 import UndeleteTaskRequest
-    from taskflow_client.cli import lookup
 
-    request = UndeleteTaskRequest(id=await lookup.task_id(cli, reference))
-    task = (await cli.client.tasks.UndeleteTask(request)).task
-    cli.output.done(task, f"{task.key} is back: {task.title}")
+    async def undelete(task_id: str) -> "Task":
+        return (await cli.client.tasks.UndeleteTask(UndeleteTaskRequest(id=task_id))).task
+
+    await _each(cli, references, undelete, lambda task: f"{task.key} is back: {task.title}")
 
 
 async def task_filter(
@@ -274,15 +275,43 @@ async def task_filter(
     )
 
 
-async def _set_status(cli: Cli, reference: str, status: Status) -> None:
+async def _set_status(cli: Cli, references: list[str], status: Status) -> None:
     from taskflow.task.v1.task_service_pb2 import ChangeTaskStatusRequest
-    from taskflow_client.cli import enums, lookup
+    from taskflow_client.cli import enums
 
-    request = ChangeTaskStatusRequest(
-        id=await lookup.task_id(cli, reference), status=enums.status(status)
+    async def change(task_id: str) -> "Task":
+        request = ChangeTaskStatusRequest(id=task_id, status=enums.status(status))
+        return (await cli.client.tasks.ChangeTaskStatus(request)).task
+
+    await _each(
+        cli,
+        references,
+        change,
+        lambda task: f"{task.key} is {enums.status_word(task.status)}: {task.title}",
     )
-    task = (await cli.client.tasks.ChangeTaskStatus(request)).task
-    cli.output.done(task, f"{task.key} is {enums.status_word(task.status)}: {task.title}")
+
+
+async def _each(
+    cli: Cli,
+    references: list[str],
+    change: "Callable[[str], Awaitable[Task]]",
+    sentence: "Callable[[Task], str]",
+) -> None:
+    """Changes the tasks in order, up to the first error. JSON output has one task, or a list of several."""
+    from taskflow_client.cli import lookup
+
+    ids = [await lookup.task_id(cli, reference) for reference in references]
+    changed = []
+    try:
+        for task_id in ids:
+            changed.append(await change(task_id))
+            if len(ids) > 1 and not cli.output.as_json:
+                cli.output.line(sentence(changed[-1]))
+    finally:
+        if len(ids) == 1 and changed:
+            cli.output.done(changed[0], sentence(changed[0]))
+        elif cli.output.as_json and changed:
+            cli.output.many(changed, [])
 
 
 async def _due(cli: Cli, text: str) -> "Due":
@@ -290,7 +319,8 @@ async def _due(cli: Cli, text: str) -> "Due":
 
     from taskflow_client.cli import deadlines
 
-    zone = await _zone(cli) if "T" in text or ":" in text else ""
+    # Only a day has the same meaning in every zone.
+    zone = await _zone(cli) if set(text) & set("T:+") else ""
     return _checked(deadlines.parse_due, text, datetime.now(UTC), zone)
 
 

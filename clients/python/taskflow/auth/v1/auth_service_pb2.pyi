@@ -68,7 +68,7 @@ class RegisterRequest(_message.Message):
     the domain.
     """
     password: _builtins.str
-    """10 to 128 characters; any character except NUL."""
+    """10 to 128 characters, counted in Unicode NFC; any character except NUL."""
     display_name: _builtins.str
     """The name that other users see, 1 to 100 characters."""
     time_zone: _builtins.str

@@ -81,9 +81,12 @@ class CreateTaskRequest(_message.Message):
     PROJECT_ID_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     request_id: _builtins.str
     """A UUID chosen by the client. A repeat with the same UUID within 24 hours returns the first response."""
+    validate_only: _builtins.bool
+    """Checks the request and creates nothing. The call fails as it would fail otherwise."""
     @_builtins.property
     def task(self) -> _task_pb2.Task:
         """The task to create; title is required."""
@@ -94,10 +97,11 @@ class CreateTaskRequest(_message.Message):
         project_id: _builtins.str = ...,
         task: _task_pb2.Task | None = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_id", b"project_id", "request_id", b"request_id", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_id", b"project_id", "request_id", b"request_id", "task", b"task", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -109,7 +113,9 @@ class CreateTaskResponse(_message.Message):
 
     TASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def task(self) -> _task_pb2.Task: ...
+    def task(self) -> _task_pb2.Task:
+        """The new task. With validate_only, it is set only if an earlier request with this request_id created the task."""
+
     def __init__(
         self,
         *,
