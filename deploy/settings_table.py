@@ -14,6 +14,7 @@ _PARTS = {
     "environment": "General",
     "host": "Where things listen",
     "database_url": "Where things are",
+    "service_tls_ca": "TLS between our processes",
     "token_secret": "Secrets and sessions",
     "reflection": "Processes",
     "heartbeat_interval": "Streams",
@@ -62,10 +63,8 @@ def _rows() -> list[str]:
 
 def _shown(default: object) -> str:
     match default:
-        case None:
+        case None | SecretStr():
             return ""
-        case SecretStr():
-            return "one for development, which production refuses"
         case bool():
             return f"`{str(default).lower()}`"
         case tuple():

@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import sys
 
-from services.platform import config
+from services.platform import config, generated_secrets
 from services.platform.observe import logging, tracing
 
 
@@ -28,6 +28,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     settings = config.load()
+    if arguments.command in ("auth", "task", "notification"):
+        settings = generated_secrets.or_exit(settings)
     logging.configure(settings, arguments.command)
     if arguments.command == "migrate":
         from services.migrations.upgrade import upgrade
@@ -51,12 +53,16 @@ async def _run(name: str, settings: config.Settings) -> None:
     # Imported here, so that `migrate` starts quickly: every process waits for it, and it doesn't need these modules.
     from services import app
     from services.platform.background import stop_signal
+    from services.platform.data.session_check import UnsuitableDatabase
 
     tracing.start(name)
-    if name == "relay":
-        await app.run_relay(settings, stop_signal())
-    else:
-        await app.run_service(name, settings, stop_signal())
+    try:
+        if name == "relay":
+            await app.run_relay(settings, stop_signal())
+        else:
+            await app.run_service(name, settings, stop_signal())
+    except UnsuitableDatabase as error:
+        sys.exit(f"configuration: {error}")
 
 
 async def _command(arguments: argparse.Namespace, settings: config.Settings) -> None:

@@ -20,7 +20,7 @@ from services.notification.stream import recovery as stream_recovery
 from services.platform.background import run_background
 from services.platform.config import Settings
 from services.platform.data import retention
-from services.platform.data.db import Database
+from services.platform.data.db import Database, Transaction
 from services.platform.events import backlog, recovery
 from services.platform.events import retention as platform_retention
 from services.platform.events.bus import Bus
@@ -99,7 +99,7 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
     await db.open()
     bus = Bus(settings, name="relay")
     health = Health([], _checks("relay", db, bus))
-    relay = Relay(settings, db, bus)
+    relay = Relay(settings, db, bus, lambda tx: _begin_again(settings, tx))
 
     async def publish() -> None:
         await bus.connect()
@@ -136,14 +136,19 @@ async def recover(settings: Settings) -> None:
     await db.open()
     try:
         async with db.transaction() as tx:
-            events = await recovery.publish_again(tx)
-            await stream_recovery.reset_streams(tx)
-            mails = await email_recovery.release_mail(tx)
-            reminded = await reminder_recovery.plan_again(tx, settings.reminder_offsets)
-            started = await job_recovery.start_again(tx)
+            print(await _begin_again(settings, tx))
     finally:
         await db.close()
-    print(
+
+
+async def _begin_again(settings: Settings, tx: Transaction) -> str:
+    """Makes the database the only truth for NATS, Temporal and streams. Returns what will be repeated."""
+    events = await recovery.publish_again(tx)
+    await stream_recovery.reset_streams(tx)
+    mails = await email_recovery.release_mail(tx)
+    reminded = await reminder_recovery.plan_again(tx, settings.reminder_offsets)
+    started = await job_recovery.start_again(tx)
+    return (
         f"To be published again: {events} events. To be planned again: reminders of {reminded} tasks. "
         f"To be started again: {started} jobs and {mails} mails. Streams will be reset."
     )
@@ -152,7 +157,7 @@ async def recover(settings: Settings) -> None:
 def _key_source(name: str, settings: Settings) -> KeySource:
     if name == "auth":
         return SigningKeys(settings).public_keys
-    stub = auth_service_pb2_grpc.AuthServiceStub(internal_channel(settings.auth))
+    stub = auth_service_pb2_grpc.AuthServiceStub(internal_channel(settings, settings.auth))
 
     async def fetch() -> list[auth_service_pb2.SigningKey]:
         answer = await stub.GetSigningKeys(

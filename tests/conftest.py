@@ -11,6 +11,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from deploy.local import postgres
 from deploy.local.ports import whole_stack
 from deploy.local.stack import Stack, running_stack
 from services.platform.config import Settings
@@ -38,6 +39,11 @@ def settings_for(data_dir: Path, **overrides: object) -> Settings:
     """Settings on free ports."""
     chosen: dict[str, Any] = {**whole_stack(), **_BRISK, **overrides}
     return Settings(data_dir=data_dir, **chosen)
+
+
+def superuser(settings: Settings, database: str = postgres.DATABASE) -> str:
+    """The address of an embedded database for its superuser, who may do what no process of TaskFlow may."""
+    return postgres.url(settings.data_dir, settings.postgres_port, database=database)
 
 
 @pytest.fixture(scope="session")

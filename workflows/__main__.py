@@ -10,7 +10,7 @@ from temporalio.client import Client
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig
 from temporalio.service import RPCError
 
-from services.platform import config
+from services.platform import config, generated_secrets
 from services.platform.background import run_background, stop_signal
 from services.platform.config import Settings
 from services.platform.events.bus import Bus
@@ -73,7 +73,7 @@ async def _serve(settings: Settings) -> None:
 
 
 def main() -> None:
-    settings = config.load()
+    settings = generated_secrets.or_exit(config.load())
     logging.configure(settings, "worker")
     tracing.start("worker")
     # ActivityInterceptor logs the failures of activities already.

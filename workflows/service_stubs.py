@@ -43,7 +43,7 @@ class ServiceStubs:
     def __init__(self, settings: Settings) -> None:
         identity = _ServiceIdentity(settings.service_secret.get_secret_value())
         self._channels = [
-            internal_channel(address, [identity])
+            internal_channel(settings, address, [identity])
             for address in (settings.task, settings.notification)
         ]
         task, notification = self._channels

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Final
 
 import structlog
 from temporalio.client import Client, Interceptor
-from temporalio.service import RPCError
+from temporalio.service import RPCError, TLSConfig
 from temporalio.worker import Worker
 
 from services.platform.config import Settings
@@ -43,6 +44,8 @@ async def connect(settings: Settings) -> Client:
             client = await Client.connect(
                 settings.temporal,
                 namespace=settings.temporal_namespace,
+                tls=_tls(settings),
+                api_key=_api_key(settings),
                 interceptors=_tracing(),
             )
             log.info("connected to temporal")
@@ -52,6 +55,26 @@ async def connect(settings: Settings) -> Client:
                 log.warning("waiting for temporal", error=type(error).__name__)
                 logged = True
         await asyncio.sleep(_PAUSE)
+
+
+def _tls(settings: Settings) -> TLSConfig | bool:
+    """Raises OSError for certificates that can't be read."""
+    if not settings.temporal_tls:
+        return False
+    return TLSConfig(
+        server_root_ca_cert=_content(settings.temporal_tls_ca),
+        client_cert=_content(settings.temporal_tls_cert),
+        client_private_key=_content(settings.temporal_tls_key),
+    )
+
+
+def _content(file: Path | None) -> bytes | None:
+    return file.read_bytes() if file else None
+
+
+def _api_key(settings: Settings) -> str | None:
+    key = settings.temporal_api_key
+    return key.get_secret_value() if key else None
 
 
 def _tracing() -> list[Interceptor]:

@@ -8,9 +8,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from deploy.local.program import StackError
+from services.platform import generated_secrets
 
 DUMP = "database.dump"
-PASSWORD = "postgres.password"
+# Secrets of the data folder without which clients would have to log in again, and people who know the password of the
+# embedded database would need another one. The other passwords are made for each data folder.
+SECRETS = ("postgres.password", *generated_secrets.FILES.values())
 KEYS = "keys"
 _MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -28,10 +31,11 @@ class Manifest:
     format: int = _FORMAT
 
 
-def copy_password(source: Path, target: Path) -> None:
-    """Copies the embedded database's password from the folder `source` to `target`, if there is one."""
-    if (source / PASSWORD).exists():
-        _copy(source / PASSWORD, target / PASSWORD)
+def copy_secrets(source: Path, target: Path) -> None:
+    """Copies the generated secrets that there are from the folder `source` to `target`."""
+    for name in SECRETS:
+        if (source / name).exists():
+            _copy(source / name, target / name)
 
 
 def copy_keys(keys: Path, target: Path) -> None:

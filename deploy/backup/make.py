@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from deploy.backup import backup_folder
 from deploy.backup.commands import database, run
@@ -57,10 +58,10 @@ def _begin(target: Path) -> Path:
 def _finish(
     settings: Settings, partial: Path, target: Path, manifest: backup_folder.Manifest
 ) -> backup_folder.Manifest:
-    """Adds password and keys, except those of an external database or key folder, and completes the backup."""
+    """Adds secrets and keys, except those of an external database or key folder, and completes the backup."""
     try:
         if settings.database_url is None:
-            backup_folder.copy_password(settings.data_dir, partial)
+            backup_folder.copy_secrets(settings.data_dir, partial)
         if settings.signing_key_dir is None:
             backup_folder.copy_keys(settings.keys, partial)
         sealed = backup_folder.seal(partial, manifest)
@@ -74,7 +75,7 @@ async def _versions(settings: Settings) -> tuple[str, str]:
     """The version of the server, and the revision of the schema."""
     try:
         async with await psycopg.AsyncConnection.connect(
-            settings.postgres, connect_timeout=5
+            settings.postgres_owner, connect_timeout=5
         ) as connection:
             found = await connection.execute(
                 "SELECT current_setting('server_version'), (SELECT version_num FROM alembic_version)"
@@ -93,9 +94,9 @@ async def _versions(settings: Settings) -> tuple[str, str]:
 
 async def _dump(settings: Settings, file: Path, say: Callable[[str], None]) -> None:
     """Dumps one snapshot of the whole database. Only schema changes have to wait for it."""
-    address, password = database(settings.postgres)
+    address, password = database(settings.postgres_owner)
     command = [
-        str(binaries.postgres("pg_dump")),
+        _pg_dump(settings.postgres_owner),
         *("--format=custom", f"--compress={_COMPRESSION}", "--no-owner", "--no-privileges"),
         *(f"--file={file}", f"--dbname={address}"),
     ]
@@ -106,3 +107,16 @@ async def _dump(settings: Settings, file: Path, say: Callable[[str], None]) -> N
 
     say(f"Writing {file.name}")
     await run("pg_dump", command, os.environ | password, progress)
+
+
+def _pg_dump(url: str) -> str:
+    """The program that dumps this database: the local stack's can't speak TLS."""
+    if str(conninfo_to_dict(url).get("sslmode", "prefer")) in ("disable", "allow", "prefer"):
+        return str(binaries.postgres("pg_dump"))
+    installed = shutil.which("pg_dump")
+    if installed is None:
+        raise StackError(
+            "The database's address demands TLS, which the pg_dump of the local stack can't speak: "
+            "install PostgreSQL's client programs, of the server's version or newer."
+        )
+    return installed

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from deploy.backup import backup_folder
 from deploy.backup.commands import database, run
-from deploy.local import binaries
-from deploy.local.data_folder import RESTORING, is_claimed
+from deploy.local import binaries, postgres
+from deploy.local.folder import RESTORING, is_claimed
 from deploy.local.program import StackError
 from deploy.local.programs import child_environment
 from deploy.local.stack import Stack, running_stack
@@ -79,7 +79,7 @@ def _check_empty(folder: Path) -> None:
 
 
 async def _fill(settings: Settings, source: Path, room: Path, say: Say) -> None:
-    backup_folder.copy_password(source, room)
+    backup_folder.copy_secrets(source, room)
     backup_folder.copy_keys(source / backup_folder.KEYS, room)
     temporary = Settings(
         **(settings.model_dump() | {"data_dir": room, "postgres_port": _free_port(settings.host)})
@@ -93,12 +93,14 @@ async def _fill(settings: Settings, source: Path, room: Path, say: Say) -> None:
         ):
             say(doing)
             line = (sys.executable, "-m", "services", command)
-            said = await run(command, line, child_environment(stack.settings))
+            environment = child_environment(stack.settings, owner=True)
+            said = await run(command, line, environment)
         say(said.splitlines()[-1])
 
 
 async def _load(stack: Stack, dump: Path, say: Say) -> None:
-    address, password = database(stack.settings.postgres)
+    # As the owner, who isn't a superuser: a dump can contain any statement.
+    address, password = database(stack.settings.postgres_owner)
     jobs = min(_MOST_JOBS, os.cpu_count() or 1)
     command = [
         str(binaries.postgres("pg_restore")),
@@ -110,8 +112,9 @@ async def _load(stack: Stack, dump: Path, say: Say) -> None:
 
 
 def _move_up(room: Path, folder: Path) -> None:
-    """Moves the database last: until then the folder RESTORING makes the launcher refuse to start."""
-    for name in (backup_folder.KEYS, backup_folder.PASSWORD, "postgres"):
+    """Moves the database last: until then the leftover RESTORING keeps the launcher from starting an empty one."""
+    passwords = [postgres.password_file(account) for account in (postgres.OWNER, postgres.APP)]
+    for name in (backup_folder.KEYS, *backup_folder.SECRETS, *passwords, "postgres"):
         if (room / name).exists():
             (room / name).rename(folder / name)
 

@@ -2,9 +2,10 @@
 
 import base64
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
@@ -12,12 +13,16 @@ from jinja2 import Environment, StrictUndefined
 
 from deploy.local import binaries
 from deploy.local.probes import gateway_routes
-from deploy.local.program import Program
+from deploy.local.program import Program, StackError
 from services.platform.config import Settings
 from services.platform.rpc.methods import METHODS
 from taskflow.options.v1.options_pb2 import CAPACITY_PASSWORDS
 
 _TEMPLATE = Path(__file__).resolve().parents[1] / "envoy" / "envoy.yaml.j2"
+# Of the administration in a container.
+ADMIN_PORT = 9901
+_CERTIFICATE = "envoy-certificate.yaml"
+_SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 # The gateway routes gRPC's own services to the task process. Reflection describes all services; health covers only
 # the task service. Their calls can be long-lived.
 _HEALTH = {"/grpc.health.v1.Health/": "task"}
@@ -43,10 +48,52 @@ _RESOURCE_EXHAUSTED: Final = 8
 _HEARTBEATS_MISSED = 8
 
 
+# The most bytes in the path of a Unix socket on Linux, without the final zero.
+_LONGEST_SOCKET_PATH = 107
+
+
+class ServiceTls(NamedTuple):
+    """Paths of the certificate, its key and the authority with which gateway and services check each other."""
+
+    certificate: str
+    key: str
+    authority: str
+
+
+def admin_socket(folder: Path) -> Path:
+    """Where Envoy's administration listens. Only the owner of the folder reaches it, and no browser does."""
+    return folder / "envoy.sock"
+
+
 def configuration(settings: Settings, host: str, endpoints: Mapping[str, list[int]]) -> str:
     """Envoy's bootstrap as YAML; `endpoints` are the ports of each service's replicas on `host`."""
     addresses = {name: [(host, port) for port in ports] for name, ports in endpoints.items()}
-    return rendered(settings, addresses, discovery="STATIC")
+    folder = settings.data_dir
+    certificate = str(folder / _CERTIFICATE) if settings.gateway_tls_cert else None
+    return rendered(
+        settings,
+        addresses,
+        discovery="STATIC",
+        certificate=certificate,
+        admin=admin_socket(folder),
+        service_tls=_service_tls(settings),
+    )
+
+
+def _service_tls(settings: Settings) -> ServiceTls | None:
+    files = (settings.service_tls_cert, settings.service_tls_key, settings.service_tls_ca)
+    return ServiceTls(*(str(file.resolve()) for file in files if file)) if all(files) else None
+
+
+def _certificate(certificate: Path, key: Path) -> str:
+    """The file that describes the gateway's certificate. Envoy serves a renewed one without a restart."""
+    pair = {
+        "certificate_chain": {"filename": str(certificate.resolve())},
+        "private_key": {"filename": str(key.resolve())},
+    }
+    secret = {"@type": _SECRET, "name": "gateway", "tls_certificate": pair}
+    # JSON is YAML.
+    return json.dumps({"resources": [secret]})
 
 
 def rendered(
@@ -56,19 +103,23 @@ def rendered(
     discovery: Literal["STATIC", "STRICT_DNS"],
     certificate: str | None = None,
     operations_port: int | None = None,
+    admin: Path | None = None,
+    service_tls: ServiceTls | None = None,
 ) -> str:
     """Envoy's bootstrap as YAML, with the `addresses` of each service: IPs, or names that stand for all its replicas.
 
     `certificate` is the path of the file that describes the TLS certificate; without one the gateway speaks clear
-    text. On `operations_port` it answers /ready and /stats/prometheus.
+    text. On `operations_port` it answers /ready and /stats/prometheus. `admin` is the socket of the administration;
+    without one it listens on ADMIN_PORT of the loopback address, for a container of its own.
     """
     clusters = {**addresses, _PASSWORDS: addresses["auth"]}
     template = Environment(undefined=StrictUndefined, autoescape=False).from_string(
         _TEMPLATE.read_text()
     )
     return template.render(
-        admin_host="127.0.0.1",
-        admin_port=settings.envoy_admin_port,
+        admin_socket=admin,
+        admin_port=ADMIN_PORT,
+        service_tls=service_tls,
         host=settings.host,
         gateway_port=settings.gateway_port,
         operations_port=operations_port,
@@ -153,7 +204,16 @@ def program(settings: Settings, host: str, endpoints: Mapping[str, list[int]]) -
     """Envoy on the gateway port. It is ready once every service has passed its health check."""
     file = settings.data_dir / "envoy.yaml"
 
+    socket = admin_socket(settings.data_dir)
+
     async def prepare() -> None:
+        if len(os.fsencode(socket)) > _LONGEST_SOCKET_PATH:
+            raise StackError(
+                f"{socket} is too long for a socket: set TASKFLOW_DATA_DIR to a folder with a shorter path."
+            )
+        if settings.gateway_tls_cert and settings.gateway_tls_key:
+            described = _certificate(settings.gateway_tls_cert, settings.gateway_tls_key)
+            (settings.data_dir / _CERTIFICATE).write_text(described)
         file.write_text(configuration(settings, host, endpoints))
 
     return Program(
@@ -165,10 +225,7 @@ def program(settings: Settings, host: str, endpoints: Mapping[str, list[int]]) -
             # isn't the bottleneck.
             *("--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"),
         ),
-        ready=lambda: gateway_routes("127.0.0.1", settings.envoy_admin_port),
+        ready=lambda: gateway_routes(socket),
         prepare=prepare,
-        ports={
-            "GATEWAY_PORT": settings.gateway_port,
-            "ENVOY_ADMIN_PORT": settings.envoy_admin_port,
-        },
+        ports={"GATEWAY_PORT": settings.gateway_port},
     )

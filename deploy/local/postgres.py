@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -14,9 +13,13 @@ from psycopg import sql
 from deploy.local import binaries
 from deploy.local.process import child_command
 from deploy.local.program import Program, StackError
+from services.platform.generated_secrets import secret
 
-USER = DATABASE = "taskflow"
+# The superuser: the launcher alone uses it, to make the other two.
+SUPERUSER = DATABASE = "taskflow"
+OWNER, APP = "taskflow_owner", "taskflow_app"
 VERSION = "18"
+_ROLES = Path(__file__).resolve().parents[1] / "postgres" / "roles.sql"
 # PostgreSQL refuses to run as root. 65534 is `nobody` wherever there is one, and needs no entry in /etc/passwd.
 _UNPRIVILEGED = 65534
 # Lets the unprivileged account enter folders that only root may enter, without any other power of root.
@@ -42,20 +45,34 @@ _CONFIGURATION = {
 }
 
 
-def password(folder: Path) -> str:
-    """The password of the embedded database, generated on first use and readable by the owner only."""
-    file = folder / "postgres.password"
-    try:
-        return file.read_text().strip()
-    except FileNotFoundError:
-        secret = secrets.token_urlsafe(24)
-        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-            out.write(secret + "\n")
-        return secret
+def password(folder: Path, account: str = SUPERUSER) -> str:
+    """The password of an account of the embedded database, generated on first use and readable by the owner only."""
+    return secret(folder, password_file(account))
 
 
-def url(folder: Path, port: int, database: str = DATABASE) -> str:
-    return f"postgresql://{USER}:{password(folder)}@127.0.0.1:{port}/{database}"
+def password_file(account: str) -> str:
+    return f"{'postgres' if account == SUPERUSER else account}.password"
+
+
+def url(folder: Path, port: int, account: str = SUPERUSER, database: str = DATABASE) -> str:
+    return f"postgresql://{account}:{password(folder, account)}@127.0.0.1:{port}/{database}"
+
+
+async def make_roles(folder: Path, port: int, database: str = DATABASE) -> None:
+    """Makes the accounts of owner and services, unless the database has them already."""
+    async with await psycopg.AsyncConnection.connect(
+        url(folder, port, database=database), connect_timeout=2
+    ) as connection:
+        found = await connection.execute(
+            "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()"
+        )
+        if await found.fetchone() == (OWNER,):
+            return
+        for account, name in ((OWNER, "owner_password"), (APP, "app_password")):
+            await connection.execute(
+                "SELECT set_config(%s, %s, true)", (f"taskflow.{name}", password(folder, account))
+            )
+        await connection.execute(_ROLES.read_bytes())
 
 
 def program(folder: Path, port: int) -> Program:
@@ -67,7 +84,7 @@ def program(folder: Path, port: int) -> Program:
     options = {**_CONFIGURATION, "port": str(port)}
     return Program(
         name="postgres",
-        about="password in postgres.password",
+        about="passwords in *.password",
         command=(
             str(binaries.postgres("postgres")),
             *("-D", str(data)),
@@ -153,7 +170,7 @@ async def _init(folder: Path, uid: int | None, privileges: tuple[str, ...]) -> N
         name="initdb",
         command=(
             str(binaries.postgres("initdb")),
-            *("--pgdata", str(new), "--username", USER, "--pwfile", str(secret)),
+            *("--pgdata", str(new), "--username", SUPERUSER, "--pwfile", str(secret)),
             *("--auth", "scram-sha-256", "--encoding", "UTF8", "--no-instructions"),
             # Built-in locale: the same order and case rules on every machine, whatever the system has installed.
             *("--locale-provider", "builtin", "--builtin-locale", "C.UTF-8", "--locale", "C"),
@@ -193,10 +210,10 @@ def _forget_dead_postmaster(file: Path) -> None:
 
 
 async def _serves(folder: Path, port: int) -> bool:
-    """Whether the server answers. Creates the database if it doesn't exist."""
+    """Whether the server answers. Creates the database and its accounts if they don't exist."""
     try:
         async with await psycopg.AsyncConnection.connect(
-            url(folder, port, "postgres"), autocommit=True, connect_timeout=2
+            url(folder, port, database="postgres"), autocommit=True, connect_timeout=2
         ) as connection:
             found = await connection.execute(
                 "SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)
@@ -205,6 +222,7 @@ async def _serves(folder: Path, port: int) -> bool:
                 await connection.execute(
                     sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE))
                 )
+        await make_roles(folder, port)
     except psycopg.OperationalError:
         return False
     return True

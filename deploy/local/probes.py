@@ -3,6 +3,8 @@
 import asyncio
 import http.client
 import json
+import socket
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -41,8 +43,27 @@ async def http_get(host: str, port: int, path: str) -> tuple[int, bytes]:
     return await asyncio.to_thread(_http_get, host, port, path)
 
 
+async def http_get_by_socket(socket_path: Path, path: str) -> tuple[int, bytes]:
+    """Like `http_get`, from a server on a Unix socket."""
+    return await asyncio.to_thread(_answer, _SocketConnection(socket_path), path)
+
+
+class _SocketConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_ANSWER_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
 def _http_get(host: str, port: int, path: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(host, port, timeout=_ANSWER_SECONDS)
+    return _answer(http.client.HTTPConnection(host, port, timeout=_ANSWER_SECONDS), path)
+
+
+def _answer(connection: http.client.HTTPConnection, path: str) -> tuple[int, bytes]:
     try:
         connection.request("GET", path)
         response = connection.getresponse()
@@ -53,11 +74,22 @@ def _http_get(host: str, port: int, path: str) -> tuple[int, bytes]:
         connection.close()
 
 
-async def grpc_call(host: str, port: int, method: str, request: bytes) -> bytes | None:
+async def grpc_call(
+    host: str,
+    port: int,
+    method: str,
+    request: bytes,
+    credentials: grpc.ChannelCredentials | None = None,
+) -> bytes | None:
     """The serialized response of a unary call, or None when it fails."""
     if not await accepts(host, port):
         return None
-    async with grpc.aio.insecure_channel(f"{host}:{port}", options=_CHANNEL_OPTIONS) as channel:
+    address = f"{host}:{port}"
+    async with (
+        grpc.aio.secure_channel(address, credentials, options=_CHANNEL_OPTIONS)
+        if credentials
+        else grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+    ) as channel:
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
         try:
             answer: bytes = await call(request, timeout=_ANSWER_SECONDS)
@@ -66,19 +98,21 @@ async def grpc_call(host: str, port: int, method: str, request: bytes) -> bytes 
         return answer
 
 
-async def grpc_serving(host: str, port: int, service: str = "") -> bool:
-    """Whether the gRPC health service at this address says SERVING for `service`."""
-    request = health_pb2.HealthCheckRequest(service=service).SerializeToString()
-    answer = await grpc_call(host, port, "/grpc.health.v1.Health/Check", request)
+async def grpc_serving(
+    host: str, port: int, credentials: grpc.ChannelCredentials | None = None
+) -> bool:
+    """Whether the standard health service there says SERVING for the whole process."""
+    request = health_pb2.HealthCheckRequest().SerializeToString()
+    answer = await grpc_call(host, port, "/grpc.health.v1.Health/Check", request, credentials)
     if answer is None:
         return False
     status = health_pb2.HealthCheckResponse.FromString(answer).status
     return bool(status == health_pb2.HealthCheckResponse.SERVING)
 
 
-async def gateway_routes(host: str, admin_port: int) -> bool:
+async def gateway_routes(admin: Path) -> bool:
     """Whether Envoy is up and every cluster has a host that passes its health check."""
-    status, body = await http_get(host, admin_port, "/clusters?format=json")
+    status, body = await http_get_by_socket(admin, "/clusters?format=json")
     if status != 200:
         return False
     clusters = json.loads(body).get("cluster_statuses", [])

@@ -10,6 +10,8 @@ from deploy.local import envoy, nats, postgres, temporal
 from deploy.local.probes import greeting, grpc_serving, http_get
 from deploy.local.program import BACKGROUND, Program
 from services.platform.config import Settings
+from services.platform.generated_secrets import with_secrets
+from services.platform.rpc.service_tls import client_credentials
 
 # Makes glibc use one memory pool: with several, each keeps the memory that it needed at the peak.
 _ONE_POOL = {"MALLOC_ARENA_MAX": "1"}
@@ -33,7 +35,7 @@ def programs(settings: Settings) -> list[Program]:
         nats.program(folder, settings.nats_port),
         temporal.program(folder, settings.temporal_port),
         _mail(settings),
-        _migrate(),
+        _migrate(settings),
         *_replicas(settings, "auth", settings.auth_port, settings.auth_http_port),
         *_replicas(settings, "task", settings.task_port, settings.task_http_port),
         *_replicas(
@@ -46,18 +48,20 @@ def programs(settings: Settings) -> list[Program]:
 
 
 def completed(settings: Settings) -> Settings:
-    """The settings with an absolute data folder, the embedded servers' addresses and a short `email_window`."""
+    """The settings with an absolute data folder, all secrets, the embedded servers' addresses, and mail sent soon."""
     folder = settings.data_dir.resolve()
     values = settings.model_dump()
     if settings.database_url is None:
-        values["database_url"] = postgres.url(folder, settings.postgres_port)
+        port = settings.postgres_port
+        values["database_url"] = postgres.url(folder, port, postgres.APP)
+        values["database_owner_url"] = postgres.url(folder, port, postgres.OWNER)
     if settings.nats_url is None:
-        values["nats_url"] = f"nats://127.0.0.1:{settings.nats_port}"
+        values["nats_url"] = nats.url(folder, settings.nats_port)
     if settings.temporal_address is None:
         values["temporal_address"] = f"127.0.0.1:{settings.temporal_port}"
     if "email_window" not in settings.model_fields_set:
         values["email_window"] = _EMAIL_WINDOW
-    return type(settings)(**{**values, "data_dir": folder})
+    return with_secrets(type(settings)(**{**values, "data_dir": folder}))
 
 
 def external(settings: Settings) -> frozenset[str]:
@@ -71,13 +75,16 @@ def external(settings: Settings) -> frozenset[str]:
     return frozenset(name for name, address in given.items() if address is not None)
 
 
-def child_environment(settings: Settings) -> dict[str, str]:
-    """The environment of every program: this process's environment with exactly these settings."""
+def child_environment(settings: Settings, *, owner: bool = False) -> dict[str, str]:
+    """The environment of every program: this process's environment with exactly these settings.
+
+    Only with `owner` it has the credential that can change tables.
+    """
     inherited = {k: v for k, v in os.environ.items() if not k.upper().startswith(_PREFIX)}
     ours = {
         f"{_PREFIX}{name.upper()}": _as_text(value)
         for name, value in settings.model_dump().items()
-        if value is not None
+        if value is not None and (owner or name != "database_owner_url")
     }
     return {**inherited, **_ONE_POOL, **ours, "PYTHONUNBUFFERED": "1"}
 
@@ -122,11 +129,12 @@ def _mail(settings: Settings) -> Program:
     )
 
 
-def _migrate() -> Program:
+def _migrate(settings: Settings) -> Program:
     return Program(
         name="migrate",
         command=(sys.executable, "-m", "services", "migrate"),
         after=frozenset({"postgres"}),
+        environment={"TASKFLOW_DATABASE_OWNER_URL": settings.postgres_owner},
         once=True,
     )
 
@@ -134,10 +142,11 @@ def _migrate() -> Program:
 def _replicas(settings: Settings, name: str, port: int, http_port: int) -> Iterator[Program]:
     """A gRPC service: ready when its health service says so."""
     ports = zip(_replica_ports(settings, port), _replica_ports(settings, http_port), strict=True)
+    credentials = client_credentials(settings)
     for number, (grpc_at, http_at) in enumerate(ports, start=1):
 
         async def ready(at: int = grpc_at) -> bool:
-            return await grpc_serving(reachable(settings.host), at)
+            return await grpc_serving(reachable(settings.host), at, credentials)
 
         yield Program(
             name=_numbered(name, number),

@@ -9,6 +9,7 @@ import structlog
 from sqlalchemy import Text, column, select, table
 
 from services.platform.data.db import Database, Statement
+from services.platform.data.session_check import check_options
 
 log = structlog.get_logger()
 
@@ -26,17 +27,21 @@ _VERSION = Statement(
 
 
 async def wait_until_current(db: Database) -> None:
-    """Waits until the database has the schema version that this code needs, or a later one."""
+    """Returns once the database has the schema that this code needs, or a later one.
+
+    Raises UnsuitableDatabase for an address behind a pooler that can't keep our promises.
+    """
     logged = False
     while True:
         try:
             async with db.read() as tx:
                 row = await tx.one(_VERSION)
                 found = row.version_num if row else ""
+            if found >= HEAD:
+                await check_options(db)
+                return
         except psycopg.Error:
             found = ""
-        if found >= HEAD:
-            return
         if not logged:
             log.info("waiting for migrations", needed=HEAD, found=found)
             logged = True

@@ -1,5 +1,6 @@
 """Alembic runs this file. It applies the versions in one transaction, one process at a time."""
 
+import psycopg
 from alembic import context
 from sqlalchemy import create_engine, text
 
@@ -8,7 +9,9 @@ from services.migrations.tables import all_metadata
 # Key of the migration's advisory lock: any number that no other lock uses.
 _LOCK = 7_402_002
 
-engine = create_engine(context.config.attributes["url"])
+url = context.config.attributes["url"]
+# libpq reads the address: SQLAlchemy doesn't know several hosts.
+engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url))
 with engine.connect() as connection:
     context.configure(
         connection=connection,

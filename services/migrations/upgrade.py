@@ -16,8 +16,6 @@ def upgrade(settings: Settings) -> None:
     """Migrates the database to the newest schema. Safe to run at any time, also several times at once."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
-    config.attributes["url"] = settings.postgres.replace(
-        "postgresql://", "postgresql+psycopg://", 1
-    )
+    config.attributes["url"] = settings.postgres_owner
     command.upgrade(config, "head")
     log.info("schema is current", version=HEAD)

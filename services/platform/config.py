@@ -8,10 +8,11 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -23,8 +24,18 @@ _CLIENT = ("TASKFLOW_SERVER", "TASKFLOW_CONFIG_DIR", "TASKFLOW_WORKSPACE")
 
 # The local PostgreSQL, NATS and Temporal always listen here, whatever `host` is.
 _LOCAL = "127.0.0.1"
-# Default secret for trying TaskFlow on one machine; production refuses to start with it.
-_DEVELOPMENT_SECRET = "taskflow-development-secret-not-for-production"
+# The accounts of the embedded PostgreSQL: one reads and writes rows, the other owns the tables.
+_APP, _OWNER = "taskflow_app", "taskflow_owner"
+
+# Settings that are useless without each other.
+_PAIRS = (
+    ("ai_base_url", "ai_model"),
+    ("nats_user", "nats_password"),
+    ("nats_tls_cert", "nats_tls_key"),
+    ("temporal_tls_cert", "temporal_tls_key"),
+    ("service_tls_cert", "service_tls_key"),
+    ("gateway_tls_cert", "gateway_tls_key"),
+)
 
 
 class Settings(BaseSettings):
@@ -68,9 +79,7 @@ class Settings(BaseSettings):
     relay_http_port: Port = 9104
     """Port of the relay's /healthz and /metrics."""
     worker_http_port: Port = 9105
-    """Port of the workflow worker's /healthz and /metrics."""
-    envoy_admin_port: Port = 9901
-    """Port of Envoy's admin interface, on the loopback address only."""
+    """The workflow worker's /healthz and /metrics."""
     postgres_port: Port = 15432
     """Port of the embedded PostgreSQL."""
     nats_port: Port = 14222
@@ -83,13 +92,42 @@ class Settings(BaseSettings):
     """Processes of each service that the local stack starts. The k-th adds 10 * (k - 1) to its port numbers."""
 
     database_url: SecretStr | None = None
-    """`postgresql://user:password@host:port/name`. Unset: the embedded PostgreSQL."""
+    """`postgresql://user:password@host:port/name`, for the account that reads and writes rows; several hosts, TLS and
+    other options as in libpq. Unset: the embedded one."""
+    database_direct_url: SecretStr | None = None
+    """The same database without a connection pooler in between, for the relay's lock, which needs a session of its own.
+    Unset: `TASKFLOW_DATABASE_URL`."""
+    database_owner_url: SecretStr | None = None
+    """The same database without a pooler, for the account that owns the tables. Only migrations and backups use it.
+    Unset: `TASKFLOW_DATABASE_DIRECT_URL`."""
     nats_url: SecretStr | None = None
-    """`nats://host:port`. Unset: the embedded NATS."""
+    """`nats://host:port`, several separated by commas; `tls://` demands TLS. Unset: the embedded one."""
+    nats_user: str | None = None
+    """The account in NATS."""
+    nats_password: SecretStr | None = None
+    """The password of that account."""
+    nats_credentials: Path | None = None
+    """The credentials file (JWT and seed) of an account in NATS."""
+    nats_tls_ca: Path | None = None
+    """Certificates (PEM) that NATS servers are checked with; demands TLS. Unset: the system's."""
+    nats_tls_cert: Path | None = None
+    """Our client certificate (PEM) for NATS; demands TLS."""
+    nats_tls_key: Path | None = None
+    """The key (PEM) of that certificate."""
     temporal_address: str | None = None
     """Temporal's `host:port`. Unset: the embedded Temporal."""
     temporal_namespace: str = "default"
     """The namespace in Temporal. It has to exist."""
+    temporal_tls: bool = False
+    """Whether Temporal is reached by TLS. The next three settings and an API key need it."""
+    temporal_tls_ca: Path | None = None
+    """Certificates (PEM) that Temporal is checked with. Unset: the system's."""
+    temporal_tls_cert: Path | None = None
+    """Our client certificate (PEM) for Temporal."""
+    temporal_tls_key: Path | None = None
+    """The key (PEM) of that certificate."""
+    temporal_api_key: SecretStr | None = None
+    """The API key for Temporal."""
     auth_address: str | None = None
     """Where other processes reach the auth service, `host:port`. Unset: `host` and `auth_port`."""
     task_address: str | None = None
@@ -97,10 +135,29 @@ class Settings(BaseSettings):
     notification_address: str | None = None
     """Where other processes reach the notification service, `host:port`. Unset: `host` and `notification_port`."""
 
-    token_secret: SecretStr = SecretStr(_DEVELOPMENT_SECRET)
-    """Seals refresh tokens, page tokens and cursors. Equal in all processes; at least 32 characters in production."""
-    service_secret: SecretStr = SecretStr(_DEVELOPMENT_SECRET)
-    """Proves to a service that another service calls. Equal in all processes; at least 32 characters in production."""
+    service_tls_ca: Path | None = None
+    """Certificates (PEM) that our processes and the gateway check each other with. With it, services answer only peers
+    with a certificate from there. The next two settings belong to it."""
+    service_tls_cert: Path | None = None
+    """Certificate (PEM) of this process, for its addresses above; it serves and calls with it."""
+    service_tls_key: Path | None = None
+    """The key (PEM) of that certificate."""
+    gateway_tls_cert: Path | None = None
+    """Certificate (PEM) that the local stack's gateway serves with. Unset: clear text."""
+    gateway_tls_key: Path | None = None
+    """The key (PEM) of that certificate."""
+
+    token_secret: SecretStr = SecretStr("")
+    """Seals refresh tokens, page tokens and cursors. Equal in all processes; at least 32 characters in production.
+    Unset in development: `token.secret` in the data folder, made at the first start."""
+    service_secret: SecretStr = SecretStr("")
+    """Proves to a service that another service calls. Equal in all processes; at least 32 characters in production.
+    Unset in development: `service.secret` in the data folder, made at the first start."""
+    gateway_networks: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = (
+        IPv4Network("127.0.0.0/8"),
+        IPv6Network("::1/128"),
+    )
+    """Networks of the gateways, separated by commas. Services believe `x-forwarded-for` only from there."""
     signing_key_dir: Path | None = None
     """Folder of the ES256 keys (PEM) for access tokens. The newest one signs. Unset: `keys` in the data folder."""
     token_issuer: str = "taskflow"
@@ -211,15 +268,18 @@ class Settings(BaseSettings):
     """The password of `smtp_username`."""
     smtp_tls: Literal["none", "starttls", "tls"] = "none"
     """How the connection to the mail server is encrypted."""
+    smtp_tls_ca: Path | None = None
+    """Certificates (PEM) that the mail server is checked with. Unset: the system's."""
     mail_from: str = "TaskFlow <taskflow@localhost>"
     """The sender of all mail."""
 
     @model_validator(mode="before")
     @classmethod
-    def _split_offsets(cls, values: dict[str, object]) -> dict[str, object]:
-        offsets = values.get("reminder_offsets")
-        if isinstance(offsets, str):
-            values["reminder_offsets"] = [part.strip() for part in offsets.split(",")]
+    def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
+        for name in ("reminder_offsets", "gateway_networks"):
+            listed = values.get(name)
+            if isinstance(listed, str):
+                values[name] = [part.strip() for part in listed.split(",")]
         return values
 
     @model_validator(mode="after")
@@ -229,47 +289,98 @@ class Settings(BaseSettings):
         return self
 
     def _unsafe(self) -> Iterator[tuple[str, str]]:
+        """What production refuses: missing and repeated secrets, and credentials that would be sent in clear text."""
         if self.environment != "production":
             return
         for name in ("token_secret", "service_secret"):
-            secret = getattr(self, name).get_secret_value()
-            if len(secret) < 32 or secret == _DEVELOPMENT_SECRET:
+            if len(getattr(self, name).get_secret_value()) < 32:
                 yield name, "production needs at least 32 characters of your own"
+        if self.token_secret.get_secret_value() == self.service_secret.get_secret_value() != "":
+            yield "service_secret", "production needs another value than TASKFLOW_TOKEN_SECRET"
         if self.signing_key_dir is None:
             yield "signing_key_dir", "production needs the folder of your signing keys"
+        if self.reflection:
+            yield "reflection", "production needs it switched off"
+        if self.smtp_password and self.smtp_tls == "none":
+            yield "smtp_tls", "production doesn't send TASKFLOW_SMTP_PASSWORD in clear text"
+        if self.ai_api_key and (self.ai_base_url or "").lower().startswith("http://"):
+            yield (
+                "ai_base_url",
+                "production doesn't send TASKFLOW_AI_API_KEY in clear text; use https://",
+            )
+        if self.temporal_api_key and not self.temporal_tls:
+            yield "temporal_tls", "production doesn't send TASKFLOW_TEMPORAL_API_KEY in clear text"
 
     def _inconsistent(self) -> Iterator[tuple[str, str]]:
-        if not self.postgres.startswith(("postgresql://", "postgres://")):
-            yield "database_url", "should begin with postgresql://"
-        if not self.nats.startswith(("nats://", "tls://")):
-            yield "nats_url", "should begin with nats:// or tls://"
-        if self.ai_base_url and not self.ai_model:
-            yield "ai_model", "is missing, while TASKFLOW_AI_BASE_URL is set"
-        if self.ai_model and not self.ai_base_url:
-            yield "ai_base_url", "is missing, while TASKFLOW_AI_MODEL is set"
+        for name in ("database_url", "database_direct_url", "database_owner_url"):
+            url = getattr(self, name)
+            if url and not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+                yield name, "should begin with postgresql://"
+        if not all(server.startswith(("nats://", "tls://")) for server in self.nats_servers):
+            yield "nats_url", "each server should begin with nats:// or tls://"
+        for one, other in _PAIRS:
+            for present, missing in ((one, other), (other, one)):
+                if getattr(self, present) and not getattr(self, missing):
+                    yield missing, f"is missing, while {PREFIX}{present.upper()} is set"
         if self.smtp_password and not self.smtp_username:
             yield "smtp_username", "is missing, while TASKFLOW_SMTP_PASSWORD is set"
+        if self.nats_credentials and self.nats_user:
+            yield "nats_credentials", "is set, and so is TASKFLOW_NATS_USER; NATS takes one of them"
+        if self.service_tls_ca and not self.service_tls_cert:
+            yield "service_tls_cert", "is missing, while TASKFLOW_SERVICE_TLS_CA is set"
+        if self.service_tls_cert and not self.service_tls_ca:
+            yield "service_tls_ca", "is missing, while TASKFLOW_SERVICE_TLS_CERT is set"
+        for name in ("temporal_tls_ca", "temporal_tls_cert"):
+            if getattr(self, name) and not self.temporal_tls:
+                yield name, "has no effect without TASKFLOW_TEMPORAL_TLS"
+        if self.smtp_tls_ca and self.smtp_tls == "none":
+            yield "smtp_tls_ca", "has no effect without TASKFLOW_SMTP_TLS"
 
     @cached_property
     def postgres(self) -> str:
         """The database's connection string. Never log it: it contains the password."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
-        return f"postgresql://taskflow{self._local_password}@{_LOCAL}:{self.postgres_port}/taskflow"
+        return self._embedded_postgres(_APP)
 
-    @property
-    def _local_password(self) -> str:
-        """The password that the local stack generated for its database, with a colon before it."""
+    @cached_property
+    def postgres_direct(self) -> str:
+        """The connection string without a pooler."""
+        if self.database_direct_url is not None:
+            return self.database_direct_url.get_secret_value()
+        return self.postgres
+
+    @cached_property
+    def postgres_owner(self) -> str:
+        """The connection string of the account that owns the tables."""
+        if self.database_owner_url is not None:
+            return self.database_owner_url.get_secret_value()
+        if self.database_url is None:
+            return self._embedded_postgres(_OWNER)
+        return self.postgres_direct
+
+    def _embedded_postgres(self, account: str) -> str:
+        login = account + self._local_password(f"{account}.password")
+        return f"postgresql://{login}@{_LOCAL}:{self.postgres_port}/taskflow"
+
+    def _local_password(self, file: str) -> str:
+        """A password that the local stack generated, with a colon before it."""
         try:
-            return ":" + (self.data_dir / "postgres.password").read_text().strip()
+            return ":" + (self.data_dir / file).read_text().strip()
         except OSError:
             return ""
 
     @cached_property
     def nats(self) -> str:
+        """The servers' addresses, separated by commas. Never log it: it can contain a password."""
         if self.nats_url is not None:
             return self.nats_url.get_secret_value()
-        return f"nats://{_LOCAL}:{self.nats_port}"
+        password = self._local_password("nats.password")
+        return f"nats://{f'taskflow{password}@' if password else ''}{_LOCAL}:{self.nats_port}"
+
+    @property
+    def nats_servers(self) -> list[str]:
+        return [server.strip() for server in self.nats.split(",") if server.strip()]
 
     @cached_property
     def temporal(self) -> str:

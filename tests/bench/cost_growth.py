@@ -24,6 +24,7 @@ from tests.bench.machine import machine, versions
 from tests.bench.processes import load
 from tests.bench.rows import ROUNDS, percentile
 from tests.bench.stacks import CALLS, WHOLE, StackPlace, Stacks, folder_for
+from tests.conftest import superuser
 
 _DOCS = Path(__file__).resolve().parents[2] / "docs"
 RESULTS = _DOCS / "performance" / "growth.json"
@@ -85,7 +86,7 @@ async def _creates(stacks: Stacks) -> Values:
         for name, spec in specs.items():
             stacks.say(f"round {number + 1}: creates at {name} ×")
             found[name].append(await unary.rate(spec, spec["address"]))
-            await _forget_events(running[name].settings.postgres)
+            await _forget_events(superuser(running[name].settings))
     return found
 
 
@@ -134,7 +135,7 @@ async def _replicas(stacks: Stacks) -> Values:
             stacks.say(f"round {number + 1}: creates by {name} of the task processes")
             spec = unary.creating(settings, SIZES[0].dataset)
             values.append(await unary.rate(spec, f"127.0.0.1:{settings.gateway_port}"))
-            await _forget_events(settings.postgres)
+            await _forget_events(superuser(settings))
     return found
 
 

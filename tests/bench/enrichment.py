@@ -18,6 +18,7 @@ from tests.bench.dataset import LARGE, WORKSPACES
 from tests.bench.processes import load
 from tests.bench.rows import ROUNDS, Bench, Result, compared
 from tests.bench.stacks import WHOLE
+from tests.conftest import superuser
 
 _TASKS = 200
 _LOOK = 0.02
@@ -53,7 +54,7 @@ async def _suggested(settings: Settings, token: str) -> float:
     """Seconds until every task has its suggestion."""
     # Tasks whose priority and text make the enricher suggest something for each.
     tasks = await dataset.execute(
-        settings.postgres,
+        superuser(settings),
         """
         SELECT id FROM task.tasks AS asked
         WHERE workspace_id = %(workspace)s AND status = 1 AND priority = 0 AND deleted_at IS NULL
@@ -76,7 +77,7 @@ async def _suggested(settings: Settings, token: str) -> float:
             )
         )
     async with (
-        await psycopg.AsyncConnection.connect(settings.postgres, autocommit=True) as connection,
+        await psycopg.AsyncConnection.connect(superuser(settings), autocommit=True) as connection,
         asyncio.timeout(_PATIENCE),
     ):
         while True:

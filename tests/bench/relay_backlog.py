@@ -18,6 +18,7 @@ from tests.bench.dataset import LARGE, WORKSPACES, name_id
 from tests.bench.processes import load
 from tests.bench.rows import ROUNDS, Bench, Result, compared
 from tests.bench.stacks import RELAY
+from tests.conftest import superuser
 
 _BACKLOG = 50_000
 _LOOK = 0.02
@@ -39,7 +40,7 @@ async def backlog(bench: Bench) -> Result:
     payload = _event().SerializeToString()
     rates, floors = [], []
     for number in range(ROUNDS):
-        await dataset.forget_events(settings.postgres)
+        await dataset.forget_events(superuser(settings))
         bench.say(f"round {number + 1}: the relay")
         rates.append(await _drained(settings, payload))
         bench.say(f"round {number + 1}: publish_async")
@@ -53,7 +54,7 @@ async def backlog(bench: Bench) -> Result:
             }
         )
         floors.append(found["rate"])
-    await dataset.forget_events(settings.postgres)
+    await dataset.forget_events(superuser(settings))
     result = compared(rates, floors, "events/s", least=0.3)
     result.details["event_bytes"] = len(payload)
     return result
@@ -62,7 +63,7 @@ async def backlog(bench: Bench) -> Result:
 async def _drained(settings: Settings, payload: bytes) -> float:
     """Events per second, up to the last batch that was marked as published."""
     async with await psycopg.AsyncConnection.connect(
-        settings.postgres, autocommit=True
+        superuser(settings), autocommit=True
     ) as connection:
         subject = f"taskflow.{WORKSPACES[LARGE]}.task.created"
         await connection.execute(_ADD, {"subject": subject, "payload": payload, "count": _BACKLOG})

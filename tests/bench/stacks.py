@@ -12,6 +12,7 @@ from deploy.local.stack import Stack, running_stack
 from services.platform.config import Settings
 from tests.bench import dataset
 from tests.bench.dataset import Dataset
+from tests.conftest import superuser
 
 # The programs that answer calls. The programs that process events don't run with them.
 CALLS = frozenset({"postgres", "nats", "migrate", "auth", "task"})
@@ -92,7 +93,7 @@ class Stacks:
         if not place.filled.exists():
             self.say(f"writing {place.dataset.tasks:,} tasks")
             async with running_stack(place.settings, only={"postgres", "migrate"}) as stack:
-                await dataset.fill(stack.settings.postgres, place.dataset)
+                await dataset.fill(superuser(stack.settings), place.dataset)
             place.filled.touch()
         self.say(f"starting {', '.join(sorted(programs))}")
         async with AsyncExitStack() as exit_stack:

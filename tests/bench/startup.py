@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
 
+from deploy.local.envoy import admin_socket
 from deploy.local.probes import gateway_routes, grpc_serving, http_get
 from services.platform.config import Settings
 from tests.bench.memory import command, family, proportional, resident
@@ -105,4 +106,4 @@ async def _serves(settings: Settings) -> bool:
         status, _ = await http_get(_HOST, port, "/healthz")
         if status != 200:
             return False
-    return await gateway_routes(_HOST, settings.envoy_admin_port)
+    return await gateway_routes(admin_socket(settings.data_dir))

@@ -19,6 +19,7 @@ from tests.bench.memory import resident
 from tests.bench.processes import Remote, check, echoing, started
 from tests.bench.rows import ROUNDS, Bench, Limit, Result, compared
 from tests.bench.stacks import WHOLE
+from tests.conftest import superuser
 
 _STREAMS = 1_000
 _CLIENTS = 2
@@ -41,7 +42,7 @@ async def fan_out(bench: Bench) -> Result:
     stacks = await bench.stacks.need(small=WHOLE)
     settings = stacks["small"].settings
     [row] = await dataset.execute(
-        settings.postgres,
+        superuser(settings),
         "SELECT id FROM task.tasks WHERE workspace_id = %s LIMIT 1",
         [WORKSPACES[SMALL]],
     )

@@ -21,6 +21,7 @@ from tests.bench.dataset import LARGE, SMALL, SMALL_PROJECT, WORKSPACES, Dataset
 from tests.bench.processes import echoing, load
 from tests.bench.rows import ROUNDS, Bench, Result, compared
 from tests.bench.stacks import CALLS
+from tests.conftest import superuser
 
 # Concurrent calls, and the number of load processes that make them.
 IN_FLIGHT = 64
@@ -50,7 +51,7 @@ async def gets(bench: Bench) -> Result:
     stacks = await bench.stacks.need(small=CALLS)
     settings = stacks["small"].settings
     rows = await dataset.execute(
-        settings.postgres, "SELECT id FROM task.tasks TABLESAMPLE SYSTEM (10) LIMIT 2000"
+        superuser(settings), "SELECT id FROM task.tasks TABLESAMPLE SYSTEM (10) LIMIT 2000"
     )
     spec = {
         **_calling(settings, bench.small),
@@ -96,7 +97,7 @@ async def growth(bench: Bench) -> tuple[list[float], list[float]]:
             bench.say(f"round {number + 1}: creates")
             found.append(await rate(spec, spec["address"]))
     for stack in stacks.values():
-        await dataset.forget_events(stack.settings.postgres)
+        await dataset.forget_events(superuser(stack.settings))
     return rates
 
 
@@ -142,7 +143,7 @@ async def _against_echo(
             rates.append(await rate(spec, settings.task))
             bench.say(f"round {number + 1}: echo")
             floors.append(await rate(spec, bench.echo))
-    await dataset.forget_events(settings.postgres)
+    await dataset.forget_events(superuser(settings))
     return compared(rates, floors, "calls/s", least=least)
 
 
@@ -212,7 +213,7 @@ async def _deep(
 ) -> ListTasksRequest:
     """The page that starts after this share of the tasks."""
     [row] = await dataset.execute(
-        settings.postgres,
+        superuser(settings),
         """
         SELECT created_at, id FROM task.tasks
         WHERE workspace_id = %(workspace)s AND (%(project)s::uuid IS NULL OR project_id = %(project)s)

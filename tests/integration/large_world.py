@@ -8,15 +8,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import LiteralString
-from urllib.parse import urlsplit, urlunsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 from psycopg import sql
 
 from services.migrations.upgrade import upgrade
 from services.platform.config import Settings
-from tests.bench.dataset import name_id
+from tests.conftest import superuser
 
 TASKS = 1_000_000
 _USERS = TASKS // 10
@@ -194,13 +193,12 @@ ORDER BY EXISTS (SELECT FROM pg_constraint WHERE confrelid = pg_class.oid)
 @asynccontextmanager
 async def large_world(settings: Settings) -> AsyncIterator[str]:
     """The URL of the database, which is dropped afterwards."""
-    name = sql.Identifier(f"large_{uuid4().hex[:8]}")
-    async with await _connect(settings.postgres) as connection:
+    database = f"large_{uuid4().hex[:8]}"
+    name = sql.Identifier(database)
+    async with await _connect(superuser(settings)) as connection:
         await connection.execute(sql.SQL("CREATE DATABASE {}").format(name))
         try:
-            url = urlunsplit(
-                urlsplit(settings.postgres)._replace(path=f"/{name.as_string()[1:-1]}")
-            )
+            url = superuser(settings, database)
             await _fill(settings, url)
             yield url
         finally:

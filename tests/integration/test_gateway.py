@@ -12,6 +12,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from deploy.local.envoy import admin_socket
+from deploy.local.probes import http_get_by_socket
 from deploy.local.stack import running_stack
 from services.platform.config import Settings
 from services.platform.rpc.identity import SERVICE_HEADER
@@ -153,19 +155,15 @@ async def _call_until(stop: asyncio.Event, channel: grpc.aio.Channel) -> int:
 async def _until_healthy(gateway: Settings, port: int) -> None:
     async with asyncio.timeout(10):
         while True:
-            body = await asyncio.to_thread(_admin, gateway, "/clusters?format=json")
+            _, body = await http_get_by_socket(
+                admin_socket(gateway.data_dir), "/clusters?format=json"
+            )
             for cluster in json.loads(body)["cluster_statuses"]:
                 for host in cluster["host_statuses"]:
                     at = host["address"]["socket_address"]["port_value"]
                     if at == port and "failed_active_health_check" not in host["health_status"]:
                         return
             await asyncio.sleep(0.05)
-
-
-def _admin(gateway: Settings, path: str) -> bytes:
-    connection = http.client.HTTPConnection("127.0.0.1", gateway.envoy_admin_port, timeout=5)
-    connection.request("GET", path)
-    return connection.getresponse().read()
 
 
 def _post(

@@ -76,7 +76,7 @@ def _assert_free(settings: Settings) -> None:
 
 
 async def _one(settings: Settings, query: LiteralString) -> object:
-    async with await psycopg.AsyncConnection.connect(settings.postgres) as connection:
+    async with await psycopg.AsyncConnection.connect(settings.postgres_owner) as connection:
         row = await (await connection.execute(query)).fetchone()
         return None if row is None else row[0]
 
@@ -176,7 +176,9 @@ def test_a_store_that_cannot_be_opened_is_reported_with_the_end_of_its_log(tmp_p
 async def test_every_server_restarts_after_a_crash_with_its_stored_data(tmp_path: Path) -> None:
     settings = settings_for(tmp_path / "a folder with spaces")
     async with running_stack(settings, only=SERVERS) as stack:
-        async with await psycopg.AsyncConnection.connect(stack.settings.postgres) as connection:
+        async with await psycopg.AsyncConnection.connect(
+            stack.settings.postgres_owner
+        ) as connection:
             await connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
         for name in SERVERS:
             before = stack.pid(name)
@@ -195,7 +197,9 @@ async def test_postgres_is_restarted_after_one_of_its_processes_crashed(tmp_path
     """Postgres doesn't always recover alone, for instance from a second crash during recovery on a full disk."""
     async with running_stack(settings_for(tmp_path / "data"), only={"postgres"}) as stack:
         before = stack.pid("postgres")
-        async with await psycopg.AsyncConnection.connect(stack.settings.postgres) as connection:
+        async with await psycopg.AsyncConnection.connect(
+            stack.settings.postgres_owner
+        ) as connection:
             await connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
             await connection.commit()
             os.kill(connection.info.backend_pid, signal.SIGKILL)

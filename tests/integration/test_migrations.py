@@ -17,7 +17,9 @@ from services.platform.config import Settings
 
 
 def test_the_migrated_database_matches_the_models(settings: Settings) -> None:
-    engine = create_engine(settings.postgres.replace("postgresql://", "postgresql+psycopg://", 1))
+    engine = create_engine(
+        settings.postgres_owner.replace("postgresql://", "postgresql+psycopg://", 1)
+    )
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"include_schemas": True})
         # Alembic takes a list as well, though its annotation doesn't say so.
@@ -33,7 +35,7 @@ def test_services_wait_for_the_newest_revision() -> None:
 
 
 async def test_repeated_and_concurrent_migrations_change_nothing(settings: Settings) -> None:
-    environment = os.environ | {"TASKFLOW_DATABASE_URL": settings.postgres}
+    environment = os.environ | {"TASKFLOW_DATABASE_URL": settings.postgres_owner}
     processes = [
         await asyncio.create_subprocess_exec(
             sys.executable, "-m", "services", "migrate", env=environment

@@ -208,7 +208,7 @@ async def test_a_backup_of_an_older_schema_is_brought_up_to_date(tmp_path: Path)
     async with running_stack(older, only={"postgres"}) as stack:
         config = Config()
         config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-        config.attributes["url"] = stack.settings.postgres.replace("://", "+psycopg://", 1)
+        config.attributes["url"] = stack.settings.postgres_owner
         await asyncio.to_thread(command.upgrade, config, "0004")
         # The stack has stored the database password in its folder, so settings loaded now include it.
         manifest = await make(Settings(**older.model_dump()), tmp_path / "backup", print)

@@ -85,7 +85,7 @@ async def trigger(
     )
     name = sql.Identifier(f"fault_{uuid4().hex}")
     async with await psycopg.AsyncConnection.connect(
-        settings.postgres, autocommit=True
+        settings.postgres_owner, autocommit=True
     ) as connection:
         await connection.execute(create.format(name=name, project=sql.Literal(project.id)))
         try:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from deploy import settings_table
 from deploy.local.ports import free_ports
@@ -19,6 +19,7 @@ PRODUCTION = {
     "token_secret": SECRET,
     "service_secret": SECRET + "-too",
     "signing_key_dir": "/etc/taskflow/keys",
+    "reflection": "false",
 }
 
 
@@ -48,7 +49,7 @@ def test_without_any_variable_the_development_defaults_apply(
     monkeypatch.chdir(tmp_path)
     settings = load()
     assert settings.environment == "development"
-    assert settings.postgres == "postgresql://taskflow@127.0.0.1:15432/taskflow"
+    assert settings.postgres == "postgresql://taskflow_app@127.0.0.1:15432/taskflow"
     assert settings.task == "127.0.0.1:9002"
 
 
@@ -72,6 +73,12 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
         ("reflection", "perhaps"),
         ("database_url", "mysql://somewhere/taskflow"),
         ("nats_url", "http://somewhere"),
+        ("nats_url", "nats://one:4222,http://two"),
+        ("nats_user", "taskflow"),
+        ("nats_tls_key", "key.pem"),
+        ("service_tls_ca", "ca.pem"),
+        ("temporal_tls_ca", "ca.pem"),
+        ("gateway_networks", "everywhere"),
         ("ai_base_url", "https://models.example/v1"),
         ("smtp_password", "hush"),
     ],
@@ -116,14 +123,55 @@ def test_production_refuses_development_settings(
     assert [line.split(": ")[1] for line in _complaints(capsys)] == [PREFIX + missing.upper()]
 
 
-@pytest.mark.parametrize("secret", ["short", Settings().token_secret.get_secret_value()])
-def test_production_refuses_short_and_published_secrets(
+@pytest.mark.parametrize("secret", ["short", SECRET])
+def test_production_refuses_a_short_secret_and_one_value_for_two(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], secret: str
 ) -> None:
     _set(monkeypatch, **PRODUCTION | {"service_secret": secret})
     complaints = _complaints(capsys)
     assert [line.split(": ")[1] for line in complaints] == ["TASKFLOW_SERVICE_SECRET"]
     assert secret not in complaints[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"reflection": "true"}, "reflection"),
+        ({"smtp_username": "taskflow", "smtp_password": SECRET}, "smtp_tls"),
+        (
+            {"ai_base_url": "http://models.example/v1", "ai_model": "m", "ai_api_key": SECRET},
+            "ai_base_url",
+        ),
+        ({"temporal_api_key": SECRET}, "temporal_tls"),
+    ],
+)
+def test_production_refuses_credentials_in_clear_text(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    values: dict[str, str],
+    named: str,
+) -> None:
+    _set(monkeypatch, **PRODUCTION | values)
+    complaints = _complaints(capsys)
+    assert [line.split(": ")[1] for line in complaints] == [PREFIX + named.upper()]
+    assert SECRET not in complaints[0]
+
+
+def test_development_settings_contain_no_secret_that_is_the_same_everywhere() -> None:
+    for name, field in Settings.model_fields.items():
+        if field.annotation is SecretStr:
+            assert field.default.get_secret_value() == "", name
+
+
+def test_several_servers_of_the_broker_and_hosts_of_the_database_are_accepted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _set(
+        monkeypatch,
+        nats_url="nats://one:4222, tls://two:4222",
+        database_url="postgres://app@one:5432,two:5433/taskflow?target_session_attrs=read-write",
+    )
+    assert load().nats_servers == ["nats://one:4222", "tls://two:4222"]
 
 
 def test_a_process_that_cannot_start_says_why_without_a_traceback() -> None:

@@ -11,6 +11,7 @@ import yaml
 
 from deploy.gateway_files import OPERATIONS_PORT, files
 from deploy.local import binaries
+from deploy.local.envoy import ADMIN_PORT
 from deploy.local.programs import programs
 from services.platform.config import PREFIX, Settings
 
@@ -152,15 +153,16 @@ def test_the_gateway_speaks_tls_1_2_or_newer_and_keeps_reflection_closed() -> No
 def test_the_administration_is_reached_from_the_same_container_only() -> None:
     for file in files():
         address = yaml.safe_load(file.read_text())["admin"]["address"]["socket_address"]
-        assert address == {"address": "127.0.0.1", "port_value": DEFAULTS.envoy_admin_port}
+        assert address == {"address": "127.0.0.1", "port_value": ADMIN_PORT}
 
 
 # --- docker-compose.yml
 
 
 def _compose() -> dict[str, Any]:
-    # Replace variables by the defaults that apply when .env sets nothing.
+    # With the defaults that apply when .env has only the required secrets.
     text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", COMPOSE.read_text())
+    text = re.sub(r"\$\{(\w+):\?[^}]*\}", r"of-\1", text)
     assert "${" not in text
     services: dict[str, Any] = yaml.safe_load(text)["services"]
     return services
@@ -186,8 +188,15 @@ def test_compose_configures_every_process_alike_and_by_settings_only(
 ) -> None:
     compose = _compose()
     environments = [compose[name]["environment"] for name in OURS]
+    owner = environments[OURS.index("migrate")].pop("TASKFLOW_DATABASE_OWNER_URL")
+    assert "taskflow_owner:of-POSTGRES_OWNER_PASSWORD@" in owner
     assert environments == [environments[0]] * len(OURS)
-    settings = _settings(monkeypatch, {k: str(v) for k, v in environments[0].items()})
+    # They hide what .env has for other containers.
+    others = {name: value for name, value in environments[0].items() if PREFIX not in name}
+    assert others == {"POSTGRES_PASSWORD": "", "POSTGRES_OWNER_PASSWORD": ""}
+    ours = {name: str(value) for name, value in environments[0].items() if PREFIX in name}
+    settings = _settings(monkeypatch, ours)
+    assert "taskflow_app:of-POSTGRES_APP_PASSWORD@" in settings.postgres
     assert settings.host == "0.0.0.0"
     assert _addresses(settings) == {name: f"{name}:{port}" for name, port in GRPC.items()}
 
@@ -217,6 +226,21 @@ def test_compose_publishes_only_the_ports_of_the_gateway_and_the_mail_catcher() 
     assert yaml.safe_load(COMPOSE.read_text())["networks"]["inside"] == {"internal": True}
     out = [name for name, service in _compose().items() if service["networks"] != ["inside"]]
     assert out == ["gateway", "worker", "mail"]
+
+
+def test_every_secret_that_compose_needs_is_made_once_and_none_has_a_default(
+    tmp_path: Path,
+) -> None:
+    needed = set(re.findall(r"\$\{(\w+):\?", COMPOSE.read_text()))
+    assert {"POSTGRES_PASSWORD", "NATS_PASSWORD", "TASKFLOW_SERVICE_SECRET"} <= needed
+    for _ in range(2):
+        subprocess.run(["sh", str(CONTAINER / "secrets.sh")], cwd=tmp_path, check=True)
+    lines = (tmp_path / ".env").read_text().splitlines()
+    made = dict(line.split("=") for line in lines)
+    assert len(lines) == len(made) == len(set(made.values()))
+    assert made.keys() == needed
+    assert all(len(value) >= 48 for value in made.values())
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("file", [COMPOSE, CONTAINER / "tls.yaml"], ids=["compose", "tls"])
@@ -355,6 +379,12 @@ def test_manifests_refer_to_secrets_and_contain_none() -> None:
         if source.get("secretRef", {}).get("name") == "taskflow-database"
     }
     assert reaches_database == {"auth", "task", "notification", "relay", "migrate"}
+    owners = {
+        name
+        for name, workload in _workloads().items()
+        if "taskflow-database-owner" in str(_container(workload).get("envFrom"))
+    }
+    assert owners == {"migrate"}
 
 
 def test_manifest_ports_and_probes_match_the_processes() -> None:

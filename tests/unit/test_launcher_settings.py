@@ -118,7 +118,33 @@ def test_programs_read_the_same_settings_as_the_launcher(
     )
     for name, value in child_environment(settings).items():
         monkeypatch.setenv(name, value)
-    assert Settings() == settings
+    assert Settings() == settings.model_copy(update={"database_owner_url": None})
+
+
+def test_only_the_migration_gets_the_credential_of_the_tables_owner(tmp_path: Path) -> None:
+    settings = completed(Settings(data_dir=tmp_path))
+    secret = postgres.password(tmp_path, postgres.OWNER)
+    holders = [
+        program.name
+        for program in programs(settings)
+        if secret in str(child_environment(settings) | dict(program.environment))
+    ]
+    assert holders == ["migrate"]
+    assert postgres.password(tmp_path) not in str(child_environment(settings, owner=True))
+
+
+def test_a_stack_that_others_can_reach_has_secrets_of_its_own(tmp_path: Path) -> None:
+    first = completed(Settings(data_dir=tmp_path / "one", host="0.0.0.0"))
+    again = completed(Settings(data_dir=tmp_path / "one", host="0.0.0.0"))
+    other = completed(Settings(data_dir=tmp_path / "two", host="0.0.0.0"))
+    for name in ("token_secret", "service_secret"):
+        values = [getattr(each, name).get_secret_value() for each in (first, again, other)]
+        assert values[0] == values[1] != values[2]
+        assert len(values[0]) >= 32
+    files = [*(tmp_path / "one").glob("*.secret"), *(tmp_path / "one").glob("*.password")]
+    assert len(files) == 5
+    for file in files:
+        assert file.stat().st_mode & 0o777 == 0o600, file.name
 
 
 def test_a_command_run_beside_the_stack_finds_its_database(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ def _smtp_settings(settings: Settings) -> SmtpSettings:
         settings.smtp_password.get_secret_value() if settings.smtp_password else None,
         use_tls=settings.smtp_tls == "tls",
         start_tls=settings.smtp_tls == "starttls",
+        authorities=settings.smtp_tls_ca,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from email.message import EmailMessage
+from pathlib import Path
 
 import aiosmtplib
 
@@ -18,7 +19,10 @@ class TemporaryMailError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SmtpSettings:
-    """`start_tls` None upgrades when the server offers it; `use_tls` speaks TLS from the start."""
+    """`start_tls` None upgrades when the server offers it; `use_tls` speaks TLS from the start.
+
+    `authorities` is a file of certificates that the server is checked with, instead of the system's.
+    """
 
     host: str
     port: int
@@ -26,6 +30,7 @@ class SmtpSettings:
     password: str | None = field(default=None, repr=False)
     use_tls: bool = False
     start_tls: bool | None = None
+    authorities: Path | None = None
     timeout: float = 30.0  # seconds
 
 
@@ -51,6 +56,7 @@ class Mailer:
                 password=settings.password,
                 use_tls=settings.use_tls,
                 start_tls=settings.start_tls,
+                cert_bundle=str(settings.authorities) if settings.authorities else None,
                 timeout=settings.timeout,
             )
         except (aiosmtplib.SMTPException, OSError) as error:

@@ -55,7 +55,8 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
     ) -> auth_service_pb2.LoginResponse:
         self._passwords.check_queue()
         email_key = emails.lookup_key(request.email)
-        attempt = self._throttle.attempt(email_key, client_address(context))
+        address = client_address(context, self._settings.gateway_networks)
+        attempt = self._throttle.attempt(email_key, address)
         async with self._db.read() as tx:
             await self._throttle.check(tx, attempt)
             account = await accounts.find_by_email(tx, email_key)

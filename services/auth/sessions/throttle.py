@@ -15,6 +15,9 @@ from services.platform.rpc.errors import DomainError
 from services.platform.rpc.seal import Seal
 from taskflow.error.v1 import error_reason_pb2 as reasons
 
+# The networks of the gateways.
+Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -70,14 +73,14 @@ class Throttle:
             await tx.run(queries.LOCK_ATTEMPTS, number=number)
 
 
-def client_address(context: "grpc.aio.ServicerContext[Any, Any]") -> str:
-    """The client's IP address, under which its login attempts count. For IPv6 the /64 prefix of one customer.
+def client_address(context: "grpc.aio.ServicerContext[Any, Any]", gateways: Networks) -> str:
+    """The address that a login is counted under. For IPv6 the /64 prefix, which one customer has.
 
-    Behind the gateway this is the last entry of x-forwarded-for: the gateway itself wrote only that entry. A peer with
-    a public address isn't the gateway, so its x-forwarded-for is ignored.
+    Behind the gateway it is the last entry of x-forwarded-for, the only one that the gateway itself wrote. Other peers
+    could write anything there, so theirs is ignored.
     """
     peer = _address(unquote(context.peer()).partition(":")[2].rpartition(":")[0])
-    if peer is not None and not peer.is_global:
+    if peer is not None and any(peer in network for network in gateways):
         for key, value in reversed(tuple(context.invocation_metadata() or ())):
             if key == "x-forwarded-for" and isinstance(value, str):
                 peer = _address(value.rpartition(",")[2]) or peer

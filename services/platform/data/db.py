@@ -132,6 +132,13 @@ class Database:
 
     def __init__(self, settings: Settings, *, application: str) -> None:
         timeout = int(settings.statement_timeout * 1000)
+        # Session options, in the unit of pg_settings (ms). session_check.py makes sure that they have an effect.
+        self.options = {
+            "statement_timeout": str(timeout),
+            # Cancelling alone doesn't free the connection to a server that hangs.
+            "idle_in_transaction_session_timeout": str(3 * timeout),
+            "TimeZone": "UTC",
+        }
         self._pool = AsyncConnectionPool[Connection](
             settings.postgres,
             connection_class=Connection,
@@ -140,9 +147,7 @@ class Database:
                 "autocommit": True,
                 "application_name": f"taskflow-{application}",
                 "prepare_threshold": 1,
-                # statement_timeout doesn't free the connection to a server that hangs; the other limits here do.
-                "options": f"-c statement_timeout={timeout} -c timezone=UTC"
-                f" -c idle_in_transaction_session_timeout={3 * timeout}",
+                "options": " ".join(f"-c {name}={value}" for name, value in self.options.items()),
                 "connect_timeout": 5,
                 "keepalives_idle": 10,
                 "tcp_user_timeout": 2 * timeout,
@@ -202,7 +207,13 @@ class Database:
         if transaction.has_events and self.on_events:
             self.on_events()
 
+    @asynccontextmanager
+    async def raw(self) -> AsyncIterator[Connection]:
+        """A connection for statements that aren't SQLAlchemy's."""
+        async with self._pool.connection(timeout=2) as connection:
+            yield connection
+
     async def ping(self) -> None:
         """Raises when Postgres doesn't answer."""
-        async with self._pool.connection(timeout=2) as connection:
+        async with self.raw() as connection:
             await connection.execute("SELECT 1")

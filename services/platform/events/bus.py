@@ -6,7 +6,6 @@ from contextlib import suppress
 import nats.errors
 import nats.js.errors
 import structlog
-from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import (
     AckPolicy,
@@ -19,6 +18,7 @@ from nats.js.api import (
 )
 
 from services.platform.config import Settings
+from services.platform.events import nats_connection
 from services.platform.events.subjects import STREAM, copies_stream, copy_subject
 from services.platform.observe.redaction import describe
 
@@ -49,7 +49,7 @@ class Bus:
         # Timer for the shortest interval between two wake-ups of the relay. `_wake_again`: wake it again at its end.
         self._waking: asyncio.TimerHandle | None = None
         self._wake_again = False
-        self.client = Client()
+        self.client = nats_connection.NatsClient()
         self.jetstream: JetStreamContext = self.client.jetstream(timeout=5)
         # Counts connections, so that code which relies on one connection notices a reconnection.
         self.connections = 0
@@ -69,21 +69,14 @@ class Bus:
         async def failed(error: Exception) -> None:
             log.debug("nats", error=describe(error))
 
-        await self.client.connect(
-            self.settings.nats,
-            name=f"taskflow-{self._name}",
-            allow_reconnect=True,
-            max_reconnect_attempts=-1,
-            # Annotated as int, but nats-py accepts fractions of a second.
-            reconnect_time_wait=0.5,  # type: ignore[arg-type]
-            connect_timeout=2,
-            ping_interval=10,
-            max_outstanding_pings=2,
-            reconnected_cb=connected,
-            disconnected_cb=disconnected,
-            error_cb=failed,
+        await nats_connection.connect(
+            self.client,
+            self.settings,
+            name=self._name,
+            connected=connected,
+            disconnected=disconnected,
+            failed=failed,
         )
-        await connected()
 
     @property
     def connected(self) -> bool:

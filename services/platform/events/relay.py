@@ -8,7 +8,7 @@ marks events as published only while the stored position is the one that the rel
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from uuid import UUID
@@ -22,13 +22,15 @@ from nats.js.api import StreamInfo
 from psycopg.rows import TupleRow
 
 from services.platform.config import Settings
-from services.platform.data.db import Database
+from services.platform.data.db import Database, Transaction
+from services.platform.data.session_check import check_own_session
 from services.platform.data.tables import RECREATE_STREAM
 from services.platform.events import relay_queries as queries
 from services.platform.events.bus import WAKE_RELAY, Bus
 from services.platform.events.consumer_keeper import Consumers
 from services.platform.events.publisher import Outgoing, Publisher
-from services.platform.events.relay_queries import UnpublishedEvent
+from services.platform.events.recovery import publish_again
+from services.platform.events.relay_queries import Position, UnpublishedEvent
 from services.platform.events.subjects import STREAM
 from services.platform.observe import metrics
 from services.platform.observe.redaction import describe
@@ -49,12 +51,22 @@ _MESSAGE_OVERHEAD = 300
 
 
 class Relay:
-    """Publishes the outbox to the event stream."""
+    """Publishes the outbox to the event stream.
 
-    def __init__(self, settings: Settings, db: Database, bus: Bus) -> None:
+    It calls `begin_again` in a transaction when the stream has events that the database lost.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        db: Database,
+        bus: Bus,
+        begin_again: Callable[[Transaction], Awaitable[object]] = publish_again,
+    ) -> None:
         self._settings = settings
         self._db = db
         self._bus = bus
+        self._begin_again = begin_again
         self._publisher = Publisher(bus.client)
         self._consumers = Consumers(db, bus, self._publisher)
         self._awake = asyncio.Event()
@@ -63,6 +75,8 @@ class Relay:
         # The position: when the stream was created, and its last sequence that the outbox knows.
         self._stream_created = ""
         self._last_sequence = 0
+        # The position that this relay stored last.
+        self._marked: dict[str, int] = {}
         # Whether this relay holds the lock.
         self.active = False
 
@@ -97,13 +111,14 @@ class Relay:
     async def _hold_lock(self) -> AsyncIterator[psycopg.AsyncConnection[TupleRow]]:
         """Waits for the lock and yields the connection that holds it."""
         connection = await psycopg.AsyncConnection.connect(
-            self._settings.postgres,
+            self._settings.postgres_direct,
             autocommit=True,
             connect_timeout=5,
             application_name="taskflow-relay-lock",
             options=f"-c idle_session_timeout={_TAKEOVER * 1000}",
         )
         async with connection:
+            await check_own_session(connection)
             while True:
                 cursor = await connection.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK,))
                 row = await cursor.fetchone()
@@ -176,7 +191,9 @@ class Relay:
                 before=before,
                 sequence=self._last_sequence,
             )
-        if not marked:
+        if marked:
+            self._marked = {self._stream_created: self._last_sequence}
+        else:
             self._checked_connection = 0
         metrics.EVENTS_PUBLISHED.inc(marked)
         return marked
@@ -184,9 +201,12 @@ class Relay:
     async def refill(self) -> None:
         """Makes the outbox agree with the event stream.
 
-        Unmarks events that the stream lost, so that the relay publishes them again: all events for a new stream, else
-        the events after its end. Marks events that a relay published before it died without marking them: publishing
-        them again within a batch would break the order.
+        Events that the stream lost are published again: all for a new stream, else those after its end. Events that a
+        relay published before it died, without marking them, are marked. Publishing them again within a batch would
+        break the order.
+
+        Events of the stream that the outbox doesn't have were lost by the database, as in a failover to a standby that
+        was behind. Then everything begins again from the database, as after a restore.
         """
         connection = self._bus.connections
         async with self._db.read() as tx:
@@ -197,7 +217,14 @@ class Relay:
         info = await self._bus.ensure_stream()
         created, last = _created(info), info.state.last_seq
         same = known is not None and known.stream_created == created
-        found = await self._find_events(known.last_sequence + 1, last) if known and same else {}
+        first = known.last_sequence + 1 if known and same else 1
+        found = await self._find_events(first, last) if same else {}
+        # A stream of another database, or one that confirms a later position, which this relay had stored.
+        stored = self._marked.get(created, 0) if same else 0
+        went_back = last > 0 and (not same or first <= stored <= last)
+        if went_back or await self._unknown(found):
+            await self._begin_again_once(known)
+            return
         async with self._db.transaction() as tx:
             if await tx.one(queries.LOCK_POSITION) != known:
                 # This relay was paused while another one worked, so its knowledge of the stream is outdated.
@@ -218,6 +245,23 @@ class Relay:
             self._stream_created, self._last_sequence = created, last
             await tx.run(queries.SET_POSITION, created=created, sequence=last)
         self._checked_connection = connection
+
+    async def _unknown(self, found: dict[UUID, int]) -> int:
+        """How many of these events the outbox doesn't have."""
+        if not found:
+            return 0
+        async with self._db.read() as tx:
+            row = await tx.one(queries.COUNT_KNOWN, event_ids=list(found))
+        return len(found) - (row.known if row else 0)
+
+    async def _begin_again_once(self, known: Position | None) -> None:
+        """Makes the database the only truth, unless another relay did so since the position was `known`."""
+        async with self._db.transaction() as tx:
+            if await tx.one(queries.LOCK_POSITION) != known:
+                return
+            await self._begin_again(tx)
+        metrics.DATABASE_LOSSES.inc()
+        log.error("the database lost committed changes; beginning again from what it has")
 
     async def _find_events(self, first: int, last: int) -> dict[UUID, int]:
         """The events that the stream holds from sequence `first` to `last`: event id → sequence."""

@@ -40,6 +40,10 @@ class Position(NamedTuple):
     last_sequence: int
 
 
+class Known(NamedTuple):
+    known: int
+
+
 class Backlog(NamedTuple):
     # Events that wait to be published.
     depth: int
@@ -110,6 +114,13 @@ MARK_FOUND = Statement(
     update(outbox)
     .where(outbox.c.event_id == _found.c.event_id, outbox.c.published_at.is_(None))
     .values(published_at=func.now(), stream_sequence=_found.c.sequence)
+)
+# How many of these events the outbox has.
+COUNT_KNOWN = Statement(
+    select(func.count().label("known"))
+    .select_from(outbox)
+    .where(outbox.c.event_id == func.any(bindparam("event_ids", type_=ARRAY(Uuid)))),
+    row=Known,
 )
 UNMARK = Statement(
     update(outbox)

@@ -37,6 +37,10 @@ EVENTS_LOST = Counter(
     "Events that were deleted at the end of their retention before a consumer processed them",
     ["consumer"],
 )
+DATABASE_LOSSES = Counter(
+    "taskflow_database_losses_total",
+    "Times that the database lacked committed changes, as after a failover to a standby that was behind",
+)
 DEAD_LETTERS = Counter("taskflow_dead_letters_total", "Events parked as dead letters", ["consumer"])
 ROWS_DELETED = Counter(
     "taskflow_rows_deleted_total", "Rows deleted at the end of their retention", ["kind"]

@@ -6,7 +6,9 @@ from typing import Final
 
 import grpc.aio
 
+from services.platform.config import Settings
 from services.platform.observe import tracing
+from services.platform.rpc.service_tls import client_credentials
 
 _SERVICE_CONFIG: Final = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 _OPTIONS: Final = [
@@ -22,9 +24,11 @@ _OPTIONS: Final = [
 
 
 def internal_channel(
-    address: str, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()
+    settings: Settings, address: str, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()
 ) -> grpc.aio.Channel:
-    """A channel to the service at `address` ("host:port"). Its calls are traced."""
-    return grpc.aio.insecure_channel(
-        address, options=_OPTIONS, interceptors=[*interceptors, *tracing.client_interceptors()]
-    )
+    """A channel to the service at `address` ("host:port"), by TLS where the settings say so. Its calls are traced."""
+    every = [*interceptors, *tracing.client_interceptors()]
+    credentials = client_credentials(settings)
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=_OPTIONS, interceptors=every)
+    return grpc.aio.secure_channel(address, credentials, options=_OPTIONS, interceptors=every)

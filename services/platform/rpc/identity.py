@@ -109,7 +109,8 @@ class Identity:
 
     def _is_service(self, presented: str) -> bool:
         expected = self._settings.service_secret.get_secret_value()
-        return hmac.compare_digest(presented.encode(), expected.encode())
+        # Without a secret nobody is a service; an empty one would let everybody in.
+        return bool(expected) and hmac.compare_digest(presented.encode(), expected.encode())
 
     async def _verify(self, token: str) -> Caller:
         settings = self._settings

@@ -16,10 +16,13 @@ class Seal:
     """Makes and opens sealed strings.
 
     A string opens only with the `purpose` and `context` that it was made with; neither is part of the string.
+    Raises ValueError for settings without a secret.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._key = settings.token_secret.get_secret_value().encode()
+        if not self._key:
+            raise ValueError("there is no secret to seal with")
 
     def derive(self, purpose: str, *parts: bytes) -> bytes:
         """32 bytes derived from purpose and parts, which nobody can compute without the secret."""

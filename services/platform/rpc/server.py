@@ -14,6 +14,7 @@ from services.platform.observe.health import Check, Health, Servicer
 from services.platform.rpc.gate import Gate
 from services.platform.rpc.methods import public_services
 from services.platform.rpc.reflection import add_reflection
+from services.platform.rpc.service_tls import server_credentials
 
 log = structlog.get_logger()
 
@@ -77,7 +78,13 @@ class Server:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until `stop` is set, then drains."""
-        if self.grpc.add_insecure_port(self._address) == 0:
+        credentials = server_credentials(self._settings)
+        port = (
+            self.grpc.add_secure_port(self._address, credentials)
+            if credentials
+            else self.grpc.add_insecure_port(self._address)
+        )
+        if port == 0:
             raise OSError(f"{self._address} is taken")
         await self.health.run_once()
         async with http_server(self._settings.host, self._http_port, probes(self.health.report)):

@@ -24,6 +24,7 @@ from taskflow.task.v1.job_service_pb2_grpc import JobServiceStub
 from taskflow.task.v1.project_service_pb2_grpc import ProjectServiceStub
 from taskflow.task.v1.suggestion_service_pb2_grpc import SuggestionServiceStub
 from taskflow.task.v1.task_service_pb2_grpc import TaskServiceStub
+from tests.conftest import superuser
 from tests.faults.harness.scenario import Run
 
 Metadata = tuple[tuple[str, str], ...]
@@ -159,7 +160,7 @@ async def fetch(
     settings: Settings, statement: LiteralString, values: Mapping[str, Any] | None = None
 ) -> list[Any]:
     async with await psycopg.AsyncConnection.connect(
-        settings.postgres, autocommit=True
+        superuser(settings), autocommit=True
     ) as connection:
         cursor = await connection.execute(statement, values)
         return await cursor.fetchall() if cursor.description else []
