@@ -98,7 +98,7 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
     db = Database(settings, application="relay")
     await db.open()
     bus = Bus(settings, name="relay")
-    health = Health([], _checks("relay", db, bus))
+    health = Health({}, _checks("relay", db, bus))
     relay = Relay(settings, db, bus, lambda tx: _begin_again(settings, tx))
 
     async def publish() -> None:

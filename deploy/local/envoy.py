@@ -1,20 +1,18 @@
 """The gateway: Envoy with its configuration filled in for this machine."""
 
-import base64
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from google.protobuf.message import Message
-from google.rpc import error_details_pb2, status_pb2
 from jinja2 import Environment, StrictUndefined
 
-from deploy.local import binaries
+from deploy.local import binaries, gateway_errors
 from deploy.local.probes import gateway_routes
 from deploy.local.program import Program, StackError
 from services.platform.config import Settings
+from services.platform.rpc.health_service import SCOPE_HEADER
 from services.platform.rpc.methods import METHODS
 from taskflow.options.v1.options_pb2 import CAPACITY_PASSWORDS
 
@@ -23,12 +21,14 @@ _TEMPLATE = Path(__file__).resolve().parents[1] / "envoy" / "envoy.yaml.j2"
 ADMIN_PORT = 9901
 _CERTIFICATE = "envoy-certificate.yaml"
 _SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
-# The gateway routes gRPC's own services to the task process. Reflection describes all services; health covers only
-# the task service. Their calls can be long-lived.
-_HEALTH = {"/grpc.health.v1.Health/": "task"}
+# The cluster of all processes. Each of them knows the health of all services.
+_ANY = "any"
+# Calls of gRPC's own services can be long-lived.
+_HEALTH = {"/grpc.health.v1.Health/": _ANY}
+# Each process describes the public services of all.
 _REFLECTION = {
-    "/grpc.reflection.v1.ServerReflection/": "task",
-    "/grpc.reflection.v1alpha.ServerReflection/": "task",
+    "/grpc.reflection.v1.ServerReflection/": _ANY,
+    "/grpc.reflection.v1alpha.ServerReflection/": _ANY,
 }
 # The auth service's cluster for methods that hash a password, of which few can run at once.
 _PASSWORDS = "passwords"
@@ -41,9 +41,6 @@ PASSWORDS_AT_ONCE = 10
 _HEAP_BYTES = 512 * 2**20
 # Requests up to this many times the limit are passed on, so that the services refuse them with their own error.
 _PASSED_ON = 4
-# Values of google.rpc.Code.
-_DEADLINE_EXCEEDED: Final = 4
-_RESOURCE_EXHAUSTED: Final = 8
 # A stream may miss several heartbeats before it counts as dead.
 _HEARTBEATS_MISSED = 8
 
@@ -112,7 +109,8 @@ def rendered(
     text. On `operations_port` it answers /ready and /stats/prometheus. `admin` is the socket of the administration;
     without one it listens on ADMIN_PORT of the loopback address, for a container of its own.
     """
-    clusters = {**addresses, _PASSWORDS: addresses["auth"]}
+    everywhere = [address for some in addresses.values() for address in some]
+    clusters = {**addresses, _PASSWORDS: addresses["auth"], _ANY: everywhere}
     template = Environment(undefined=StrictUndefined, autoescape=False).from_string(
         _TEMPLATE.read_text()
     )
@@ -124,8 +122,13 @@ def rendered(
         gateway_port=settings.gateway_port,
         operations_port=operations_port,
         certificate=certificate,
+        reflection=settings.reflection,
         routes=_routes(settings.reflection),
-        refusals=_refusals(settings),
+        any_process=_ANY,
+        health_scope=SCOPE_HEADER,
+        local_replies=list(gateway_errors.local_replies(settings)),
+        library_errors=gateway_errors.library_errors(settings),
+        request_seconds=gateway_errors.REQUEST_SECONDS,
         calls_at_once=_calls_at_once(settings, clusters, discovery == "STRICT_DNS"),
         heap_bytes=_HEAP_BYTES,
         request_bytes=_PASSED_ON * settings.max_request_bytes,
@@ -163,40 +166,6 @@ def _calls_at_once(
         * replicas
         * len(addresses)
         for name, addresses in clusters.items()
-    }
-
-
-def _refusals(settings: Settings) -> list[dict[str, Any]]:
-    """The errors that Envoy itself returns: the condition, in Envoy's format, the message and the headers."""
-    overloaded = error_details_pb2.ErrorInfo(reason="OVERLOADED", domain="taskflow")
-    soon = error_details_pb2.RetryInfo()
-    soon.retry_delay.FromSeconds(1)
-    too_large = error_details_pb2.ErrorInfo(reason="REQUEST_TOO_LARGE", domain="taskflow")
-    too_large.metadata["limit_bytes"] = str(settings.max_request_bytes)
-    overflow = {"response_flag_filter": {"flags": ["UO"]}}
-    return [
-        _refusal(
-            overflow, _RESOURCE_EXHAUSTED, "too many calls at once; try again", overloaded, soon
-        ),
-        _refusal(_http(413), _RESOURCE_EXHAUSTED, "the request is too large", too_large),
-        _refusal(_http(408), _DEADLINE_EXCEEDED, "the request didn't come in time"),
-    ]
-
-
-def _http(status: int) -> dict[str, Any]:
-    value = {"default_value": status, "runtime_key": f"taskflow.status_{status}"}
-    return {"status_code_filter": {"comparison": {"op": "EQ", "value": value}}}
-
-
-def _refusal(when: dict[str, Any], code: int, message: str, *details: Message) -> dict[str, Any]:
-    status = status_pb2.Status(code=code, message=message)
-    for detail in details:
-        status.details.add().Pack(detail)
-    packed = base64.b64encode(status.SerializeToString()).decode().rstrip("=")
-    return {
-        "filter": json.dumps(when),
-        "message": message,
-        "headers": {"grpc-status": str(code), "grpc-status-details-bin": packed},
     }
 
 

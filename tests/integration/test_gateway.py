@@ -64,25 +64,6 @@ async def test_the_gateway_routes_each_call_to_its_service(channel: grpc.aio.Cha
     assert user.id
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        "/taskflow.task.v1.InternalService/ClaimJob",
-        "/taskflow.task.v1.TaskInternalService/ClaimJob",
-        "/taskflow.notification.v1.InternalService/TakeBatch",
-        "/nothing.v1.NothingService/Nothing",
-        "/",
-    ],
-)
-async def test_internal_and_unknown_services_are_unimplemented_at_the_gateway(
-    channel: grpc.aio.Channel, method: str
-) -> None:
-    call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
-    refused = await refusal(call(b""))
-    assert refused.code == grpc.StatusCode.UNIMPLEMENTED
-    assert refused.message == "no such service"
-
-
 async def test_an_outside_caller_cannot_pose_as_a_service(
     gateway: Settings, channel: grpc.aio.Channel
 ) -> None:
@@ -189,14 +170,6 @@ async def test_grpc_web_works_over_plain_http(gateway: Settings) -> None:
     keys = auth_service_pb2.GetSigningKeysResponse.FromString(body[5 : 5 + length])
     assert keys.keys
     assert b"grpc-status:0" in body[5 + length :]
-
-
-async def test_connect_clients_are_served(gateway: Settings) -> None:
-    response, body = await asyncio.to_thread(
-        _post, gateway, _KEYS, b"", content_type="application/proto", connect_protocol_version="1"
-    )
-    assert response.status == 200
-    assert auth_service_pb2.GetSigningKeysResponse.FromString(body).keys
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from sqlalchemy import bindparam
 
 from services.notification.inbox.models import notifications
 from services.notification.stream import hub, retention, room
+from services.notification.stream.hub import Hub
 from services.notification.stream.models import changes, epochs, feeds
 from services.notification.stream.room import Room
 from services.platform.config import Settings
@@ -82,6 +83,24 @@ async def test_without_a_cursor_a_heartbeat_with_the_current_cursor_comes_at_onc
     resumed = world.watch(ben, first.cursor)
     assert await sequences(resumed, 1) == [3]
     resumed.cancel()
+
+
+async def test_a_stream_sends_its_headers_at_once_even_if_its_first_message_takes_long(
+    world: NotificationWorld, ben: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = asyncio.Event()
+
+    async def slow(self: Hub, caller: Any, cursor: str) -> AsyncIterator[bytes]:
+        await ready.wait()
+        yield b""
+
+    monkeypatch.setattr(Hub, "watch", slow)
+    call = world.watch(ben)
+    async with asyncio.timeout(20):
+        await call.initial_metadata()
+    ready.set()
+    await next_message(call)
+    call.cancel()
 
 
 async def test_changes_arrive_live_and_agree_with_the_list(

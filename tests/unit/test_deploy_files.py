@@ -452,9 +452,10 @@ def test_network_policies_admit_only_the_required_clients_to_each_port() -> None
     assert reached == metrics | {
         ("gateway", "grpc"): {"everybody"},
         ("gateway", "operations"): {"monitoring"},
-        ("auth", "grpc"): {"gateway", "task", "notification"},
-        ("task", "grpc"): {"gateway", "worker"},
-        ("notification", "grpc"): {"gateway", "worker"},
+        # Services ask each other for their health.
+        ("auth", "grpc"): {"gateway", "auth", "task", "notification"},
+        ("task", "grpc"): {"gateway", "auth", "task", "notification", "worker"},
+        ("notification", "grpc"): {"gateway", "auth", "task", "notification", "worker"},
         ("nats", "nats"): {"auth", "task", "notification", "relay", "worker"},
         ("nats", "cluster"): {"nats"},
         ("nats", "monitor"): set(),

@@ -1,21 +1,22 @@
 """Promises of the gRPC health service that need no running server."""
 
 import asyncio
-from typing import Any
 
-import grpc
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from services.platform.observe.health import Health, Servicer
+from services.platform.observe.health import Health
+from services.platform.rpc.errors import DomainError
+from services.platform.rpc.health_service import SCOPE_HEADER, Servicer
 
 _SERVICE = "taskflow.task.v1.TaskService"
 
 
 class Reader:
-    """A health watcher that can stop reading."""
+    """A health watcher that can stop reading. Through the gateway, it asks for everything."""
 
-    def __init__(self, *, reads: bool = True) -> None:
+    def __init__(self, *, reads: bool = True, through_gateway: bool = False) -> None:
+        self._metadata = ((SCOPE_HEADER, "all"),) if through_gateway else ()
         self.seen: list[int] = []
         self._reads = asyncio.Event()
         if reads:
@@ -25,8 +26,8 @@ class Reader:
         await self._reads.wait()
         self.seen.append(response.status)
 
-    async def abort(self, code: grpc.StatusCode, *_: Any) -> None:
-        raise LookupError(code)
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self._metadata
 
 
 async def _fine() -> None:
@@ -34,8 +35,8 @@ async def _fine() -> None:
 
 
 async def test_a_health_watcher_sees_each_change_even_if_another_watcher_does_not_read() -> None:
-    health = Health([_SERVICE], {"postgres": _fine})
-    servicer = Servicer(health)
+    health = Health({_SERVICE: ["postgres"]}, {"postgres": _fine})
+    servicer = Servicer(health, Health({}, {}))
     reader, stalled = Reader(), Reader(reads=False)
     watching = [
         asyncio.create_task(servicer.Watch(HealthCheckRequest(service=_SERVICE), one))
@@ -57,11 +58,31 @@ async def test_a_health_watcher_sees_each_change_even_if_another_watcher_does_no
 
 
 async def test_the_health_of_an_unknown_service_is_unknown() -> None:
-    servicer = Servicer(Health([_SERVICE], {}))
-    with pytest.raises(LookupError, match="NOT_FOUND"):
+    servicer = Servicer(Health({_SERVICE: []}, {}), Health({}, {}))
+    with pytest.raises(DomainError, match="not found"):
         await servicer.Check(HealthCheckRequest(service="elsewhere"), Reader())
     reader = Reader()
     watching = asyncio.create_task(servicer.Watch(HealthCheckRequest(service="elsewhere"), reader))
     await asyncio.sleep(0)
     assert reader.seen == [HealthCheckResponse.SERVICE_UNKNOWN]
     watching.cancel()
+
+
+async def _ill() -> None:
+    raise ConnectionError
+
+
+async def test_a_service_is_as_healthy_as_what_it_needs() -> None:
+    everything = Health({_SERVICE: ["task"], "other": ["auth"]}, {"task": _fine, "auth": _ill})
+    await everything.run_once()
+    servicer = Servicer(Health({}, {}), everything)
+    caller = Reader(through_gateway=True)
+    asked = [
+        (await servicer.Check(HealthCheckRequest(service=name), caller)).status
+        for name in (_SERVICE, "other", "")
+    ]
+    assert asked == [
+        HealthCheckResponse.SERVING,
+        HealthCheckResponse.NOT_SERVING,
+        HealthCheckResponse.NOT_SERVING,
+    ]

@@ -40,6 +40,14 @@ async def _streamed(_: Request) -> Response:
     return StreamingResponse(parts())
 
 
+async def _events(_: Request) -> Response:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"data: opened\n\n"
+        await asyncio.sleep(60)
+
+    return StreamingResponse(parts(), media_type="text/event-stream")
+
+
 async def _echo(request: Request) -> Response:
     return Response(await request.body())
 
@@ -53,6 +61,7 @@ ROUTES = [
     Route("/slow", _slow),
     Route("/large", _large),
     Route("/streamed", _streamed),
+    Route("/events", _events),
     Route("/echo", _echo, methods=["POST"]),
     Route("/broken", _broken),
 ]
@@ -157,8 +166,8 @@ async def test_a_client_that_keeps_reading_gets_an_answer_that_takes_longer(port
     writer.close()
 
 
-async def test_connections_beyond_the_limit_are_closed_at_once(port: int) -> None:
-    silent = [await asyncio.open_connection(HOST, port) for _ in range(server._MOST_CONNECTIONS)]
+async def test_idle_connections_beyond_their_limit_are_closed_at_once(port: int) -> None:
+    silent = [await asyncio.open_connection(HOST, port) for _ in range(edge._MOST_WAITING)]
     async with asyncio.timeout(0.3):
         assert await _answer(port, GET % b"quick") == b""
     # The server disconnects the silent clients, and then serves new clients again.
@@ -166,6 +175,31 @@ async def test_connections_beyond_the_limit_are_closed_at_once(port: int) -> Non
         assert await asyncio.wait_for(reader.read(), 10) == b""
         writer.close()
     assert (await _answer(port, GET % b"quick")).endswith(b"quick")
+
+
+async def _opened_event_streams(port: int, count: int) -> list[asyncio.StreamWriter]:
+    writers = []
+    for _ in range(count):
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(GET % b"events")
+        assert (await asyncio.wait_for(reader.readline(), 10)).startswith(b"HTTP/1.1 200 ")
+        writers.append(writer)
+    return writers
+
+
+async def test_long_answers_leave_room_for_other_clients(port: int) -> None:
+    writers = await _opened_event_streams(port, edge._MOST_WAITING + 50)
+    assert (await _answer(port, GET % b"quick")).endswith(b"quick")
+    for writer in writers:
+        writer.close()
+
+
+async def test_long_answers_have_a_limit_too(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge, "_MOST_CONNECTIONS", 20)
+    writers = await _opened_event_streams(port, 20)
+    assert await _answer(port, GET % b"quick") == b""
+    for writer in writers:
+        writer.close()
 
 
 async def test_a_port_that_is_taken_is_an_error(port: int) -> None:

@@ -51,14 +51,14 @@ async def get_workspace(tx: Transaction, caller: Caller, id: UUID) -> WorkspaceW
 
 
 async def list_workspaces(
-    tx: Transaction, caller: Caller, position: list[Any] | None, count: int
+    tx: Transaction, caller: Caller, after: list[Any] | None, count: int
 ) -> Sequence[WorkspaceWithRole]:
-    """At most `count` of the caller's workspaces, oldest first. Raises SESSION_REVOKED."""
+    """At most `count` of the caller's workspaces after a position, oldest first. Raises SESSION_REVOKED."""
     scope = {"caller_id": caller.user_id, "session_id": caller.session_id, "count": count}
-    if position is None:
+    if after is None:
         rows = await tx.all(queries.FIRST_WORKSPACES, **scope)
     else:
-        rows = await tx.all(queries.NEXT_WORKSPACES, after=UUID(position[0]), **scope)
+        rows = await tx.all(queries.NEXT_WORKSPACES, after=UUID(after[0]), **scope)
     if not rows:
         await directory.require_session(tx, caller)
     return rows
@@ -148,13 +148,13 @@ async def _add(
 
 
 async def list_members(
-    tx: Transaction, workspace_id: UUID, position: list[Any] | None, count: int
+    tx: Transaction, workspace_id: UUID, after: list[Any] | None, count: int
 ) -> Sequence[Member]:
-    """At most `count` members of the workspace, in the order in which they joined."""
+    """At most `count` members after a position, in the order in which they joined."""
     scope = {"workspace_id": workspace_id, "count": count}
-    if position is None:
+    if after is None:
         return await tx.all(queries.FIRST_MEMBERS, **scope)
-    joined, user_id = position
+    joined, user_id = after
     return await tx.all(
         queries.NEXT_MEMBERS,
         after_time=datetime.fromisoformat(joined),

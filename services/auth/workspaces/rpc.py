@@ -1,5 +1,6 @@
 """The servicer of WorkspaceService."""
 
+from functools import partial
 from uuid import UUID
 
 import grpc
@@ -65,16 +66,16 @@ class WorkspaceServicer(workspace_service_pb2_grpc.WorkspaceServiceServicer):
         self, request: workspace_service_pb2.ListWorkspacesRequest, context: Context
     ) -> workspace_service_pb2.ListWorkspacesResponse:
         caller = current_caller()
-        size = pages.size(request.page_size)
-        position = pages.position(self._seal, caller.user_id, request)
         async with self._db.read() as tx:
-            rows = await logic.list_workspaces(tx, caller, position, size + 1)
-        page, token = pages.cut(
-            self._seal, caller.user_id, request, rows, size, logic.workspace_position
-        )
-        return workspace_service_pb2.ListWorkspacesResponse(
-            workspaces=[messages.workspace(row, row.role) for row in page], next_page_token=token
-        )
+            page, token = await pages.read(
+                self._seal,
+                caller.user_id,
+                request,
+                partial(logic.list_workspaces, tx, caller),
+                lambda row: messages.workspace(row, row.role),
+                logic.workspace_position,
+            )
+        return workspace_service_pb2.ListWorkspacesResponse(workspaces=page, next_page_token=token)
 
     async def UpdateWorkspace(
         self, request: workspace_service_pb2.UpdateWorkspaceRequest, context: Context
@@ -113,17 +114,13 @@ class WorkspaceServicer(workspace_service_pb2_grpc.WorkspaceServiceServicer):
     ) -> workspace_service_pb2.ListMembersResponse:
         caller = current_caller()
         workspace_id = UUID(request.workspace_id)
-        size = pages.size(request.page_size)
         async with self._db.read() as tx:
             await directory.authorize(tx, caller, workspace_id)
-            position = pages.position(self._seal, caller.user_id, request)
-            rows = await logic.list_members(tx, workspace_id, position, size + 1)
-        page, token = pages.cut(
-            self._seal, caller.user_id, request, rows, size, logic.member_position
-        )
-        return workspace_service_pb2.ListMembersResponse(
-            members=map(messages.member, page), next_page_token=token
-        )
+            fetch = partial(logic.list_members, tx, workspace_id)
+            page, token = await pages.read(
+                self._seal, caller.user_id, request, fetch, messages.member, logic.member_position
+            )
+        return workspace_service_pb2.ListMembersResponse(members=page, next_page_token=token)
 
     async def UpdateMember(
         self, request: workspace_service_pb2.UpdateMemberRequest, context: Context

@@ -1,6 +1,7 @@
 """The servicers for dead letters: operators list and replay them, and consumers without a database park events here."""
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import grpc.aio
@@ -42,27 +43,19 @@ class DeadLetters(dead_letter_service_pb2_grpc.DeadLetterServiceServicer):
         self, request: ListDeadLettersRequest, context: Context
     ) -> ListDeadLettersResponse:
         caller = current_caller()
-        size = pages.size(request.page_size)
         async with self._db.read() as tx:
             await directory.require_operator(tx, caller)
-            position = pages.position(self._seal, caller.user_id, request)
-            rows = await dead_letters.page(
-                tx,
-                _place(*position) if position else FIRST,
-                size + 1,
-                include_replayed=request.include_replayed,
+
+            async def fetch(after: list[Any] | None, count: int) -> list[dead_letters.DeadLetter]:
+                place = _place(*after) if after else FIRST
+                return await dead_letters.page(
+                    tx, place, count, include_replayed=request.include_replayed
+                )
+
+            page, token = await pages.read(
+                self._seal, caller.user_id, request, fetch, _message, _position
             )
-        page, token = pages.cut(
-            self._seal,
-            caller.user_id,
-            request,
-            rows,
-            size,
-            lambda last: [last.parked_at.isoformat(), str(last.id)],
-        )
-        return ListDeadLettersResponse(
-            dead_letters=[_message(row) for row in page], next_page_token=token
-        )
+        return ListDeadLettersResponse(dead_letters=page, next_page_token=token)
 
     async def ReplayDeadLetter(
         self, request: ReplayDeadLetterRequest, context: Context
@@ -88,6 +81,10 @@ class Parking(dead_letter_service_pb2_grpc.DeadLetterInternalServiceServicer):
                 error=request.error,
             )
         return ParkEventResponse()
+
+
+def _position(row: dead_letters.DeadLetter) -> list[Any]:
+    return [row.parked_at.isoformat(), str(row.id)]
 
 
 def _place(parked_at: str, letter_id: str) -> Place:

@@ -1,10 +1,12 @@
 """Lists and counts notifications, and marks them as read."""
 
 from collections.abc import Iterable
+from typing import Any
 from uuid import UUID
 
 from services.notification.inbox import queries
 from services.notification.inbox.messages import notification
+from services.notification.inbox.queries import NotificationRow
 from services.notification.stream import logic as stream
 from services.notification.stream.messages import Announcement, cursor
 from services.platform.data.db import Transaction
@@ -28,21 +30,19 @@ _NEWEST = 2**63 - 1
 async def list_notifications(
     tx: Transaction, seal: Seal, caller: Caller, request: ListNotificationsRequest
 ) -> ListNotificationsResponse:
-    """A page of notifications, and a cursor for streams that continue from the same state. `tx` must be a snapshot."""
-    [before] = pages.position(seal, caller.user_id, request) or [_NEWEST]
+    """A page, and the cursor of the same state; `tx` is a snapshot."""
     at = await stream.head(tx, caller)
-    size = pages.size(request.page_size)
-    rows = await tx.all(
-        queries.OLDER_UNREAD if request.unread_only else queries.OLDER,
-        caller_id=caller.user_id,
-        before=before,
-        count=size + 1,
+    query = queries.OLDER_UNREAD if request.unread_only else queries.OLDER
+
+    async def fetch(after: list[Any] | None, count: int) -> list[NotificationRow]:
+        [before] = after or [_NEWEST]
+        return await tx.all(query, caller_id=caller.user_id, before=before, count=count)
+
+    page, token = await pages.read(
+        seal, caller.user_id, request, fetch, notification, lambda row: [row.sequence]
     )
-    page, token = pages.cut(seal, caller.user_id, request, rows, size, lambda last: [last.sequence])
     return ListNotificationsResponse(
-        notifications=[notification(row) for row in page],
-        next_page_token=token,
-        cursor=cursor(seal, caller.user_id, at),
+        notifications=page, next_page_token=token, cursor=cursor(seal, caller.user_id, at)
     )
 
 

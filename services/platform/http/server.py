@@ -17,7 +17,9 @@ from uvicorn.server import ServerState
 
 # Time limit (seconds) for a client to send its request, and for a pause in which it doesn't read the answer.
 _CLIENT_TIMEOUT = 5.0
-_MOST_CONNECTIONS = 100
+# Connections whose request isn't complete yet, and all connections. Answers may last, as event streams do.
+_MOST_WAITING = 100
+_MOST_CONNECTIONS = 1000
 _MOST_HEAD_BYTES = 16 * 1024
 # Seconds that answers under way may still take when the server stops.
 _LAST_ANSWERS = 1.0
@@ -64,7 +66,7 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > _MOST_CONNECTIONS:
+        if len(self.connections) > _MOST_CONNECTIONS or self._waiting() > _MOST_WAITING:
             transport.abort()
             return
         # Makes the transport call `pause_writing` as soon as the client is slower than the server.
@@ -90,6 +92,13 @@ class _Connection(H11Protocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._set_timer()
+
+    def _waiting(self) -> int:
+        """The number of connections whose request isn't complete yet, this one included."""
+        return sum(
+            isinstance(other, _Connection) and other._request_is_incomplete()
+            for other in self.connections
+        )
 
     def _request_is_incomplete(self) -> bool:
         return self.conn.their_state in (h11.IDLE, h11.SEND_BODY)

@@ -1,12 +1,10 @@
-"""Health of a process: its dependencies are checked regularly, and the results shown over gRPC and on /healthz."""
+"""Health: dependencies are checked regularly; rpc/health_service.py and /healthz show the results."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
-import grpc
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from services.platform.observe.redaction import describe
 
@@ -23,12 +21,14 @@ Check = Callable[[], Awaitable[None]]
 
 
 class Health:
-    """Checks the dependencies of a process and keeps the results.
+    """Checks dependencies regularly and keeps the results.
 
-    `services` are the full names of the gRPC services that the process serves.
+    `services` are full names of services, each with the dependencies that it needs.
     """
 
-    def __init__(self, services: list[str], checks: Mapping[str, Check]) -> None:
+    def __init__(
+        self, services: Mapping[str, Collection[str]], checks: Mapping[str, Check]
+    ) -> None:
         self._services = services
         self._checks = checks
         self._state = dict.fromkeys(checks, False)
@@ -61,10 +61,12 @@ class Health:
         return self._state | ({"running": False} if self._draining else {})
 
     def status(self, service: str) -> int:
-        """The status of a service in gRPC's terms; that of the whole process for an empty name."""
+        """The status of a service in gRPC's terms; of everything for an empty name."""
         if service and service not in self._services:
             return _Status.SERVICE_UNKNOWN
-        return _Status.SERVING if all(self.report().values()) else _Status.NOT_SERVING
+        needed = self._services[service] if service else self._state
+        serving = not self._draining and all(self._state[name] for name in needed)
+        return _Status.SERVING if serving else _Status.NOT_SERVING
 
     def _notify(self) -> None:
         self.changed.set()
@@ -84,31 +86,3 @@ class Health:
         if error := check.exception():
             log.debug("dependency check failed", error=describe(error))
         return error is None
-
-
-class Servicer(health_pb2_grpc.HealthServicer):
-    """Implements gRPC's health service.
-
-    The servicer of the package grpc_health isn't used: one watcher that doesn't read blocks its every status change.
-    """
-
-    def __init__(self, health: Health) -> None:
-        self._health = health
-
-    async def Check(
-        self, request: health_pb2.HealthCheckRequest, context: Any
-    ) -> health_pb2.HealthCheckResponse:
-        status = self._health.status(request.service)
-        if status == _Status.SERVICE_UNKNOWN:
-            await context.abort(grpc.StatusCode.NOT_FOUND)
-        return health_pb2.HealthCheckResponse(status=status)
-
-    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
-        sent = None
-        while True:
-            changed = self._health.changed
-            status = self._health.status(request.service)
-            if status != sent:
-                await context.write(health_pb2.HealthCheckResponse(status=status))
-                sent = status
-            await changed.wait()

@@ -20,14 +20,20 @@ _OPTIONS: Final = [
     # Milliseconds between keepalive pings; the services allow pings this often (server.py).
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # By default gRPC waits a minute, whatever the keepalive says.
+    ("grpc.http2.ping_timeout_ms", 10_000),
 ]
 
 
 def internal_channel(
-    settings: Settings, address: str, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()
+    settings: Settings,
+    address: str,
+    interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
+    *,
+    traced: bool = True,
 ) -> grpc.aio.Channel:
-    """A channel to the service at `address` ("host:port"), by TLS where the settings say so. Its calls are traced."""
-    every = [*interceptors, *tracing.client_interceptors()]
+    """A channel to the service at `address` ("host:port"), by TLS where the settings say so."""
+    every = [*interceptors, *(tracing.client_interceptors() if traced else [])]
     credentials = client_credentials(settings)
     if credentials is None:
         return grpc.aio.insecure_channel(address, options=_OPTIONS, interceptors=every)

@@ -129,6 +129,18 @@ _MEANING: dict[ErrorReason.ValueType, tuple[grpc.StatusCode, str]] = {
         _Code.RESOURCE_EXHAUSTED,
         "the stream wasn't read for too long; resume from the last cursor",
     ),
+    reasons.ERROR_REASON_SERVICE_UNAVAILABLE: (
+        _Code.UNAVAILABLE,
+        "the service doesn't answer at present; try again",
+    ),
+    reasons.ERROR_REASON_PROTOCOL_UNSUPPORTED: (
+        _Code.UNIMPLEMENTED,
+        "the server doesn't support this compression; send gzip, deflate or none",
+    ),
+    reasons.ERROR_REASON_METADATA_TOO_LARGE: (
+        _Code.RESOURCE_EXHAUSTED,
+        "the metadata is too large",
+    ),
 }
 
 # Delay that clients are told before they retry (seconds): long enough for a restarted store or process to serve again.
@@ -137,6 +149,7 @@ _RETRYABLE = {
     reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE,
     reasons.ERROR_REASON_DRAINING,
     reasons.ERROR_REASON_OVERLOADED,
+    reasons.ERROR_REASON_SERVICE_UNAVAILABLE,
 }
 
 

@@ -55,6 +55,9 @@ class Gate(grpc.aio.ServerInterceptor):
         details: grpc.HandlerCallDetails,
     ) -> Handler | None:
         method = details.method
+        size = sum(len(key) + len(value) for key, value in details.invocation_metadata)
+        if size > grpc_services.MAX_METADATA_BYTES:
+            return grpc_services.TOO_MUCH_METADATA
         try:
             return self._handlers[method]
         except KeyError:

@@ -1,4 +1,4 @@
-"""gRPC's own services (health, reflection) and unknown methods, with TaskFlow's limits and errors.
+"""gRPC's own services (health, reflection), unknown methods and large metadata, with TaskFlow's limits and errors.
 
 grpcio itself would answer a failed call with the class and the text of the exception.
 """
@@ -18,7 +18,9 @@ from taskflow.error.v1 import error_reason_pb2 as reasons
 
 # Largest request (bytes) for health and reflection: far more than the name of a service or symbol needs.
 _MOST_BYTES = 1024
-# Most open streams of each streaming method of health and reflection.
+# Of a call's metadata, keys and values together (bytes). grpcio rejects above 16 KiB by default, with its own text.
+MAX_METADATA_BYTES = 16 * 1024
+# Open streams of each streaming method.
 _MOST_STREAMS = 500
 
 
@@ -47,6 +49,7 @@ def guarded(inner: Handler) -> Handler:
         try:
             if inner.response_streaming:
                 with reserved_stream():
+                    await context.send_initial_metadata(())
                     return await inner.unary_stream(read(raw), context)
             return await inner.unary_unary(read(raw), context)
         except Exception as error:
@@ -57,6 +60,7 @@ def guarded(inner: Handler) -> Handler:
     ) -> AsyncGenerator[Any, None]:
         try:
             with reserved_stream():
+                await context.send_initial_metadata(())
                 async for answer in inner.stream_stream(_each(read, raws), context):
                     yield answer
         except Exception as error:
@@ -88,9 +92,17 @@ async def _abort(context: Context, error: Exception) -> None:
     await abort(context, public(error))
 
 
-async def _reject(_: AsyncIterator[bytes], context: Context) -> None:
-    await abort(context, DomainError(reasons.ERROR_REASON_UNKNOWN_METHOD))
+def _rejecting(error: DomainError) -> Handler:
+    """A handler that answers with the error, without reading the request."""
+
+    async def reject(_: AsyncIterator[bytes], context: Context) -> None:
+        await abort(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(reject)
 
 
-# The handler of any unknown method: answers without reading the request.
-UNKNOWN: Handler = grpc.stream_stream_rpc_method_handler(_reject)
+# The handlers of unknown methods, and of calls with too much metadata.
+UNKNOWN = _rejecting(DomainError(reasons.ERROR_REASON_UNKNOWN_METHOD))
+TOO_MUCH_METADATA = _rejecting(
+    DomainError(reasons.ERROR_REASON_METADATA_TOO_LARGE, {"limit_bytes": str(MAX_METADATA_BYTES)})
+)

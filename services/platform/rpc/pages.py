@@ -64,25 +64,6 @@ def position(seal: Seal, caller: UUID, request: Any) -> list[Any] | None:
     return opened
 
 
-def cut(
-    seal: Seal,
-    caller: UUID,
-    request: Message,
-    rows: Sequence[R],
-    page_size: int,
-    position_of: Callable[[R], list[Any]],
-) -> tuple[Sequence[R], str]:
-    """The page, and the token of the page after it; the token is empty on the last page.
-
-    `rows` are up to `page_size` + 1 rows: the extra row shows that another page follows. `position_of` returns a row's
-    sort key as JSON values.
-    """
-    page = rows[:page_size]
-    if len(rows) <= page_size:
-        return page, ""
-    return page, token(seal, caller, request, position_of(page[-1]))
-
-
 async def read(
     seal: Seal,
     caller: UUID,
@@ -106,13 +87,16 @@ async def collect(
     position_of: Callable[[R], list[Any]],
     after: list[Any] | None,
     page_size: int,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int | None = None,
 ) -> tuple[list[M], list[Any] | None]:
     """The messages of one page after a position, and the last message's position; None instead if no row follows.
 
-    The page ends at `page_size` messages, or once its messages exceed `max_bytes`. `fetch` takes a position (None: the
-    start) and a number of rows; it returns up to that many rows. `position_of` returns a row's sort key as JSON values.
+    The page ends at `page_size` messages, or once its messages exceed `max_bytes`, by default MAX_BYTES. `fetch`
+    returns up to that many rows after a position, or from the start. `position_of` returns a row's sort key as JSON can
+    hold it.
     """
+    if max_bytes is None:
+        max_bytes = MAX_BYTES
     page: list[M] = []
     bytes_read = 0
     batch = _FIRST_ROWS

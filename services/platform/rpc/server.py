@@ -9,9 +9,10 @@ from grpc_health.v1 import health_pb2_grpc
 
 from services.platform.config import Settings
 from services.platform.http.probes import probes
-from services.platform.http.server import http_server
-from services.platform.observe.health import Check, Health, Servicer
+from services.platform.observe.health import Check, Health
+from services.platform.rpc import health_service
 from services.platform.rpc.gate import Gate
+from services.platform.rpc.grpc_services import MAX_METADATA_BYTES
 from services.platform.rpc.methods import public_services
 from services.platform.rpc.reflection import add_reflection
 from services.platform.rpc.service_tls import server_credentials
@@ -46,7 +47,8 @@ class Server:
         self._address = f"{settings.host}:{port}"
         self._http_port = http_port
         self.gate = gate
-        self.health = Health(services, checks)
+        self.health = Health(dict.fromkeys(services, checks), checks)
+        self._everything = health_service.health_of_everything(settings)
         self.grpc = grpc.aio.server(
             interceptors=[gate],
             options=[
@@ -54,7 +56,10 @@ class Server:
                 ("grpc.so_reuseport", 0),
                 # A higher limit than the gate's, so that the gate rejects large requests, with a public reason.
                 ("grpc.max_receive_message_length", 4 * settings.max_request_bytes),
-                # Each stream costs memory as soon as it begins. The gateway opens more connections when it needs more.
+                # Above the gate's limit too, and above what the gateway passes on (60 KiB).
+                ("grpc.max_metadata_size", 8 * MAX_METADATA_BYTES),
+                ("grpc.absolute_max_metadata_size", 8 * MAX_METADATA_BYTES),
+                # Each stream that is only begun costs memory. The gateway opens more connections when it needs more.
                 ("grpc.max_concurrent_streams", _STREAMS_PER_CONNECTION),
                 # Time limit (milliseconds) after which a connection that hasn't begun HTTP/2 is closed.
                 ("grpc.server_handshake_timeout_ms", 10_000),
@@ -71,7 +76,9 @@ class Server:
                 ("grpc.keepalive_permit_without_calls", 1),
             ],
         )
-        health_pb2_grpc.add_HealthServicer_to_server(Servicer(self.health), self.grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(
+            health_service.Servicer(self.health, self._everything), self.grpc
+        )
         if settings.reflection:
             # The gateway routes reflection to one process, so each process describes the public services of all.
             add_reflection(self.grpc, [*public_services(), "grpc.health.v1.Health"])
@@ -90,9 +97,12 @@ class Server:
         async with http_server(self._settings.host, self._http_port, probes(self.health.report)):
             await self.grpc.start()
             log.info("serving", address=self._address)
-            checking = asyncio.create_task(self.health.run())
+            checking = [
+                asyncio.create_task(health.run()) for health in (self.health, self._everything)
+            ]
             await stop.wait()
-            checking.cancel()
+            for task in checking:
+                task.cancel()
             await self._drain()
 
     async def _drain(self) -> None:

@@ -70,7 +70,9 @@ class Streams:
             try:
                 self._check_capacity()
                 request = await admit(raw, context)
-                # Saves memory while the stream is open: drops the raw request and unknown fields.
+                # At once, because the first message can take its time.
+                await context.send_initial_metadata(())
+                # An open stream keeps only what it needs.
                 raw = b""
                 request.DiscardUnknownFields()
                 stream.caller = current_caller()

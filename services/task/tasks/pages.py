@@ -19,12 +19,12 @@ async def page(
     order: Order,
     after: list[Any] | None,
     size: int,
-    max_bytes: int = pages.MAX_BYTES,
+    max_bytes: int | None = None,
 ) -> tuple[list[Task], list[Any] | None]:
     """A page of tasks after a position, and the last task's position; None instead if no task follows.
 
-    The page ends at `size` tasks, or once its tasks exceed `max_bytes`. `wanted` is a normalized filter. The caller is
-    already authorized.
+    The page ends at `size` tasks, or once they exceed `max_bytes`, by default 3 MiB. `wanted` is a normalized filter.
+    The caller was authorized before.
     """
     shape = list_queries.shape(wanted, order)
     values = {"workspace_id": workspace_id} | list_queries.values(wanted)

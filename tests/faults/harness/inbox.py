@@ -18,6 +18,7 @@ from taskflow.notification.v1.notification_service_pb2 import (
 from tests.faults.harness.scenario import Tally
 from tests.faults.harness.world import SeededPerson, Stubs
 from tests.integration.notification_world import Device
+from tests.integration.people import read_refusal
 
 # Codes after which a client resumes: the server's own, and those of a lost connection.
 _RESUMABLE = frozenset(
@@ -99,10 +100,12 @@ class Inbox:
             try:
                 await self._read(self._call)
             except grpc.aio.AioRpcError as error:
-                self.ends[error.code().name] += 1
-                if error.code() not in _RESUMABLE:
+                reason = read_refusal(error).reason
+                self.ends[f"{error.code().name} {reason}".strip()] += 1
+                # INTERNAL without a reason is HTTP/2's: the process of an open stream was killed.
+                if error.code() not in _RESUMABLE or reason == "INTERNAL":
                     self._tally.broken.append(
-                        f"a stream ended with {error.code().name}: {error.details()}"
+                        f"a stream ended with {error.code().name} {reason}: {error.details()}"
                     )
                     return
             except asyncio.CancelledError:

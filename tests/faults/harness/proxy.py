@@ -41,7 +41,9 @@ class _Connection:
     passed: int = 0
     # Whether the server's first bytes show that it speaks HTTP/2.
     http2: bool | None = None
-    # Set once the proxy dropped responses: client and server no longer agree about the connection's state.
+    # Nothing more is forwarded, in either direction.
+    silent: bool = False
+    # Responses were dropped, so client and server no longer agree about the connection's state.
     spoilt: bool = False
     # HTTP/2 streams whose response had a message.
     answered: set[int] = field(default_factory=set)
@@ -134,6 +136,11 @@ class Proxy:
         """
         self._become(_Mode(dropping=True))
 
+    def silence(self) -> None:
+        """Forward nothing more on the open connections, without closing them. New connections work."""
+        for connection in self._connections:
+            connection.silent = True
+
     def refuse(self) -> None:
         """Reset all open and all new connections."""
         self._become(_Mode(refusing=True))
@@ -178,7 +185,7 @@ class Proxy:
         for writer in (client, server):
             writer.transport.set_write_buffer_limits(high=_BUFFER_BYTES)
         pumps = [
-            asyncio.create_task(self._requests(reader, server)),
+            asyncio.create_task(self._requests(connection, reader)),
             asyncio.create_task(self._responses(connection, upstream, client)),
         ]
         try:
@@ -204,16 +211,16 @@ class Proxy:
             upstream.close()
             raise
 
-    async def _requests(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
-        while chunk := await self._read(reader, "requests"):
-            await self._forward(chunk, server)
+    async def _requests(self, connection: _Connection, reader: asyncio.StreamReader) -> None:
+        while chunk := await self._read(connection, reader, "requests"):
+            await self._forward(chunk, connection.server)
 
     async def _responses(
         self, connection: _Connection, reader: asyncio.StreamReader, client: asyncio.StreamWriter
     ) -> None:
         """Forward HTTP/2 frame by frame; the mode may change between any two frames."""
         pending = b""
-        while chunk := await self._read(reader, "responses"):
+        while chunk := await self._read(connection, reader, "responses"):
             if connection.http2 is None:
                 connection.http2 = chunk[3:9] == _FIRST_FRAME
             frames, pending = _frames(pending + chunk) if connection.http2 else ([chunk], b"")
@@ -243,12 +250,12 @@ class Proxy:
             self.dropped += 1
         return True
 
-    async def _read(self, reader: asyncio.StreamReader, way: str) -> bytes:
+    async def _read(self, connection: _Connection, reader: asyncio.StreamReader, way: str) -> bytes:
         while way in self._mode.stopped:
             await self._changed.wait()
         chunk = await reader.read(_CHUNK_BYTES)
-        # The mode may have changed while the proxy was reading.
-        while way in self._mode.stopped:
+        # The bytes may have arrived before the mode changed.
+        while way in self._mode.stopped or connection.silent:
             await self._changed.wait()
         return chunk
 

@@ -11,11 +11,12 @@ from tests.faults.harness.scenario import Run
 from tests.faults.harness.world import SeededPerson
 
 
-def logged_in(run: Run, person: SeededPerson) -> TaskFlow:
-    """A client at the gateway, with its own session. It renews its tokens itself."""
+def logged_in(
+    run: Run, person: SeededPerson, address: str = "", *, heartbeat_timeout: float = 45.0
+) -> TaskFlow:
+    """A client at the gateway, or at the address of a proxy. It renews its tokens itself."""
     settings = run.stack.settings
     sessions = MemorySessions()
-    client = TaskFlow(run.gateway, session_store=sessions)
     session = Session(
         user_id=person.id,
         email=person.email,
@@ -24,5 +25,6 @@ def logged_in(run: Run, person: SeededPerson) -> TaskFlow:
         refresh_token=refresh_token(Seal(settings), UUID(person.session_id), 1),
         renew_after=time.time() + settings.access_token_lifetime / 3,
     )
-    sessions.write(client.server, session)
-    return TaskFlow(run.gateway, session_store=sessions)
+    server = address or run.gateway
+    sessions.write(server, session)
+    return TaskFlow(server, session_store=sessions, heartbeat_timeout=heartbeat_timeout)

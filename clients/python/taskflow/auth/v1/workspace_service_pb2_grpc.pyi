@@ -21,7 +21,7 @@ class WorkspaceServiceStub:
     GetWorkspace: _aio.UnaryUnaryMultiCallable[_workspace_service_pb2.GetWorkspaceRequest, _workspace_service_pb2.GetWorkspaceResponse]
     """Returns a workspace that the caller is a member of."""
     ListWorkspaces: _aio.UnaryUnaryMultiCallable[_workspace_service_pb2.ListWorkspacesRequest, _workspace_service_pb2.ListWorkspacesResponse]
-    """Lists the workspaces that the caller is a member of, oldest first."""
+    """Lists the workspaces that the caller is a member of, oldest first. A page ends early rather than exceeding 3 MiB."""
     UpdateWorkspace: _aio.UnaryUnaryMultiCallable[_workspace_service_pb2.UpdateWorkspaceRequest, _workspace_service_pb2.UpdateWorkspaceResponse]
     """Changes a workspace. For admins."""
     AddMember: _aio.UnaryUnaryMultiCallable[_workspace_service_pb2.AddMemberRequest, _workspace_service_pb2.AddMemberResponse]
@@ -31,7 +31,7 @@ class WorkspaceServiceStub:
     is a member already.
     """
     ListMembers: _aio.UnaryUnaryMultiCallable[_workspace_service_pb2.ListMembersRequest, _workspace_service_pb2.ListMembersResponse]
-    """Lists the members of a workspace, in the order in which they joined."""
+    """Lists the members, longest membership first. A page ends early rather than exceeding 3 MiB."""
     UpdateMember: _aio.UnaryUnaryMultiCallable[_workspace_service_pb2.UpdateMemberRequest, _workspace_service_pb2.UpdateMemberResponse]
     """Changes a member's role. For admins; only an owner can change an owner's role or make a member an owner.
 
@@ -70,7 +70,7 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workspace_service_pb2.ListWorkspacesRequest,
         context: _aio.ServicerContext[_workspace_service_pb2.ListWorkspacesRequest, _abc.Awaitable[_workspace_service_pb2.ListWorkspacesResponse]],
     ) -> _abc.Awaitable[_workspace_service_pb2.ListWorkspacesResponse]:
-        """Lists the workspaces that the caller is a member of, oldest first."""
+        """Lists the workspaces that the caller is a member of, oldest first. A page ends early rather than exceeding 3 MiB."""
 
     @_abc_1.abstractmethod
     def UpdateWorkspace(
@@ -98,7 +98,7 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workspace_service_pb2.ListMembersRequest,
         context: _aio.ServicerContext[_workspace_service_pb2.ListMembersRequest, _abc.Awaitable[_workspace_service_pb2.ListMembersResponse]],
     ) -> _abc.Awaitable[_workspace_service_pb2.ListMembersResponse]:
-        """Lists the members of a workspace, in the order in which they joined."""
+        """Lists the members, longest membership first. A page ends early rather than exceeding 3 MiB."""
 
     @_abc_1.abstractmethod
     def UpdateMember(

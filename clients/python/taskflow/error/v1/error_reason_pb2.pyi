@@ -37,7 +37,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 5
     """RESOURCE_EXHAUSTED. The request is larger than allowed. Metadata: {"limit_bytes": "262144"}."""
     ERROR_REASON_CALL_TIMED_OUT: _ErrorReason.ValueType  # 6
-    """DEADLINE_EXCEEDED. The call ran longer than the server's limit for unary calls. Metadata: {"limit_seconds": "30"}."""
+    """DEADLINE_EXCEEDED. The call ran longer than the server's limit for unary calls, or its request took too long to
+    arrive. Metadata: {"limit_seconds": "30"}.
+    """
     ERROR_REASON_UNKNOWN_METHOD: _ErrorReason.ValueType  # 7
     """UNIMPLEMENTED. The server has no such method."""
     ERROR_REASON_INVALID_REQUEST: _ErrorReason.ValueType  # 10
@@ -104,6 +106,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_READER_TOO_SLOW: _ErrorReason.ValueType  # 60
     """RESOURCE_EXHAUSTED. The client didn't read from its stream for too long. Resume from the last cursor."""
+    ERROR_REASON_SERVICE_UNAVAILABLE: _ErrorReason.ValueType  # 70
+    """UNAVAILABLE. The gateway can't reach the service, or its process ended during the call. The call may have taken
+    effect. Comes with RetryInfo.
+    """
+    ERROR_REASON_PROTOCOL_UNSUPPORTED: _ErrorReason.ValueType  # 71
+    """UNIMPLEMENTED. The server doesn't speak the protocol or the compression of the request. An HTTP client gets 415."""
+    ERROR_REASON_METADATA_TOO_LARGE: _ErrorReason.ValueType  # 72
+    """RESOURCE_EXHAUSTED. The call's metadata is larger than allowed. Metadata: {"limit_bytes": "16384"}."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reasons of TaskFlow's errors, sent in google.rpc.ErrorInfo.reason without the ERROR_REASON_ prefix, with the
@@ -125,7 +135,9 @@ ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 4
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 5
 """RESOURCE_EXHAUSTED. The request is larger than allowed. Metadata: {"limit_bytes": "262144"}."""
 ERROR_REASON_CALL_TIMED_OUT: ErrorReason.ValueType  # 6
-"""DEADLINE_EXCEEDED. The call ran longer than the server's limit for unary calls. Metadata: {"limit_seconds": "30"}."""
+"""DEADLINE_EXCEEDED. The call ran longer than the server's limit for unary calls, or its request took too long to
+arrive. Metadata: {"limit_seconds": "30"}.
+"""
 ERROR_REASON_UNKNOWN_METHOD: ErrorReason.ValueType  # 7
 """UNIMPLEMENTED. The server has no such method."""
 ERROR_REASON_INVALID_REQUEST: ErrorReason.ValueType  # 10
@@ -192,4 +204,12 @@ Metadata: {"of": "user", "limit": "1000"}; "of" is "user" or "workspace".
 """
 ERROR_REASON_READER_TOO_SLOW: ErrorReason.ValueType  # 60
 """RESOURCE_EXHAUSTED. The client didn't read from its stream for too long. Resume from the last cursor."""
+ERROR_REASON_SERVICE_UNAVAILABLE: ErrorReason.ValueType  # 70
+"""UNAVAILABLE. The gateway can't reach the service, or its process ended during the call. The call may have taken
+effect. Comes with RetryInfo.
+"""
+ERROR_REASON_PROTOCOL_UNSUPPORTED: ErrorReason.ValueType  # 71
+"""UNIMPLEMENTED. The server doesn't speak the protocol or the compression of the request. An HTTP client gets 415."""
+ERROR_REASON_METADATA_TOO_LARGE: ErrorReason.ValueType  # 72
+"""RESOURCE_EXHAUSTED. The call's metadata is larger than allowed. Metadata: {"limit_bytes": "16384"}."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

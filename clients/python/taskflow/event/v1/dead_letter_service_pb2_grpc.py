@@ -52,7 +52,7 @@ class DeadLetterServiceServicer:
     """
 
     def ListDeadLetters(self, request, context):
-        """Lists dead letters, newest first.
+        """Lists dead letters, newest first. A page ends early rather than exceeding 3 MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -17,7 +17,7 @@ class DeadLetterServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListDeadLetters: _aio.UnaryUnaryMultiCallable[_dead_letter_service_pb2.ListDeadLettersRequest, _dead_letter_service_pb2.ListDeadLettersResponse]
-    """Lists dead letters, newest first."""
+    """Lists dead letters, newest first. A page ends early rather than exceeding 3 MiB."""
     ReplayDeadLetter: _aio.UnaryUnaryMultiCallable[_dead_letter_service_pb2.ReplayDeadLetterRequest, _dead_letter_service_pb2.ReplayDeadLetterResponse]
     """Delivers a dead letter to its consumer again. The consumer doesn't repeat effects that it already committed."""
 
@@ -30,7 +30,7 @@ class DeadLetterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dead_letter_service_pb2.ListDeadLettersRequest,
         context: _aio.ServicerContext[_dead_letter_service_pb2.ListDeadLettersRequest, _abc.Awaitable[_dead_letter_service_pb2.ListDeadLettersResponse]],
     ) -> _abc.Awaitable[_dead_letter_service_pb2.ListDeadLettersResponse]:
-        """Lists dead letters, newest first."""
+        """Lists dead letters, newest first. A page ends early rather than exceeding 3 MiB."""
 
     @_abc_1.abstractmethod
     def ReplayDeadLetter(

@@ -68,6 +68,7 @@ class NotificationServiceServicer:
 
     def ListNotifications(self, request, context):
         """Lists the caller's notifications, newest first, with a cursor to continue from in WatchNotifications.
+        A page ends early rather than exceeding 3 MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -17,7 +17,9 @@ class NotificationServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListNotifications: _aio.UnaryUnaryMultiCallable[_notification_service_pb2.ListNotificationsRequest, _notification_service_pb2.ListNotificationsResponse]
-    """Lists the caller's notifications, newest first, with a cursor to continue from in WatchNotifications."""
+    """Lists the caller's notifications, newest first, with a cursor to continue from in WatchNotifications.
+    A page ends early rather than exceeding 3 MiB.
+    """
     GetUnreadCount: _aio.UnaryUnaryMultiCallable[_notification_service_pb2.GetUnreadCountRequest, _notification_service_pb2.GetUnreadCountResponse]
     """Counts the caller's unread notifications."""
     MarkRead: _aio.UnaryUnaryMultiCallable[_notification_service_pb2.MarkReadRequest, _notification_service_pb2.MarkReadResponse]
@@ -47,7 +49,9 @@ class NotificationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _notification_service_pb2.ListNotificationsRequest,
         context: _aio.ServicerContext[_notification_service_pb2.ListNotificationsRequest, _abc.Awaitable[_notification_service_pb2.ListNotificationsResponse]],
     ) -> _abc.Awaitable[_notification_service_pb2.ListNotificationsResponse]:
-        """Lists the caller's notifications, newest first, with a cursor to continue from in WatchNotifications."""
+        """Lists the caller's notifications, newest first, with a cursor to continue from in WatchNotifications.
+        A page ends early rather than exceeding 3 MiB.
+        """
 
     @_abc_1.abstractmethod
     def GetUnreadCount(
