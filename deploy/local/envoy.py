@@ -14,7 +14,7 @@ from deploy.local.program import Program, StackError
 from services.platform.config import Settings
 from services.platform.rpc.health_service import SCOPE_HEADER
 from services.platform.rpc.methods import METHODS
-from taskflow.options.v1.options_pb2 import CAPACITY_PASSWORDS
+from taskflow.options.v1.options_pb2 import CAPACITY_NEW_PASSWORDS, CAPACITY_PASSWORDS
 
 _TEMPLATE = Path(__file__).resolve().parents[1] / "envoy" / "envoy.yaml.j2"
 # Of the administration in a container.
@@ -30,14 +30,20 @@ _REFLECTION = {
     "/grpc.reflection.v1.ServerReflection/": _ANY,
     "/grpc.reflection.v1alpha.ServerReflection/": _ANY,
 }
-# The auth service's cluster for methods that hash a password, of which few can run at once.
-_PASSWORDS = "passwords"
-# Number of replicas that the limits assume behind a DNS name, at the least.
+# The auth service's clusters for methods that hash a password, of which few can run at once. Logins have their own, so
+# that registrations can't take their places.
+_CAPACITIES = {CAPACITY_PASSWORDS: "passwords", CAPACITY_NEW_PASSWORDS: "new-passwords"}
+# A DNS name stands for at least this many replicas.
 _NAMED_REPLICAS = 2
-# Concurrent password calls per auth process: about a second of its work. The process itself would refuse further calls
-# at a higher cost.
-PASSWORDS_AT_ONCE = 10
-# Envoy's memory limit (bytes), half of its container's. Without clients Envoy needs some 40 MiB.
+# Logins, and registrations, for each process: more than it lets one address have waiting (passwords.py), so that an
+# address can't take them all. It would refuse further ones too, but at a higher cost.
+PASSWORDS_AT_ONCE = 20
+# Calls per second that the gateway passes on for one access token and process, in times of `user_calls_per_second`.
+# The process refuses what is above its own limit with a better error; this bounds what those refusals cost it.
+_TIMES_USER_RATE = 5
+# Access tokens whose calls the gateway counts at once.
+_COUNTED_TOKENS = 10_000
+# Memory that Envoy may use, half of its container's. It needs some 40 MiB without a client.
 _HEAP_BYTES = 512 * 2**20
 # Requests up to this many times the limit are passed on, so that the services refuse them with their own error.
 _PASSED_ON = 4
@@ -110,7 +116,11 @@ def rendered(
     without one it listens on ADMIN_PORT of the loopback address, for a container of its own.
     """
     everywhere = [address for some in addresses.values() for address in some]
-    clusters = {**addresses, _PASSWORDS: addresses["auth"], _ANY: everywhere}
+    passwords = dict.fromkeys(_CAPACITIES.values(), addresses["auth"])
+    clusters = {**addresses, **passwords, _ANY: everywhere}
+    processes = max(map(len, addresses.values())) * (
+        _NAMED_REPLICAS if discovery == "STRICT_DNS" else 1
+    )
     template = Environment(undefined=StrictUndefined, autoescape=False).from_string(
         _TEMPLATE.read_text()
     )
@@ -130,6 +140,9 @@ def rendered(
         library_errors=gateway_errors.library_errors(settings),
         request_seconds=gateway_errors.REQUEST_SECONDS,
         calls_at_once=_calls_at_once(settings, clusters, discovery == "STRICT_DNS"),
+        token_calls_per_second=int(_TIMES_USER_RATE * settings.user_calls_per_second * processes),
+        counted_tokens=_COUNTED_TOKENS,
+        trusted_hops=settings.trusted_hops,
         heap_bytes=_HEAP_BYTES,
         request_bytes=_PASSED_ON * settings.max_request_bytes,
         clusters=clusters,
@@ -147,11 +160,15 @@ def _routes(reflection: bool) -> list[tuple[str, str, bool]]:
     public = [method for method in METHODS.values() if not method.internal]
     streams = {method.path: method.process for method in public if method.streams}
     lasting = streams | _HEALTH | (_REFLECTION if reflection else {})
-    passwords = [method.path for method in public if method.capacity == CAPACITY_PASSWORDS]
+    apart = {
+        method.path: _CAPACITIES[method.capacity]
+        for method in public
+        if method.capacity in _CAPACITIES
+    }
     packages = {f"/{method.service.rpartition('.')[0]}.": method.process for method in public}
     return [
         *((prefix, process, True) for prefix, process in lasting.items()),
-        *((path, _PASSWORDS, False) for path in passwords),
+        *((path, cluster, False) for path, cluster in apart.items()),
         *((prefix, process, False) for prefix, process in packages.items()),
     ]
 
@@ -162,7 +179,7 @@ def _calls_at_once(
     """The most concurrent calls for each service, over all its processes."""
     replicas = _NAMED_REPLICAS if named else 1
     return {
-        name: (PASSWORDS_AT_ONCE if name == _PASSWORDS else settings.gateway_calls)
+        name: (PASSWORDS_AT_ONCE if name in _CAPACITIES.values() else settings.gateway_calls)
         * replicas
         * len(addresses)
         for name, addresses in clusters.items()

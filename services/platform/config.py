@@ -167,10 +167,17 @@ class Settings(BaseSettings):
     refresh_token_lifetime: Annotated[float, Field(ge=60)] = 30 * 86400
     """Seconds that a session lasts without being used."""
     login_attempts_per_account: Annotated[int, Field(ge=1)] = 10
-    """Wrong passwords within 15 minutes after which logins to an account are refused."""
-    login_attempts_per_address: Annotated[int, Field(ge=1)] = 10
-    """Wrong passwords within 15 minutes after which logins from an IP address are refused. Raise it where many people
-    share an address."""
+    """Wrong passwords within 15 minutes after which logins to an account from one IP address are refused. From all
+    addresses together ten times as many are allowed."""
+    login_attempts_per_address: Annotated[int | None, Field(ge=1)] = None
+    """Wrong passwords within 15 minutes after which all logins from an IP address are refused. Unset: 100, and 1,000 in
+    development. Raise it where many people share an address."""
+    registrations_per_address: Annotated[int | None, Field(ge=1)] = None
+    """Accounts that may be registered from an IP address in an hour, at each auth process. Unset: 100, and 100,000 in
+    development."""
+    trusted_hops: Annotated[int, Field(ge=0, le=10)] = 0
+    """Proxies in front of the gateway, such as a load balancer, that append the client's address to x-forwarded-for.
+    With a wrong number, clients share an address or can choose one."""
 
     reflection: bool = True
     """Whether the services offer gRPC reflection. Switch it off in production."""
@@ -184,6 +191,28 @@ class Settings(BaseSettings):
     """Unary calls that a process works on at once, from the gateway and other services. It refuses further ones."""
     max_streams: Annotated[int, Field(ge=1)] = 20_000
     """Streams that a process keeps open. It refuses further ones."""
+    user_calls: Annotated[int, Field(ge=1)] = 84
+    """Calls of one user that a process works on at once. It refuses further ones."""
+    workspace_calls: Annotated[int, Field(ge=1)] = 90
+    """As `user_calls`, for the calls that name one workspace."""
+    user_calls_per_second: Annotated[float, Field(gt=0)] = 200
+    """Calls per second of one user at a process while other users call, after a burst of two seconds' calls. Further
+    ones wait for up to a second, then they are refused."""
+    workspace_calls_per_second: Annotated[float, Field(gt=0)] = 1000
+    """As `user_calls_per_second`, for the calls that name one workspace."""
+    user_streams: Annotated[int, Field(ge=1)] = 1_000
+    """Streams of one user that a process keeps open. It refuses further ones."""
+    workspace_streams: Annotated[int, Field(ge=1)] = 15_000
+    """WatchTasks streams of one workspace that a process keeps open. It refuses further ones."""
+    user_connections: Annotated[int, Field(ge=1)] = 8
+    """Connections of `database_pool_size` that one user's calls hold at once, and at most all but one. Further calls
+    wait."""
+    workspace_connections: Annotated[int, Field(ge=1)] = 8
+    """As `user_connections`, for the calls that name one workspace."""
+    user_search_seconds: Annotated[float, Field(gt=0)] = 20
+    """Seconds per minute that one user's text searches may keep the database busy. Further ones are refused."""
+    workspace_search_seconds: Annotated[float, Field(gt=0)] = 30
+    """As `user_search_seconds`, for all members of one workspace."""
     max_request_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024
     """Size of the largest request."""
     max_call_seconds: Seconds = 30
@@ -397,6 +426,19 @@ class Settings(BaseSettings):
     @cached_property
     def notification(self) -> str:
         return self.notification_address or f"{self.host}:{self.notification_port}"
+
+    @property
+    def attempts_per_address(self) -> int:
+        return self.login_attempts_per_address or (1_000 if self._developing else 100)
+
+    @property
+    def registrations(self) -> int:
+        """Per address and hour."""
+        return self.registrations_per_address or (100_000 if self._developing else 100)
+
+    @property
+    def _developing(self) -> bool:
+        return self.environment == "development"
 
     @cached_property
     def keys(self) -> Path:

@@ -5,7 +5,8 @@ It takes commands on stdin as tests/bench/load does.
 A line of JSON is the task: `address`; `mix`, the weight of each kind of call; their parameters (see `_KINDS`); `seed`;
 `seconds`; `deadline` of a call (seconds); and `rate`, calls per second, or `in_flight`, concurrent calls. The result:
 `codes`, the number of calls by code; `in_time`, calls that succeeded within the seconds; `milliseconds` of each call,
-by code; `wordless`, refusals without a reason or without a retry delay.
+by code; `wordless`, refusals without a reason or without a retry delay; `limits`, refusals by limit and scope. With
+`in_flight`, `pause` is the time (seconds) before the call after a refusal.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import json
 import random
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
@@ -22,9 +23,9 @@ import grpc.aio
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import error_details_pb2, status_pb2
 
-from taskflow.auth.v1.auth_service_pb2 import LoginRequest
+from taskflow.auth.v1.auth_service_pb2 import LoginRequest, RegisterRequest
 from taskflow.auth.v1.auth_service_pb2_grpc import AuthServiceStub
-from taskflow.task.v1.task_pb2 import Task
+from taskflow.task.v1.task_pb2 import Task, TaskFilter
 from taskflow.task.v1.task_service_pb2 import (
     CreateTaskRequest,
     GetTaskRequest,
@@ -60,6 +61,7 @@ class _Load:
         self._kinds, self._weights = list(spec["mix"]), list(spec["mix"].values())
         self._took: defaultdict[str, list[float]] = defaultdict(list)
         self._wordless = 0
+        self._limits: Counter[str] = Counter()
         self._in_time = 0
         self._end = 0.0
 
@@ -74,12 +76,13 @@ class _Load:
             "in_time": self._in_time,
             "milliseconds": self._took,
             "wordless": self._wordless,
+            "limits": self._limits,
         }
 
     async def _keep_rate(self) -> None:
         rate, seconds = self._spec["rate"], self._spec["seconds"]
         begin = time.monotonic()
-        under_way: set[asyncio.Task[None]] = set()
+        under_way: set[asyncio.Task[str]] = set()
         for number in range(int(rate * seconds)):
             rest = begin + number / rate - time.monotonic()
             if rest > 0:
@@ -91,9 +94,10 @@ class _Load:
 
     async def _in_turn(self) -> None:
         while time.monotonic() < self._end:
-            await self._one()
+            if await self._one() == _REFUSED:
+                await asyncio.sleep(self._spec.get("pause", 0))
 
-    async def _one(self) -> None:
+    async def _one(self) -> str:
         (kind,) = self._chance.choices(self._kinds, self._weights)
         begun = time.monotonic()
         try:
@@ -102,18 +106,27 @@ class _Load:
             self._in_time += time.monotonic() < self._end
         except grpc.aio.AioRpcError as error:
             code = error.code().name
-            self._wordless += code == _REFUSED and not _has_words(error)
+            if code == _REFUSED:
+                limit = limit_of(error)
+                self._wordless += not limit
+                self._limits[limit] += 1
         self._took[code].append(1e3 * (time.monotonic() - begun))
+        return code
 
 
-def _has_words(error: grpc.aio.AioRpcError) -> bool:
+def limit_of(error: grpc.aio.AioRpcError) -> str:
+    """What refused the call: "<limit> (<scope>)", or "overloaded". Empty without a reason or a retry delay."""
     trailing: Any = error.trailing_metadata()
     raw = dict(trailing or ()).get("grpc-status-details-bin", b"")
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     for detail in status_pb2.Status.FromString(raw).details:
         detail.Unpack(info)
         detail.Unpack(retry)
-    return bool(info.reason == "OVERLOADED" and retry.HasField("retry_delay"))
+    if not retry.HasField("retry_delay"):
+        return ""
+    if info.reason == "CALLER_LIMIT_REACHED":
+        return f"{info.metadata['limit']} ({info.metadata['scope']})"
+    return "overloaded" if info.reason == "OVERLOADED" else ""
 
 
 def _of_tasks(make: Callable[[Any, Any, random.Random], Callable[..., Awaitable[Any]]]) -> Any:
@@ -154,6 +167,26 @@ def _create(stub: Any, spec: Any, chance: random.Random) -> Any:
     return lambda **more: stub.CreateTask(request, **more)
 
 
+def _search(stub: Any, spec: Any, chance: random.Random) -> Any:
+    wanted = TaskFilter(text=f"nowhere {chance.randrange(1000)}")
+    request = ListTasksRequest(workspace_id=spec["workspace"], filter=wanted)
+    return lambda **more: stub.ListTasks(request, **more)
+
+
+def _register(channel: grpc.aio.Channel, spec: Any) -> Call:
+    stub = AuthServiceStub(channel)
+
+    async def call(chance: random.Random) -> Any:
+        request = RegisterRequest(
+            email=f"{UUID(int=chance.getrandbits(128))}@example.com",
+            password="correct horse battery staple",
+            display_name="Somebody",
+        )
+        return await stub.Register(request, timeout=spec["deadline"])
+
+    return call
+
+
 def _login(channel: grpc.aio.Channel, spec: Any) -> Call:
     """A login to one of the accounts `emails`, with `password`."""
     stub = AuthServiceStub(channel)
@@ -171,6 +204,8 @@ _KINDS: dict[str, Callable[[grpc.aio.Channel, Any], Call]] = {
     "update": _of_tasks(_update),
     "create": _of_tasks(_create),
     "login": _login,
+    "register": _register,
+    "search": _of_tasks(_search),
 }
 
 if __name__ == "__main__":

@@ -122,9 +122,11 @@ class Team:
         )
         return (await self.auth.Register(request)).user
 
-    async def login(self, email: str, password: str = PASSWORD) -> Person:
+    async def login(self, email: str, password: str = PASSWORD, address: str = "") -> Person:
+        """A login from this network address; from the test's own without one."""
         answer = await self.auth.Login(
-            auth_service_pb2.LoginRequest(email=email, password=password, device="laptop")
+            auth_service_pb2.LoginRequest(email=email, password=password, device="laptop"),
+            metadata=(("x-forwarded-for", address),) if address else None,
         )
         return Person(answer.user, answer.tokens)
 
@@ -193,7 +195,11 @@ class Team:
         return list(answer.members)
 
 
-async def guess(team: Team, email: str, address: str = "198.51.100.7") -> grpc.StatusCode | None:
+# Where `guess` guesses from.
+GUESSER = "198.51.100.7"
+
+
+async def guess(team: Team, email: str, address: str = GUESSER) -> grpc.StatusCode | None:
     """The status code of a login with a wrong password from this network address."""
     request = auth_service_pb2.LoginRequest(email=email, password="wrong password")
     try:

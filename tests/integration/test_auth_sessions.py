@@ -18,6 +18,7 @@ from services.platform.data.retention import run_once
 from services.platform.rpc.errors import DomainError
 from taskflow.auth.v1 import auth_service_pb2
 from tests.integration.people import (
+    GUESSER,
     PASSWORD,
     Person,
     Team,
@@ -253,12 +254,33 @@ async def test_concurrent_password_guesses_are_all_counted(team: Team) -> None:
     ]
 
 
-async def test_a_successful_login_resets_the_attempts_of_the_account(team: Team) -> None:
+async def test_a_successful_login_clears_the_attempts_of_its_account_and_address(
+    team: Team,
+) -> None:
     user = await team.register()
     for _ in range(2):
         codes = [await guess(team, user.email) for _ in range(9)]
         assert codes == [_Code.UNAUTHENTICATED] * 9
-        assert (await team.login(user.email)).id == user.id
+        assert (await team.login(user.email, address=GUESSER)).id == user.id
+
+
+async def test_a_login_from_another_address_doesnt_clear_the_attempts_of_a_guesser(
+    team: Team,
+) -> None:
+    user = await team.register()
+    codes = [await guess(team, user.email) for _ in range(10)]
+    assert codes == [_Code.UNAUTHENTICATED] * 10
+    assert (await team.login(user.email)).id == user.id
+    assert await guess(team, user.email) is _Code.RESOURCE_EXHAUSTED
+
+
+async def test_wrong_passwords_of_one_account_keep_nobody_else_at_the_address_out(
+    team: Team,
+) -> None:
+    mistyped, other = await team.register(), await team.register("bob")
+    for _ in range(11):
+        await guess(team, mistyped.email)
+    assert (await team.login(other.email, address=GUESSER)).id == other.id
 
 
 async def test_old_login_attempts_and_ended_sessions_are_deleted(team: Team, db: Database) -> None:
@@ -318,6 +340,31 @@ async def test_logins_beyond_the_queue_limit_are_refused_at_once(
     assert (await team.login(user.email)).id == user.id, "and then it's over"
 
 
+async def test_an_address_with_many_waiting_passwords_is_refused_by_name_and_others_come_next() -> (
+    None
+):
+    order: list[str] = []
+
+    class Recording(PasswordHasher):
+        def hash(self, password: str | bytes, *, salt: bytes | None = None) -> str:
+            order.append(str(password))
+            return "hash"
+
+    busy = passwords.Passwords(Recording())
+    order.clear()
+    # One thread per processor begins at once.
+    count = len(passwords._CORES) + passwords._ADDRESS_LIMIT
+    flood = [asyncio.create_task(busy.hash(f"flood {n}", "198.51.100.7")) for n in range(count)]
+    await asyncio.sleep(0)
+    with pytest.raises(DomainError) as caught:
+        busy.check_queue("198.51.100.7", new=True)
+    assert caught.value.metadata == {"limit": "passwords_at_once", "scope": "address"}
+    quiet = busy.hash("quiet", "198.51.100.8")
+    login = busy.hash("login", "198.51.100.7", login=True)
+    await asyncio.gather(quiet, login, *flood)
+    assert max(map(order.index, ("quiet", "login"))) <= len(passwords._CORES) + 3
+
+
 async def test_continuous_password_hashing_uses_a_fifth_of_a_processor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -347,13 +394,16 @@ async def test_logins_that_would_wait_too_long_on_a_slow_machine_are_refused(
 
     monkeypatch.setattr(passwords, "_LONGEST_WAIT", 0.2)
     busy = passwords.Passwords(Slow())
-    waiting = [asyncio.create_task(busy.hash(f"{number}")) for number in range(12)]
+    waiting = [asyncio.create_task(busy.hash(f"{number}")) for number in range(8)]
     await asyncio.sleep(0.25)
     with pytest.raises(DomainError):
-        busy.check_queue()
+        busy.check_queue(new=True)
+    # Neither another address nor a login has to wait for them.
+    busy.check_queue("198.51.100.8", new=True)
+    busy.check_queue()
     # Cancelled calls leave the queue.
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
-    busy.check_queue()
+    busy.check_queue(new=True)
     assert await busy.hash("one more") == "hash"

@@ -15,6 +15,7 @@ from deploy.local.envoy import PASSWORDS_AT_ONCE, configuration
 from deploy.local.stack import running_stack
 from services.platform.config import Settings
 from services.platform.rpc.errors import DomainError
+from services.platform.rpc.limits import limit_reached
 from services.platform.rpc.methods import METHODS
 from taskflow.error.v1 import error_reason_pb2 as reasons
 from tests.conftest import settings_for
@@ -23,6 +24,7 @@ from tests.faults import http2_frames
 _GET = "/taskflow.task.v1.TaskService/GetTask"
 _WATCH = "/taskflow.task.v1.TaskService/WatchTasks"
 _LOGIN = "/taskflow.auth.v1.AuthService/Login"
+_REGISTER = "/taskflow.auth.v1.AuthService/Register"
 _REFRESH = "/taskflow.auth.v1.AuthService/RefreshToken"
 _USUAL = 5
 # The gateway's limit of concurrent calls, for the two processes of a service together.
@@ -72,7 +74,13 @@ async def gateway(
     upstream: _BlockingUpstream, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[str]:
     """The address of Envoy, in front of two processes of each service."""
-    settings = settings_for(tmp_path_factory.mktemp("limits"), gateway_calls=_USUAL, replicas=2)
+    settings = settings_for(
+        tmp_path_factory.mktemp("limits"),
+        gateway_calls=_USUAL,
+        replicas=2,
+        # Few enough that one client reaches the limit of its token.
+        user_calls_per_second=1,
+    )
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((upstream,))
     for port in (settings.auth_port, settings.task_port, settings.notification_port):
@@ -138,6 +146,57 @@ async def test_logins_have_a_small_limit_of_their_own(
             await asyncio.sleep(0.01)
     upstream.go_on.set()
     assert await asyncio.gather(*calls) == [b""] * (most + 1)
+
+
+async def test_registrations_leave_logins_their_places(
+    channel: grpc.aio.Channel, upstream: _BlockingUpstream
+) -> None:
+    upstream.go_on.clear()
+    most = 2 * PASSWORDS_AT_ONCE
+    register: Any = channel.unary_unary(_REGISTER)
+    login: Any = channel.unary_unary(_LOGIN)
+    calls = [asyncio.ensure_future(register(b"", timeout=30)) for _ in range(most)]
+    async with asyncio.timeout(20):
+        while upstream.waiting < most:
+            await asyncio.sleep(0.01)
+    assert (
+        _status(await _refused(register)) == DomainError(reasons.ERROR_REASON_OVERLOADED).status()
+    )
+    calls.append(asyncio.ensure_future(login(b"", timeout=30)))
+    async with asyncio.timeout(20):
+        while upstream.waiting < most + 1:
+            await asyncio.sleep(0.01)
+    upstream.go_on.set()
+    assert await asyncio.gather(*calls) == [b""] * (most + 1)
+
+
+async def test_a_flood_with_one_token_is_refused_by_name_and_another_token_is_served(
+    channel: grpc.aio.Channel, upstream: _BlockingUpstream
+) -> None:
+    upstream.go_on.set()
+    refresh: Any = channel.unary_unary(_REFRESH)
+    expected = limit_reached("calls_per_second", "token", 1)
+
+    async def call(token: str) -> grpc.aio.AioRpcError | None:
+        try:
+            await refresh(b"", timeout=30, metadata=(("authorization", token),))
+        except grpc.aio.AioRpcError as error:
+            return error
+        return None
+
+    async def flood() -> list[grpc.aio.AioRpcError]:
+        """Calls until a few were refused. The burst is two seconds' calls."""
+        refused: list[grpc.aio.AioRpcError] = []
+        async with asyncio.timeout(20):
+            while len(refused) < 3:
+                if error := await call("Bearer flood"):
+                    refused.append(error)
+        return refused
+
+    for error in await flood():
+        assert (error.code(), error.details()) == (expected.code, expected.message)
+        assert _status(error) == expected.status()
+    assert await call("Bearer other") is None
 
 
 async def _refused(get: Any) -> grpc.aio.AioRpcError:

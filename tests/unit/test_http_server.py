@@ -195,7 +195,7 @@ async def test_long_answers_leave_room_for_other_clients(port: int) -> None:
 
 
 async def test_long_answers_have_a_limit_too(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge, "_MOST_CONNECTIONS", 20)
+    monkeypatch.setattr(server, "_MOST_CONNECTIONS", 20)
     writers = await _opened_event_streams(port, 20)
     assert await _answer(port, GET % b"quick") == b""
     for writer in writers:

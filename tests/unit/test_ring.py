@@ -136,3 +136,23 @@ async def test_a_waiting_stream_is_registered_once_however_many_heartbeats_it_se
     assert len(room.waiting) == 1
     reader.close()
     assert not room.waiting
+
+
+async def test_other_work_has_its_turn_before_an_event_has_woken_a_thousand_streams() -> None:
+    ring = Ring(10, 10**6)
+    room = ring.enter("a")
+    readers = [Reader(room, uuid4(), 60) for _ in range(1000)]
+    order: list[str] = []
+
+    async def follow(reader: Reader) -> None:
+        await reader.wait()
+        order.append("stream")
+        reader.close()
+
+    following = [asyncio.create_task(follow(reader)) for reader in readers]
+    await asyncio.sleep(0)
+    ring.append("a", at(1), b"")
+    asyncio.get_running_loop().call_soon(order.append, "other work")
+    await asyncio.wait_for(asyncio.gather(*following), 10)
+    assert order.count("stream") == 1000
+    assert order.index("other work") <= 100

@@ -16,7 +16,6 @@ from tests.bench.memory import resident
 from tests.fakes import text_functions
 from workflows.enrichment.enrichers import EnrichRequest
 from workflows.enrichment.enrichers.heuristic import suggest
-from workflows.enrichment.fair_lock import FairLock
 from workflows.enrichment.text_process import TextProcess, UnreadableText
 
 BUDGET = 0.3
@@ -168,40 +167,3 @@ async def test_the_child_process_uses_little_memory(texts: TextProcess) -> None:
     pid = await texts.call("w", text_functions.child_of_this_process, "x")
     # Limit in bytes. The child process uses 15 million; importing gRPC or Temporal alone would double that.
     assert resident(pid) < 25_000_000
-
-
-async def test_the_fair_lock_alternates_between_keys_and_keeps_the_order_within_a_key() -> None:
-    lock = FairLock()
-    order: list[str] = []
-
-    async def take(key: str, name: str) -> None:
-        async with lock.hold(key):
-            order.append(name)
-            await asyncio.sleep(0)
-
-    names = ["a1", "a2", "a3", "b1", "c1", "b2"]
-    await asyncio.gather(*(take(name[0], name) for name in names))
-    assert order == ["a1", "b1", "c1", "a2", "b2", "a3"]
-    await take("a", "a4")
-    assert order[-1] == "a4"
-
-
-async def test_a_turn_that_nobody_waits_for_any_more_goes_to_the_next() -> None:
-    lock = FairLock()
-    had: list[str] = []
-
-    async def take(key: str) -> None:
-        async with lock.hold(key):
-            had.append(key)
-
-    async with lock.hold("first"):
-        gone, late, last = (asyncio.create_task(take(key)) for key in ("gone", "late", "last"))
-        await asyncio.sleep(0)
-        gone.cancel()
-        await asyncio.sleep(0)
-    # This waiter is cancelled at the moment when the lock passes to it.
-    late.cancel()
-    await asyncio.wait_for(last, 1)
-    assert had == ["last"]
-    assert gone.cancelled()
-    assert late.cancelled()

@@ -15,7 +15,7 @@ from typing import Final, TypeVar, TypeVarTuple, cast
 
 import structlog
 
-from workflows.enrichment.fair_lock import FairLock
+from services.platform.turns import Turns
 from workflows.enrichment.text_child import LENGTH, OVERRUN
 
 log = structlog.get_logger()
@@ -42,7 +42,7 @@ class TextProcess:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._child: Process | None = None
-        self._lock = FairLock()
+        self._turns = Turns(1)
 
     async def call(
         self, workspace: str, function: Callable[[*Arguments], Result], *arguments: *Arguments
@@ -53,7 +53,7 @@ class TextProcess:
         exceptions of the function.
         """
         frame = pickle.dumps((function, arguments))
-        async with self._lock.hold(workspace):
+        async with self._turns.hold((workspace,)):
             answer = await self._exchange(frame)
         succeeded, result = pickle.loads(answer)
         if not succeeded:
@@ -62,7 +62,7 @@ class TextProcess:
 
     async def close(self) -> None:
         """Ends the child after its current text."""
-        async with self._lock.hold(""):
+        async with self._turns.hold(("",)):
             await self._end()
 
     async def _exchange(self, frame: bytes) -> bytes:

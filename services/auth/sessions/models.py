@@ -36,12 +36,12 @@ sessions = Table(
     Index("sessions_expiry", "expires_at"),
 )
 
-# Recent wrong passwords: one row for the account and one for the client's address (throttle.py).
+# Recent wrong passwords: one row for the account, one for the client's address, and one for both (throttle.py).
 login_attempts = Table(
     "login_attempts",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    # HMAC of the account's e-mail address or of the client's IP address: neither is stored in clear.
+    # HMAC of the account's e-mail, the address, or both: nothing is stored in clear.
     Column("key", LargeBinary, nullable=False),
     Column("attempted_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Index("login_attempts_key", "key", "attempted_at"),

@@ -5,15 +5,17 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
 
-from services.platform.rpc.errors import DomainError, invalid
-from services.platform.rpc.nfc import nfc
+from services.platform.rpc.errors import DomainError
+from services.platform.rpc.limits import limit_reached
+from services.platform.turns import Turns
 from taskflow.error.v1 import error_reason_pb2 as reasons
 
 # Argon2id parameters: the first choice of the OWASP cheat sheet for password storage (19 MiB, 2 passes); about 20 ms.
@@ -21,12 +23,16 @@ _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 # Cores that may hash passwords: half of them, the same half in all processes of a machine.
 _ALL_CORES = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else [0]
 _CORES = _ALL_CORES[-max(1, len(_ALL_CORES) // 2) :]
-# Reject calls with a password once the oldest job in the queue has waited this long (seconds).
+# Reject passwords of an address once its oldest waiter exceeds this (seconds): the threads slow down on a busy machine.
 _LONGEST_WAIT = 1.0
-# Reject calls with a password once this many jobs are in the queue: about a second of work for one thread.
+# Reject passwords once this many wait in their queue, or this many of their address: about a second of work for one
+# thread. The gateway passes on more logins than one address may have waiting (deploy/local/envoy.py).
 _QUEUE_LIMIT = 12
-# Share of its time that a thread may spend on hashing: some 10 passwords a second for each thread. Even at low
-# priority, hashing takes caches and memory bandwidth from everything else on the machine.
+_ADDRESS_LIMIT = 10
+# Delay that an address over its limit is told before a retry (seconds).
+_RETRY_AFTER = 1.0
+# Part of its time that a thread may spend on hashing: some 10 passwords a second. Hashing takes caches and memory
+# bandwidth from everything else on the machine, whatever its priority.
 _SHARE = 0.2
 # Most processor time (seconds) that an idle thread saves up, and can then use for hashing without a pause.
 _BURST = 0.04
@@ -46,33 +52,37 @@ def check_length(field: str, password: str) -> None:
 
 
 class Passwords:
-    """Hashes and verifies passwords. Both raise OVERLOADED when the queue is full or too slow."""
+    """Hashes and verifies. Logins and new passwords have a queue each, and the threads serve both by turns.
+
+    In a queue the addresses take turns. Both methods raise OVERLOADED when the queue is full, and
+    CALLER_LIMIT_REACHED for an address that has too many waiting, or one for too long.
+    """
 
     def __init__(self, hasher: PasswordHasher = _HASHER) -> None:
         self._hasher = hasher
         self._threads = ThreadPoolExecutor(
             len(_CORES), thread_name_prefix="argon2", initializer=_prepare
         )
-        self._lock = threading.Lock()
-        # Waiting jobs, oldest first → when each joined the queue (time.monotonic()).
-        self._waiting: dict[object, float] = {}
-        # Verified for accounts that don't exist, so that their logins take as long as those of existing accounts.
+        self._free_threads = Turns(len(_CORES))
+        self._logins = _Queue()
+        self._new = _Queue()
+        # Verified when an account doesn't exist, so that the answer takes as long as for one that does.
         self._dummy_hash = hasher.hash(os.urandom(16))
 
-    def check_queue(self) -> None:
-        """Raises OVERLOADED if the queue would reject a password now. A call can thus fail before it does any work."""
-        with self._lock:
-            oldest = next(iter(self._waiting.values()), None)
-            full = len(self._waiting) >= _QUEUE_LIMIT
-        if full or (oldest is not None and time.monotonic() - oldest > _LONGEST_WAIT):
-            raise DomainError(reasons.ERROR_REASON_OVERLOADED)
+    def check_queue(self, address: str = "", *, new: bool = False) -> None:
+        """Raises as a login, or a new password, would now. Lets a call fail before it costs anything."""
+        (self._new if new else self._logins).check(address)
 
-    async def hash(self, password: str) -> str:
-        return await self._run(lambda: self._hasher.hash(_canonical(password)))
+    async def hash(self, password: str, address: str = "", *, login: bool = False) -> str:
+        """The hash of a new password, or at a `login` the new hash of an old one."""
+        queue = self._logins if login else self._new
+        return await self._run(queue, address, lambda: self._hasher.hash(_canonical(password)))
 
-    async def verify(self, password: str, stored: str | None) -> bool:
-        """Whether the password matches the hash `stored`. Without a hash: False, after the same time."""
-        right = await self._run(lambda: self._matches(password, stored or self._dummy_hash))
+    async def verify(self, password: str, stored: str | None, address: str = "") -> bool:
+        """Whether the password matches the hash. Without a hash it is False, after the same time."""
+        right = await self._run(
+            self._logins, address, lambda: self._matches(password, stored or self._dummy_hash)
+        )
         return right and stored is not None
 
     def outdated(self, stored: str) -> bool:
@@ -85,28 +95,51 @@ class Passwords:
         except VerificationError:
             return False
 
-    async def _run(self, work: Callable[[], _T]) -> _T:
-        self.check_queue()
-        ticket = object()
-        with self._lock:
-            self._waiting[ticket] = time.monotonic()
-
-        def leave_queue(_: object = None) -> None:
-            with self._lock:
-                self._waiting.pop(ticket, None)
+    async def _run(self, queue: "_Queue", address: str, work: Callable[[], _T]) -> _T:
+        queue.check(address)
+        async with queue.turn(address):
+            await self._free_threads.take((queue,))
 
         def run() -> _T:
             _thread.pace.wait()
-            leave_queue()
             try:
                 return work()
             finally:
                 _thread.pace.count()
 
-        job = self._threads.submit(run)
-        # The job of a cancelled caller leaves the queue too. A job that a thread has started runs to its end.
-        job.add_done_callback(leave_queue)
-        return await asyncio.wrap_future(job)
+        job = asyncio.get_running_loop().run_in_executor(self._threads, run)
+        job.add_done_callback(lambda _: self._free_threads.give_back((queue,)))
+        # Work that a thread has started continues when its caller is cancelled, and keeps the thread until its end.
+        return await asyncio.shield(job)
+
+
+class _Queue:
+    """Passwords that wait for a thread. The addresses take turns to be the next one."""
+
+    def __init__(self) -> None:
+        self._next = Turns(1)
+        # The waiters, oldest first, with their address → since when (time.monotonic()).
+        self._waiting: dict[object, tuple[str, float]] = {}
+
+    def check(self, address: str) -> None:
+        since = [at for waiting, at in self._waiting.values() if waiting == address]
+        # A full queue still takes the first of an address: its turn comes before the others' next ones.
+        if len(self._waiting) >= (_QUEUE_LIMIT if since else 2 * _QUEUE_LIMIT):
+            raise DomainError(reasons.ERROR_REASON_OVERLOADED)
+        slow = since and time.monotonic() - since[0] > _LONGEST_WAIT
+        if slow or len(since) >= _ADDRESS_LIMIT:
+            raise limit_reached("passwords_at_once", "address", _RETRY_AFTER)
+
+    @asynccontextmanager
+    async def turn(self, address: str) -> AsyncIterator[None]:
+        """Holds the place of the next one. Callers who are cancelled while they wait leave the queue."""
+        ticket = object()
+        self._waiting[ticket] = (address, time.monotonic())
+        try:
+            async with self._next.hold((address,)):
+                yield
+        finally:
+            del self._waiting[ticket]
 
 
 def _canonical(password: str) -> str:

@@ -7,7 +7,8 @@ from services.auth.accounts import logic as accounts
 from services.auth.accounts import messages as account_messages
 from services.auth.sessions import logic, retention, tokens
 from services.auth.sessions.messages import session_tokens
-from services.auth.sessions.passwords import Passwords, check_length
+from services.auth.sessions.passwords import Passwords
+from services.auth.sessions.registrations import Registrations
 from services.auth.sessions.throttle import Throttle, client_address
 from services.platform.rpc import idempotency
 from services.platform.rpc.errors import DomainError
@@ -31,14 +32,17 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
         self._keys = tokens.SigningKeys(platform.settings)
         self._passwords = Passwords()
         self._throttle = Throttle(platform.settings, platform.seal)
+        self._registrations = Registrations(platform.settings.registrations)
 
     async def Register(
         self, request: auth_service_pb2.RegisterRequest, context: Context
     ) -> auth_service_pb2.RegisterResponse:
         account = accounts.new_account(request)
-        check_length("password", request.password)
-        password_hash = await self._passwords.hash(request.password)
-        # No user is signed in yet, so the e-mail address identifies a repeated request.
+        address = self._address(context)
+        self._passwords.check_queue(address, new=True)
+        self._registrations.count(address)
+        password_hash = await self._passwords.hash(request.password, address)
+        # No user is signed in yet: repeats are recognised by the e-mail.
         caller = f"register:{account['email_key']}"
         async with self._db.transaction() as tx:
 
@@ -50,19 +54,23 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
                 tx, self._seal, caller, request, auth_service_pb2.RegisterResponse, create
             )
 
+    def _address(self, context: Context) -> str:
+        settings = self._settings
+        return client_address(context, settings.gateway_networks, settings.trusted_hops)
+
     async def Login(
         self, request: auth_service_pb2.LoginRequest, context: Context
     ) -> auth_service_pb2.LoginResponse:
-        self._passwords.check_queue()
+        address = self._address(context)
+        self._passwords.check_queue(address)
         email_key = emails.lookup_key(request.email)
-        address = client_address(context, self._settings.gateway_networks)
         attempt = self._throttle.attempt(email_key, address)
         async with self._db.read() as tx:
             await self._throttle.check(tx, attempt)
             account = await accounts.find_by_email(tx, email_key)
         # Hashing holds no database connection: more users may log in at once than the pool has connections.
         right = await self._passwords.verify(
-            request.password, account.password_hash if account else None
+            request.password, account.password_hash if account else None, address
         )
         if account is None or not right:
             async with self._db.transaction() as tx:
@@ -70,7 +78,7 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
             raise DomainError(reasons.ERROR_REASON_CREDENTIALS_WRONG)
         new_hash = None
         if self._passwords.outdated(account.password_hash):
-            new_hash = await self._passwords.hash(request.password)
+            new_hash = await self._passwords.hash(request.password, address, login=True)
         async with self._db.transaction() as tx:
             await self._throttle.succeeded(tx, attempt)
             if new_hash is not None:

@@ -1,4 +1,8 @@
-"""Login throttling: wrong passwords are counted per account and per address, in the database, for all replicas."""
+"""Login throttling: wrong passwords are counted in the database, for all replicas.
+
+They count for the account at the client's address, for the address, and for the account. The first limit is the lowest:
+an attacker who reaches it keeps the account's owner out only if both share an address.
+"""
 
 import ipaddress
 from collections.abc import Sequence
@@ -17,12 +21,15 @@ from taskflow.error.v1 import error_reason_pb2 as reasons
 
 # The networks of the gateways.
 Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
+# An account's limit for all addresses together, in limits for one. NIST 800-63B allows 100 wrong passwords.
+_ADDRESSES = 10
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """The two keys under which a login attempt counts: HMACs of the e-mail address and of the client's IP address."""
+    """The keys that a login attempt is counted under: HMACs of the account's e-mail, the client's address, and both."""
 
+    both: bytes
     account: bytes
     address: bytes
 
@@ -33,17 +40,22 @@ class Throttle:
     def __init__(self, settings: Settings, seal: Seal) -> None:
         self._seal = seal
         self._per_account = settings.login_attempts_per_account
-        self._per_address = settings.login_attempts_per_address
+        self._per_address = settings.attempts_per_address
 
     def attempt(self, email_key: str, address: str) -> Attempt:
         return Attempt(
+            self._seal.derive("login-account-at-address", f"{address} {email_key}".encode()),
             self._seal.derive("login-account", email_key.encode()),
             self._seal.derive("login-address", address.encode()),
         )
 
     async def check(self, tx: Transaction, attempt: Attempt) -> None:
-        """Raises LOGIN_THROTTLED while the account or the address is at its limit, even for the right password."""
-        limits = ((attempt.account, self._per_account), (attempt.address, self._per_address))
+        """Raises LOGIN_THROTTLED while one of the limits is reached, even for the right password."""
+        limits = (
+            (attempt.both, self._per_account),
+            (attempt.account, _ADDRESSES * self._per_account),
+            (attempt.address, self._per_address),
+        )
         waits = [
             row.wait.total_seconds()
             for key, limit in limits
@@ -53,19 +65,25 @@ class Throttle:
             raise DomainError(reasons.ERROR_REASON_LOGIN_THROTTLED, retry_after=max(waits))
 
     async def succeeded(self, tx: Transaction, attempt: Attempt) -> None:
-        """Clears the account's count. Raises LOGIN_THROTTLED when concurrent guesses have reached the limit."""
+        """Clears the account's counts, not the address's: an attacker's own account would clear it.
+
+        Raises LOGIN_THROTTLED when concurrent guesses have reached a limit.
+        """
         await self._lock(tx, [attempt.account])
         await self.check(tx, attempt)
-        await tx.run(queries.DELETE_ATTEMPTS, key=attempt.account)
+        for key in (attempt.both, attempt.account):
+            await tx.run(queries.DELETE_ATTEMPTS, key=key)
 
     async def failed(self, tx: Transaction, attempt: Attempt) -> None:
-        """Counts a wrong password. Raises LOGIN_THROTTLED when concurrent guesses have reached the limit.
+        """Counts a wrong password. Raises LOGIN_THROTTLED when concurrent guesses have reached a limit.
 
         Locks serialise concurrent guesses, so that no guess beyond the limit learns whether it was right.
         """
+        # The account's lock covers its count at the address as well.
         await self._lock(tx, [attempt.account, attempt.address])
         await self.check(tx, attempt)
-        await tx.run_many(queries.ADD_ATTEMPT, [{"key": attempt.account}, {"key": attempt.address}])
+        keys = (attempt.both, attempt.account, attempt.address)
+        await tx.run_many(queries.ADD_ATTEMPT, [{"key": key} for key in keys])
 
     async def _lock(self, tx: Transaction, keys: Sequence[bytes]) -> None:
         # Locks the keys in a fixed order, so that transactions don't deadlock.
@@ -73,18 +91,27 @@ class Throttle:
             await tx.run(queries.LOCK_ATTEMPTS, number=number)
 
 
-def client_address(context: "grpc.aio.ServicerContext[Any, Any]", gateways: Networks) -> str:
+def client_address(
+    context: "grpc.aio.ServicerContext[Any, Any]", gateways: Networks, trusted_hops: int
+) -> str:
     """The address that a login is counted under. For IPv6 the /64 prefix, which one customer has.
 
-    Behind the gateway it is the last entry of x-forwarded-for, the only one that the gateway itself wrote. Other peers
-    could write anything there, so theirs is ignored.
+    The gateway appends its peer to x-forwarded-for, and each of the `trusted_hops` proxies before it has appended its
+    own. The client wrote what stands before those entries. Peers other than the gateways could write anything there, so
+    theirs is ignored.
     """
     peer = _address(unquote(context.peer()).partition(":")[2].rpartition(":")[0])
     if peer is not None and any(peer in network for network in gateways):
-        for key, value in reversed(tuple(context.invocation_metadata() or ())):
-            if key == "x-forwarded-for" and isinstance(value, str):
-                peer = _address(value.rpartition(",")[2]) or peer
-                break
+        forwarded = [
+            entry
+            for key, value in context.invocation_metadata() or ()
+            if key == "x-forwarded-for" and isinstance(value, str)
+            for entry in value.split(",")
+        ]
+        # With fewer entries the call came past the proxies: the gateway's entry is the client.
+        hops = trusted_hops if len(forwarded) > trusted_hops else 0
+        if forwarded:
+            peer = _address(forwarded[-1 - hops]) or peer
     if isinstance(peer, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((int(peer), 64), strict=False))
     return str(peer)

@@ -13,6 +13,7 @@ from sqlalchemy.sql import ClauseElement
 from typing_extensions import TypeVar
 
 from services.platform.config import Settings
+from services.platform.data.shares import CONNECTION_WAIT, DatabaseShares
 
 log = structlog.get_logger()
 
@@ -154,10 +155,11 @@ class Database:
             },
             min_size=min(2, settings.database_pool_size),
             max_size=settings.database_pool_size,
-            timeout=5,
+            timeout=CONNECTION_WAIT,
             reconnect_timeout=0,
             open=False,
         )
+        self._shares = DatabaseShares(settings)
         # Called after each commit that wrote events.
         self.on_events: Callable[[], None] | None = None
 
@@ -170,7 +172,11 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """Commits at the end, rolls back on an exception. READ COMMITTED."""
-        async with self._pool.connection() as connection, connection.transaction():
+        async with (
+            self._shares.connection() as patience,
+            self._pool.connection(timeout=patience) as connection,
+            connection.transaction(),
+        ):
             transaction = Transaction(connection)
             yield transaction
         self._committed(transaction)
@@ -190,16 +196,27 @@ class Database:
     async def read(self) -> AsyncIterator[Transaction]:
         """Runs single reading statements without BEGIN and COMMIT. Each sees the newest committed state."""
         # `pool.connection()` would send a COMMIT, although no transaction is open.
-        connection = await self._pool.getconn()
-        try:
-            yield Transaction(connection)
-        finally:
-            await self._pool.putconn(connection)
+        async with self._shares.connection() as patience:
+            connection = await self._pool.getconn(timeout=patience)
+            try:
+                yield Transaction(connection)
+            finally:
+                await self._pool.putconn(connection)
+
+    @asynccontextmanager
+    async def search(self) -> AsyncIterator[Transaction]:
+        """As `read`, for statements whose cost grows with the texts of a workspace: few at once, and with a budget."""
+        async with self._shares.search(), self.read() as transaction:
+            yield transaction
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Transaction]:
-        """Runs several reads that must agree: all see the database as of the first read."""
-        async with self._pool.connection() as connection, connection.transaction():
+        """For several reads that must agree: all see the state at the first one."""
+        async with (
+            self._shares.connection() as patience,
+            self._pool.connection(timeout=patience) as connection,
+            connection.transaction(),
+        ):
             await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             yield Transaction(connection)
 

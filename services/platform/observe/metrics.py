@@ -10,6 +10,11 @@ _LONG_BUCKETS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600, 86400, 7 * 86400)
 CALLS = Histogram(
     "taskflow_calls_seconds", "Duration of unary calls", ["method", "code"], buckets=_BUCKETS
 )
+CALLER_REFUSALS = Counter(
+    "taskflow_caller_refusals_total",
+    "Calls and streams refused because their user, workspace or address had reached a limit",
+    ["limit", "scope"],
+)
 STREAMS_ENDED = Counter("taskflow_streams_ended_total", "Ended streams", ["method", "code"])
 STREAMS_OPEN = Gauge("taskflow_streams_open", "Open streams", ["method"])
 STREAM_MESSAGES = Counter("taskflow_stream_messages_total", "Messages sent on streams", ["method"])

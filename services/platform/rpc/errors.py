@@ -35,6 +35,10 @@ _MEANING: dict[ErrorReason.ValueType, tuple[grpc.StatusCode, str]] = {
     reasons.ERROR_REASON_REQUEST_TOO_LARGE: (_Code.RESOURCE_EXHAUSTED, "the request is too large"),
     reasons.ERROR_REASON_CALL_TIMED_OUT: (_Code.DEADLINE_EXCEEDED, "the call took too long"),
     reasons.ERROR_REASON_UNKNOWN_METHOD: (_Code.UNIMPLEMENTED, "there is no such method"),
+    reasons.ERROR_REASON_CALLER_LIMIT_REACHED: (
+        _Code.RESOURCE_EXHAUSTED,
+        "you have reached a limit that leaves room for other callers; try again",
+    ),
     reasons.ERROR_REASON_INVALID_REQUEST: (_Code.INVALID_ARGUMENT, "the request is invalid"),
     reasons.ERROR_REASON_UNREADABLE_REQUEST: (
         _Code.INVALID_ARGUMENT,
@@ -213,7 +217,7 @@ class DomainError(Exception):
 
 def _any(message: object) -> any_pb2.Any:
     packed = any_pb2.Any()
-    packed.Pack(message)  # type: ignore[arg-type]
+    packed.Pack(message, deterministic=True)  # type: ignore[arg-type]
     return packed
 
 

@@ -2,9 +2,10 @@
 
 1. Shutdown and overload: the gate rejects calls that the process can't serve, before any other work on them.
 2. Authentication: an unknown caller doesn't learn whether the request is well-formed.
-3. Validation: parsing, the number of items, the rules of the protos (validation.py).
-4. The servicer, which first authorises the caller and then reads stored state.
-5. Around all of it: exceptions become a public status, and the time limit, the metrics and the log line apply.
+3. The caller's share: calls and streams beyond it are refused, or wait for their turn (shares.py).
+4. Validation: parsing, the number of items, the rules of the protos (validation.py).
+5. The servicer, which first authorises the caller and then reads stored state.
+6. Around all of it: exceptions become a public status, and the time limit, the metrics and the log line apply.
 
 The gate is one interceptor and wraps each method once. With several interceptors grpc.aio would wrap every call.
 """
@@ -24,13 +25,15 @@ from services.platform.rpc import grpc_services
 from services.platform.rpc.call_log import CallLog
 from services.platform.rpc.errors import DomainError, abort, public
 from services.platform.rpc.grpc_types import Context, Handler
-from services.platform.rpc.identity import Identity
+from services.platform.rpc.identity import Identity, current_caller
+from services.platform.rpc.limits import is_limit
 from services.platform.rpc.load_shedding import LoadShedder
 from services.platform.rpc.methods import METHODS
+from services.platform.rpc.shares import Held, Shares
 from services.platform.rpc.streams import Streams
 from services.platform.rpc.validation import validated
 from taskflow.error.v1 import error_reason_pb2 as reasons
-from taskflow.options.v1.options_pb2 import ACCESS_OPEN
+from taskflow.options.v1.options_pb2 import ACCESS_OPEN, ACCESS_SERVICE
 
 # A call that ends with one of these codes doesn't prove that Postgres and other dependencies respond.
 _UNANSWERED = frozenset(("UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "CANCELLED"))
@@ -44,8 +47,9 @@ class Gate(grpc.aio.ServerInterceptor):
         self._identity = identity
         self._handlers: dict[str, Handler] = {}
         self._load_shedder = LoadShedder(settings)
+        self.shares = Shares(settings)
         self._log = CallLog(settings)
-        self.streams = Streams(settings, self._log)
+        self.streams = Streams(settings, self._log, self.shares)
         # When the last call arrived through the gateway (time.monotonic()).
         self.last_arrival = 0.0
 
@@ -80,12 +84,22 @@ class Gate(grpc.aio.ServerInterceptor):
             # A stream may send bytes that were serialized once for all its readers.
             return message if isinstance(message, bytes) else write(message)
 
-        async def admit(raw: bytes, context: Context) -> Message:
+        shared = declared.access not in (ACCESS_OPEN, ACCESS_SERVICE)
+        in_workspace = "workspace_id" in declared.descriptor.input_type.fields_by_name
+
+        async def admit(raw: bytes, context: Context, held: Held) -> Message:
             if not declared.internal:
                 self.last_arrival = time.monotonic()
             if declared.access != ACCESS_OPEN:
                 await self._identity.authenticate(declared, context)
-            return validated(parse, raw, most_bytes)
+            if not shared:
+                return validated(parse, raw, most_bytes)
+            held.take(current_caller().user_id.int)
+            request = validated(parse, raw, most_bytes)
+            if in_workspace:
+                held.join(request.workspace_id)  # type: ignore[attr-defined]
+            await held.turn()
+            return request
 
         if inner.response_streaming:
             stream = self.streams.opening(method, inner.unary_stream, admit)
@@ -99,7 +113,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self,
         method: str,
         serve: Callable[[Message, Context], Awaitable[Message]],
-        admit: Callable[[bytes, Context], Awaitable[Message]],
+        admit: Callable[[bytes, Context, Held], Awaitable[Message]],
     ) -> Callable[[bytes, Context], Awaitable[Message]]:
         limit = self._settings.max_call_seconds
         durations: dict[str, Any] = {}
@@ -119,10 +133,14 @@ class Gate(grpc.aio.ServerInterceptor):
                 observe(refusal.code.name, time.perf_counter() - started)
                 await abort(context, refusal)
             logging.serve(method, context)
+            held = Held(self.shares)
+            answered = True
             try:
                 try:
                     async with asyncio.timeout(limit):
-                        return await serve(await admit(raw, context), context)
+                        answer = await serve(await admit(raw, context, held), context)
+                        held.succeeded()
+                        return answer
                 except TimeoutError:
                     raise DomainError(
                         reasons.ERROR_REASON_CALL_TIMED_OUT, {"limit_seconds": f"{limit:g}"}
@@ -136,13 +154,19 @@ class Gate(grpc.aio.ServerInterceptor):
             except Exception as error:
                 failure = public(error)
                 code = failure.code.name
+                answered = not is_limit(failure)
+                if failure.reason == reasons.ERROR_REASON_RESOURCE_NOT_FOUND:
+                    held.not_found()
                 await abort(context, failure)
             finally:
+                held.leave()
                 # The exception of a rejected call keeps this frame alive, see `abort`.
                 raw = b""
                 elapsed = time.perf_counter() - started
-                self._load_shedder.leave(answered=code not in _UNANSWERED)
+                self._load_shedder.leave(answered=answered and code not in _UNANSWERED)
                 observe(code, elapsed)
-                self._log.ended("call", code, elapsed)
+                # A caller's limit can refuse thousands of calls a second; a metric counts them.
+                if answered:
+                    self._log.ended("call", code, elapsed)
 
         return call

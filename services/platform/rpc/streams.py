@@ -18,6 +18,7 @@ from services.platform.rpc.call_log import CallLog
 from services.platform.rpc.errors import DomainError, abort, public
 from services.platform.rpc.grpc_types import Context
 from services.platform.rpc.identity import Caller, current_caller
+from services.platform.rpc.shares import Held, Shares
 from taskflow.error.v1 import error_reason_pb2 as reasons
 
 # Seconds that ending a stream waits for a client that doesn't read.
@@ -41,9 +42,10 @@ class _Stream:
 class Streams:
     """Opens streams. Ends the streams of slow readers and ended sessions, and all streams on shutdown."""
 
-    def __init__(self, settings: Settings, log: CallLog) -> None:
+    def __init__(self, settings: Settings, log: CallLog, shares: Shares) -> None:
         self._settings = settings
         self._log = log
+        self._shares = shares
         self._open: set[_Stream] = set()
         self._draining = False
 
@@ -51,7 +53,7 @@ class Streams:
         self,
         method: str,
         serve: Callable[[Message, Context], AsyncGenerator[Message | bytes, None]],
-        admit: Callable[[bytes, Context], Awaitable[Message]],
+        admit: Callable[[bytes, Context, Held], Awaitable[Message]],
     ) -> Callable[[bytes, Context], Awaitable[None]]:
         """Wraps a streaming method; returns the function that grpc.aio calls for each new stream.
 
@@ -65,11 +67,12 @@ class Streams:
             code = "OK"
             logging.serve(method, context)
             stream = _Stream(asyncio.current_task())
+            held = Held(self._shares, stream=True)
             gauge.inc()
             self._open.add(stream)
             try:
                 self._check_capacity()
-                request = await admit(raw, context)
+                request = await admit(raw, context, held)
                 # At once, because the first message can take its time.
                 await context.send_initial_metadata(())
                 # An open stream keeps only what it needs.
@@ -78,6 +81,9 @@ class Streams:
                 stream.caller = current_caller()
                 async with aclosing(serve(request, context)) as messages:
                     async for message in messages:
+                        if not held.proven:
+                            # The first message proves the membership.
+                            held.succeeded()
                         if stream.ended_by is not None:
                             # `end` cancelled this task, but the cancellation got lost, see `run_background`.
                             raise stream.ended_by
@@ -103,6 +109,7 @@ class Streams:
                 await _abort(context, failure)
             finally:
                 raw = b""
+                held.leave()
                 self._open.discard(stream)
                 gauge.dec()
                 metrics.STREAMS_ENDED.labels(method, code).inc()

@@ -1,5 +1,9 @@
 """Converts events into the responses of WatchTasks."""
 
+from functools import lru_cache
+from typing import NamedTuple
+
+from services.task.tasks.filters import Folded, folded
 from taskflow.event.v1.event_pb2 import (
     Event,
     JobChanged,
@@ -22,6 +26,9 @@ SHOWN_FACTS = (
     JobChanged,
     SuggestionChanged,
 )
+
+# Events that are kept parsed. Streams that lag further behind parse again; with the largest texts it's some megabytes.
+_KEPT = 32
 
 _KINDS = {
     "task_created": task_service_pb2.TASK_CHANGE_KIND_CREATED,
@@ -49,6 +56,25 @@ def response(event: Event, cursor: str) -> WatchTasksResponse | None:
     if facts == "task_updated":
         change.changed_fields.CopyFrom(event.task_updated.changed_fields)
     return WatchTasksResponse(cursor=cursor, change=change)
+
+
+class Parsed(NamedTuple):
+    """What filters need of an event: the id of a job's or suggestion's task, or the task before and after the event,
+    each with its folded texts."""
+
+    task_id: str
+    versions: tuple[tuple[Task, Folded], ...]
+
+
+@lru_cache(maxsize=_KEPT)
+def parsed(payload: bytes) -> Parsed:
+    """Parses an event once for all filtered streams of the process, which read it at nearly the same time."""
+    event = Event.FromString(payload)
+    if id := task_id(event):
+        return Parsed(id, ())
+    before, after = before_and_after(event)
+    versions = (after,) if before is None else (after, before)
+    return Parsed("", tuple((task, folded(task)) for task in versions))
 
 
 def before_and_after(event: Event) -> tuple[Task | None, Task]:

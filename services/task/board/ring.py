@@ -11,6 +11,9 @@ from uuid import UUID
 
 from taskflow.task.v1.task_pb2 import Task
 
+# Readers that are woken together: they take the event loop a few milliseconds, which calls of others wait.
+_WOKEN = 100
+
 
 class Position(NamedTuple):
     """A place in the JetStream stream.
@@ -75,8 +78,15 @@ class Room:
         self.tail.after = entry
         self.tail = entry
         waiting, self.waiting = self.waiting, set()
-        for reader in waiting:
-            reader.wake()
+        _wake(list(waiting))
+
+
+def _wake(readers: "list[Reader]") -> None:
+    """Wakes some of the readers now, and the others after other work of the event loop has had its turn."""
+    for reader in readers[:_WOKEN]:
+        reader.wake()
+    if rest := readers[_WOKEN:]:
+        asyncio.get_running_loop().call_soon(_wake, rest)
 
 
 class Reader:

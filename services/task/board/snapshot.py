@@ -33,7 +33,7 @@ async def read(
     """
     position: list[Any] | None = None
     while True:
-        async with reading, db.read() as tx:
+        async with reading, db.search() if wanted.text else db.read() as tx:
             await directory.authorize(tx, caller, workspace_id)
             page, position = await pages.page(
                 tx, workspace_id, wanted, _BY_CREATION, position, _PAGE, _PAGE_BYTES

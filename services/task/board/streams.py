@@ -177,12 +177,10 @@ class Board:
     async def _is_wanted(self, entry: Entry, wanted: TaskFilter) -> bool:
         if entry.position.sequence % _TURN == 0:
             await asyncio.sleep(0)
-        event = Event.FromString(entry.payload)
-        task_id = messages.task_id(event)
-        if task_id:
-            return matches(wanted, await self._task_of(entry, UUID(task_id)))
-        before, after = messages.before_and_after(event)
-        return matches(wanted, after) or (before is not None and matches(wanted, before))
+        event = messages.parsed(entry.payload)
+        if event.task_id:
+            return matches(wanted, await self._task_of(entry, UUID(event.task_id)))
+        return any(matches(wanted, task, texts) for task, texts in event.versions)
 
     async def _task_of(self, entry: Entry, task_id: UUID) -> Task:
         """The task of a job or suggestion, read from the database once for all streams."""

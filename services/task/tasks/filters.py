@@ -52,8 +52,16 @@ def _in_microseconds(field: str, sent: Timestamp) -> Timestamp:
     return Timestamp(seconds=seconds, nanos=micros * 1000)
 
 
-def matches(wanted: TaskFilter, task: Task) -> bool:
-    """Whether a list with this normalized filter contains the task."""
+Folded = tuple[str, str]
+
+
+def folded(task: Task) -> Folded:
+    """The title and the description for comparison with a filter's text."""
+    return task.title.casefold(), task.description.casefold()
+
+
+def matches(wanted: TaskFilter, task: Task, texts: Folded | None = None) -> bool:
+    """Whether a list with this normalized filter contains the task. `texts` is `folded(task)`, if it's known."""
     return (
         (wanted.include_deleted or not task.HasField("delete_time"))
         and _allows(wanted.project_ids, task.project_id)
@@ -67,7 +75,7 @@ def matches(wanted: TaskFilter, task: Task) -> bool:
             not wanted.HasField("updated_after")
             or _instant(task.update_time) >= _instant(wanted.updated_after)
         )
-        and (not wanted.text or _contains(task, wanted.text))
+        and (not wanted.text or _contains(texts or folded(task), wanted.text))
     )
 
 
@@ -92,6 +100,6 @@ def _instant(at: Timestamp) -> tuple[int, int]:
     return at.seconds, at.nanos
 
 
-def _contains(task: Task, text: str) -> bool:
-    folded = text.casefold()
-    return folded in task.title.casefold() or folded in task.description.casefold()
+def _contains(texts: Folded, text: str) -> bool:
+    sought = text.casefold()
+    return any(sought in found for found in texts)

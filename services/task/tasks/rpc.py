@@ -42,7 +42,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         caller = current_caller()
         workspace_id = UUID(request.workspace_id)
         wanted = filters.normalize(request.filter)
-        async with self._db.read() as tx:
+        async with self._db.search() if wanted.text else self._db.read() as tx:
             await directory.authorize(tx, caller, workspace_id)
             tasks, last = await task_pages.page(
                 tx,

@@ -69,8 +69,9 @@ class AuthServiceServicer:
     def Register(self, request, context):
         """Creates an account. Open to everyone; tokens come from Login.
 
-        Fails with ALREADY_EXISTS EMAIL_TAKEN when an account with this e-mail exists. A repeat with the same request_id
-        returns the same user.
+        Fails with ALREADY_EXISTS EMAIL_TAKEN when an account with this e-mail exists, and with RESOURCE_EXHAUSTED
+        CALLER_LIMIT_REACHED after too many registrations from one address. A repeat with the same request_id returns the
+        same user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -80,7 +81,9 @@ class AuthServiceServicer:
         """Starts a session and returns its tokens. Open to everyone.
 
         Fails with UNAUTHENTICATED CREDENTIALS_WRONG for a wrong password and for an unknown e-mail alike. Fails with
-        RESOURCE_EXHAUSTED LOGIN_THROTTLED after 10 wrong passwords in 15 minutes, for one account or from one address.
+        RESOURCE_EXHAUSTED LOGIN_THROTTLED after 10 wrong passwords in 15 minutes for one account from one address. From one
+        address for all accounts, and for one account from all addresses, the limit is higher. A login clears the count of
+        its account and address.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -19,14 +19,17 @@ class AuthServiceStub:
     Register: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RegisterRequest, _auth_service_pb2.RegisterResponse]
     """Creates an account. Open to everyone; tokens come from Login.
 
-    Fails with ALREADY_EXISTS EMAIL_TAKEN when an account with this e-mail exists. A repeat with the same request_id
-    returns the same user.
+    Fails with ALREADY_EXISTS EMAIL_TAKEN when an account with this e-mail exists, and with RESOURCE_EXHAUSTED
+    CALLER_LIMIT_REACHED after too many registrations from one address. A repeat with the same request_id returns the
+    same user.
     """
     Login: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LoginRequest, _auth_service_pb2.LoginResponse]
     """Starts a session and returns its tokens. Open to everyone.
 
     Fails with UNAUTHENTICATED CREDENTIALS_WRONG for a wrong password and for an unknown e-mail alike. Fails with
-    RESOURCE_EXHAUSTED LOGIN_THROTTLED after 10 wrong passwords in 15 minutes, for one account or from one address.
+    RESOURCE_EXHAUSTED LOGIN_THROTTLED after 10 wrong passwords in 15 minutes for one account from one address. From one
+    address for all accounts, and for one account from all addresses, the limit is higher. A login clears the count of
+    its account and address.
     """
     RefreshToken: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokenRequest, _auth_service_pb2.RefreshTokenResponse]
     """Exchanges a refresh token for new tokens of the same session. Open to everyone.
@@ -56,8 +59,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_auth_service_pb2.RegisterResponse]:
         """Creates an account. Open to everyone; tokens come from Login.
 
-        Fails with ALREADY_EXISTS EMAIL_TAKEN when an account with this e-mail exists. A repeat with the same request_id
-        returns the same user.
+        Fails with ALREADY_EXISTS EMAIL_TAKEN when an account with this e-mail exists, and with RESOURCE_EXHAUSTED
+        CALLER_LIMIT_REACHED after too many registrations from one address. A repeat with the same request_id returns the
+        same user.
         """
 
     @_abc_1.abstractmethod
@@ -69,7 +73,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts a session and returns its tokens. Open to everyone.
 
         Fails with UNAUTHENTICATED CREDENTIALS_WRONG for a wrong password and for an unknown e-mail alike. Fails with
-        RESOURCE_EXHAUSTED LOGIN_THROTTLED after 10 wrong passwords in 15 minutes, for one account or from one address.
+        RESOURCE_EXHAUSTED LOGIN_THROTTLED after 10 wrong passwords in 15 minutes for one account from one address. From one
+        address for all accounts, and for one account from all addresses, the limit is higher. A login clears the count of
+        its account and address.
         """
 
     @_abc_1.abstractmethod

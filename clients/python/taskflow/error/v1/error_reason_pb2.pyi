@@ -42,6 +42,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_UNKNOWN_METHOD: _ErrorReason.ValueType  # 7
     """UNIMPLEMENTED. The server has no such method."""
+    ERROR_REASON_CALLER_LIMIT_REACHED: _ErrorReason.ValueType  # 8
+    """RESOURCE_EXHAUSTED. The caller has reached one of its limits; other callers are served. Comes with RetryInfo.
+    Metadata: {"limit": "calls_at_once", "scope": "user"}; docs/operations.md lists the limits. "scope" is "user",
+    "workspace", "address" or "token": what the limit holds for.
+    """
     ERROR_REASON_INVALID_REQUEST: _ErrorReason.ValueType  # 10
     """INVALID_ARGUMENT. The request breaks a validation rule. Comes with BadRequest, which names each field."""
     ERROR_REASON_UNREADABLE_REQUEST: _ErrorReason.ValueType  # 11
@@ -140,6 +145,11 @@ arrive. Metadata: {"limit_seconds": "30"}.
 """
 ERROR_REASON_UNKNOWN_METHOD: ErrorReason.ValueType  # 7
 """UNIMPLEMENTED. The server has no such method."""
+ERROR_REASON_CALLER_LIMIT_REACHED: ErrorReason.ValueType  # 8
+"""RESOURCE_EXHAUSTED. The caller has reached one of its limits; other callers are served. Comes with RetryInfo.
+Metadata: {"limit": "calls_at_once", "scope": "user"}; docs/operations.md lists the limits. "scope" is "user",
+"workspace", "address" or "token": what the limit holds for.
+"""
 ERROR_REASON_INVALID_REQUEST: ErrorReason.ValueType  # 10
 """INVALID_ARGUMENT. The request breaks a validation rule. Comes with BadRequest, which names each field."""
 ERROR_REASON_UNREADABLE_REQUEST: ErrorReason.ValueType  # 11

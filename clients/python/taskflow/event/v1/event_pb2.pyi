@@ -25,8 +25,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Event(_message.Message):
-    """An event: a fact, written in the transaction that made it true. The relay publishes the event on the subject
-    `taskflow.<workspace id>.<aggregate>.<event>`, with "_" as workspace id when the event belongs to no workspace.
+    """A domain event. A service writes it to the outbox table, in the transaction that makes the change. The relay process
+    reads the outbox and publishes each event to NATS, on the subject `taskflow.<workspace id>.<aggregate>.<event>`. The
+    workspace id is "_" if the event belongs to no workspace.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -135,7 +135,9 @@ class _CapacityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Capacity.Val
     CAPACITY_UNSPECIFIED: _Capacity.ValueType  # 0
     """The service's limit for ordinary calls."""
     CAPACITY_PASSWORDS: _Capacity.ValueType  # 1
-    """The service's lower limit for calls that hash a password, which takes much processor time."""
+    """The lower limit of logins. They hash a password, which takes much processor time."""
+    CAPACITY_NEW_PASSWORDS: _Capacity.ValueType  # 2
+    """The still lower limit of calls that hash a new password. They leave logins their own places."""
 
 class Capacity(_Capacity, metaclass=_CapacityEnumTypeWrapper):
     """The gateway's concurrency limit that a method's calls count against. Each service has its own limits, and streams
@@ -145,7 +147,9 @@ class Capacity(_Capacity, metaclass=_CapacityEnumTypeWrapper):
 CAPACITY_UNSPECIFIED: Capacity.ValueType  # 0
 """The service's limit for ordinary calls."""
 CAPACITY_PASSWORDS: Capacity.ValueType  # 1
-"""The service's lower limit for calls that hash a password, which takes much processor time."""
+"""The lower limit of logins. They hash a password, which takes much processor time."""
+CAPACITY_NEW_PASSWORDS: Capacity.ValueType  # 2
+"""The still lower limit of calls that hash a new password. They leave logins their own places."""
 Global___Capacity: _TypeAlias = Capacity  # noqa: Y015
 
 @_typing.final
@@ -189,6 +193,6 @@ method: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions,
 process: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.ServiceOptions, _builtins.str]
 """The process that serves the service: "auth", "task" or "notification"."""
 event_type: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOptions, _containers.RepeatedScalarFieldContainer[_builtins.str]]
-"""On a message of the oneof Event.facts: the types of its events, as `<aggregate>.<event>`. The relay publishes such
-an event on the subject `taskflow.<workspace id>.<type>`.
+"""On a message of the oneof Event.facts: the types of its events, as `<aggregate>.<event>`. The relay process
+publishes such an event to NATS, on the subject `taskflow.<workspace id>.<type>`.
 """
