@@ -11,10 +11,12 @@ from services.auth.accounts import rpc as accounts
 from services.auth.sessions import rpc as sessions
 from services.auth.sessions.tokens import SigningKeys
 from services.auth.workspaces import rpc as workspaces
+from services.auth.workspaces.logic import Removal
 from services.migrations import wait_until_current
 from services.notification.dead_letters import rpc as dead_letters
 from services.notification.email import recovery as email_recovery
 from services.notification.email import rpc as email
+from services.notification.inbox import former_members as inbox_members
 from services.notification.inbox import rpc as inbox
 from services.notification.stream import recovery as stream_recovery
 from services.platform.background import run_background
@@ -41,7 +43,7 @@ from services.task.projects import rpc as projects
 from services.task.reminders import recovery as reminder_recovery
 from services.task.reminders import rpc as reminders
 from services.task.suggestions import rpc as suggestions
-from services.task.tasks import bulk
+from services.task.tasks import former_members as task_members
 from services.task.tasks import rpc as tasks
 from taskflow.auth.v1 import auth_service_pb2, auth_service_pb2_grpc
 
@@ -53,8 +55,15 @@ _FEATURES: dict[str, tuple[Register, ...]] = {
     "auth": (
         accounts.register,
         sessions.register,
-        # Removing a member also unassigns their tasks, in the same transaction. The task service owns that second step.
-        partial(workspaces.register, unassign=bulk.unassign_member),
+        # The removal of a member notes in its transaction what the other services have to do afterwards.
+        partial(
+            workspaces.register,
+            removal=Removal(
+                begin=(task_members.begin, inbox_members.begin),
+                is_former=task_members.is_former,
+                go_on=task_members.go_on,
+            ),
+        ),
     ),
     "task": (
         projects.register,

@@ -2,23 +2,20 @@
 
 Workflow ids are deterministic and effects idempotent, so an event may come twice. Events of one aggregate are
 dispatched in order, other events concurrently. An event is acknowledged once Temporal has accepted its starts; while
-Temporal or the Task service is away, events wait in JetStream.
+Temporal is away, events wait in JetStream. Workspaces take turns, here (events/turns.py) and in Temporal.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import partial
 from typing import Final
 
-import grpc.aio
-import nats.errors
 import structlog
 from google.protobuf.message import DecodeError, Message
 from nats.aio.msg import Msg
 from temporalio.client import Client
-from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -33,22 +30,24 @@ from taskflow.event.v1.event_pb2 import Event
 from workflows.contract import TASK_QUEUE
 from workflows.feature import Start
 from workflows.registry import FEATURES
-from workflows.service_stubs import ServiceStubs, is_final
+from workflows.service_stubs import ServiceStubs
 
 log = structlog.get_logger()
 
 CONSUMER: Final = "dispatcher"
 SUBJECTS: Final = subjects(
-    *dict.fromkeys(facts for feature in FEATURES for facts in (*feature.starts, *feature.calls))
+    *dict.fromkeys(facts for feature in FEATURES for facts in feature.starts)
 )
 
-# Events read at once, and how many of their aggregates are dispatched concurrently. Temporal's development server
-# accepts about 200 starts a second, one in some 5 ms.
+# Events of a batch.
 _BATCH: Final = 64
-_CONCURRENCY: Final = 16
-# Seconds between progress reports to JetStream, which redelivers an unacknowledged event after 8 s.
-_PROGRESS_INTERVAL: Final = 2.5
-# Pause (seconds) between retries while Temporal or a service is down: the first, and the longest.
+# Events read ahead: as many as Temporal's development server accepts in 40 s. An event of another workspace waits for
+# a batch or two, not for these.
+_READ_AHEAD: Final = 8_000
+# Aggregates dispatched concurrently. With 4 starts under way Temporal's development server accepts 200 a second. More
+# starts delay the runs that it has already: with 16, a run that waited its turn took three times as long.
+_CONCURRENCY: Final = 4
+# Seconds between tries while Temporal is away: the first pause, and the longest.
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
 _RPC_TIMEOUT: Final = timedelta(seconds=5)
@@ -72,7 +71,13 @@ class Dispatcher:
     async def run(self) -> None:
         """Runs until cancelled."""
         await DurableConsumer(
-            self._bus, CONSUMER, SUBJECTS, self.handle, self.park, size=_BATCH
+            self._bus,
+            CONSUMER,
+            SUBJECTS,
+            self.handle,
+            self.park,
+            size=_BATCH,
+            read_ahead=_READ_AHEAD,
         ).run()
 
     async def handle(self, batch: list[Msg]) -> None:
@@ -82,14 +87,10 @@ class Dispatcher:
             event = read(message.data)
             by_aggregate.setdefault(event.aggregate_id, []).append(event)
         signalled: set[str] = set()
-        progress = asyncio.ensure_future(_report_progress(batch))
-        try:
-            results = await asyncio.gather(
-                *(self._dispatch(events, signalled) for events in by_aggregate.values()),
-                return_exceptions=True,
-            )
-        finally:
-            progress.cancel()
+        results = await asyncio.gather(
+            *(self._dispatch(events, signalled) for events in by_aggregate.values()),
+            return_exceptions=True,
+        )
         for result in results:
             if isinstance(result, BaseException):
                 raise result
@@ -111,21 +112,16 @@ class Dispatcher:
         async with self._slots:
             for event in events:
                 with tracing.within(event.id):
-                    await self._call(event)
                     for start in starts(event, self._settings):
                         if start.id in signalled:
                             continue
                         if start.one_signal_per_batch:
                             signalled.add(start.id)
-                        await self._start(start)
+                        await self._start(start, turn_key(event))
 
-    async def _call(self, event: Event) -> None:
-        facts = _facts(event)
-        for feature in FEATURES:
-            if call := feature.calls.get(type(facts)):
-                await _patiently(partial(call, facts, self._stubs))
+    async def _start(self, start: Start, key: str) -> None:
+        """`key`: Temporal gives the keys whose work waits equal shares of the worker."""
 
-    async def _start(self, start: Start) -> None:
         async def request() -> None:
             with suppress(WorkflowAlreadyStartedError), _past_signal_limit(start):
                 await self._temporal.start_workflow(
@@ -146,6 +142,7 @@ class Dispatcher:
                         if start.restart_succeeded
                         else WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY
                     ),
+                    priority=Priority(fairness_key=key),
                     rpc_timeout=_RPC_TIMEOUT,
                 )
 
@@ -161,6 +158,11 @@ def read(data: bytes) -> Event:
     if event.WhichOneof("facts") is None or not event.aggregate_id:
         raise PoisonEvent("the event has no facts that are known here, or no aggregate")
     return event
+
+
+def turn_key(event: Event) -> str:
+    """Whose turn the event's work takes: its workspace's, or its aggregate's when it belongs to no workspace."""
+    return event.workspace_id or event.aggregate_id
 
 
 def starts(event: Event, settings: Settings) -> list[Start]:
@@ -202,19 +204,6 @@ async def _patiently(request: Callable[[], Awaitable[None]]) -> None:
             if error.status in _BAD_REQUEST:
                 raise PoisonEvent(f"Temporal refused it with {error.status.name}") from None
             status = error.status.name
-        except grpc.aio.AioRpcError as error:
-            if is_final(error):
-                raise PoisonEvent(f"a service refused it with {error.code().name}") from None
-            status = error.code().name
         log.warning("dispatcher waits", answered=status)
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
-
-
-async def _report_progress(batch: list[Msg]) -> None:
-    """Keeps JetStream from delivering the events again while they are being dispatched."""
-    while True:
-        await asyncio.sleep(_PROGRESS_INTERVAL)
-        for message in batch:
-            with suppress(nats.errors.Error):
-                await message.in_progress()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -55,7 +55,3 @@ class Feature:
     build_activities: Callable[[Settings, ServiceStubs], Activities]
     # Must be deterministic: an event that comes twice asks for the same starts.
     starts: Mapping[type[Message], Callable[[Any, Settings], list[Start]]]
-    # Idempotent calls to services, made before the workflow starts. The dispatcher retries each until it succeeds.
-    calls: Mapping[type[Message], Callable[[Any, ServiceStubs], Awaitable[None]]] = field(
-        default_factory=dict
-    )

@@ -37,7 +37,10 @@ def _local_errors(settings: Settings) -> list[tuple[_Filter, DomainError]]:
     metadata = {"limit_bytes": str(MAX_METADATA_BYTES)}
     share = {"limit": "calls_per_second", "scope": "token"}
     return [
-        (_status("EQ", 429), DomainError(reasons.ERROR_REASON_CALLER_LIMIT_REACHED, share)),
+        (
+            _status("EQ", 429),
+            DomainError(reasons.ERROR_REASON_CALLER_LIMIT_REACHED, share, retry_after=1),
+        ),
         # Envoy's limits of calls and of memory.
         (_flags("UO", "OM"), DomainError(reasons.ERROR_REASON_OVERLOADED)),
         (_status("EQ", 404), DomainError(reasons.ERROR_REASON_UNKNOWN_METHOD)),

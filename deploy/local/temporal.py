@@ -31,6 +31,8 @@ def program(folder: Path, port: int) -> Program:
             # SQLite's WAL doubles the workflows per second of the default journal. A crash of the process loses
             # nothing.
             *("--sqlite-pragma", "journal_mode=WAL", "--sqlite-pragma", "synchronous=NORMAL"),
+            # Workspaces whose work waits take turns (workflows/dispatcher.py).
+            *("--dynamic-config-value", "matching.enableFairness=true"),
             *("--log-level", "error"),
         ),
         ready=ready,

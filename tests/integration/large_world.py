@@ -15,6 +15,7 @@ from psycopg import sql
 
 from services.migrations.upgrade import upgrade
 from services.platform.config import Settings
+from tests.bench.dataset import name_id
 from tests.conftest import superuser
 
 TASKS = 1_000_000

@@ -1,13 +1,18 @@
 """Promises of NotificationService's unary calls: ownership, order, and marking as read."""
 
 from collections.abc import AsyncIterator
+from uuid import UUID
 
 import grpc
 import pytest
+from sqlalchemy import bindparam, select
 
+from services.notification.inbox.models import notifications
 from services.platform.config import Settings
+from services.platform.data.db import Statement
 from taskflow.auth.v1.auth_service_pb2 import LogoutRequest
-from taskflow.notification.v1.notification_pb2 import Notification
+from taskflow.auth.v1.workspace_pb2 import ROLE_MEMBER
+from taskflow.notification.v1.notification_pb2 import Notification, NotificationChange
 from taskflow.notification.v1.notification_service_pb2 import (
     GetUnreadCountRequest,
     ListNotificationsRequest,
@@ -16,9 +21,14 @@ from taskflow.notification.v1.notification_service_pb2 import (
 from tests.integration.notification_world import (
     NotificationWorld,
     a_notification_world,
+    eventually,
     next_change,
 )
-from tests.integration.people import Person, refusal
+from tests.integration.people import Person, database, refusal
+
+_SEQUENCES = Statement(
+    select(notifications.c.sequence).where(notifications.c.user_id == bindparam("user_id"))
+)
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +203,37 @@ async def test_without_a_live_session_nothing_is_shown_or_changed(
             "SESSION_REVOKED",
         )
     assert await unread(world, ben) == 1
+
+
+async def test_a_removal_takes_away_the_workspaces_notifications_for_good(
+    world: NotificationWorld, ben: Person, settings: Settings
+) -> None:
+    start = (await world.page(ben)).cursor
+    await world.assign(ben, ben)
+    await world.wait_for_notifications(ben, 2)
+    await world.team.remove(world.owner, world.workspace_id, ben.id)
+    assert await world.listed(ben) == []
+    assert await unread(world, ben) == 0
+    await world.team.add(world.owner, world.workspace_id, ben.email, ROLE_MEMBER)
+    assert await world.listed(ben) == []
+    assert await unread(world, ben) == 0
+    await world.assign(ben)
+    [new] = await world.wait_for_notifications(ben, 1)
+    async with database(settings) as db:
+
+        async def deleted() -> bool:
+            async with db.read() as tx:
+                rows = await tx.all(_SEQUENCES, user_id=UUID(ben.id))
+            return [row.sequence for row in rows] == [new.sequence]
+
+        await eventually(deleted)
+    # A stream that resumes from before the removal shows no title of then.
+    stream = world.watch(ben, start)
+    shown: list[NotificationChange] = []
+    while not shown or shown[-1].sequence < new.sequence:
+        shown.append((await next_change(stream)).change)
+    stream.cancel()
+    assert [change.created.task_id for change in shown if change.HasField("created")] == [
+        new.task_id
+    ]
+    assert [change.sequence for change in shown] == list(range(1, len(shown) + 1))

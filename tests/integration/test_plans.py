@@ -362,7 +362,7 @@ def _calls(ids: _Ids) -> _Cases:
         "marked": (notification.MARK, {"user_id": PERSON, "ids": [ids.notification], "now": _NOW}),
         "all marked": (
             notification.MARK_UP_TO,
-            {"user_id": PERSON, "up_to": 20_000, "now": _NOW},
+            {"user_id": PERSON, "up_to": 20_000, "now": _NOW, "count": 1000},
         ),
         "mail": (
             email.FILL_BATCH,

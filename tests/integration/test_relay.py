@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from nats.js.api import ConsumerConfig, StreamInfo
 from nats.js.errors import APIError
-from sqlalchemy import bindparam, func, select, text, update
+from sqlalchemy import Integer, Text, bindparam, func, select, text, update
 from uuid_utils.compat import uuid7
 
 from deploy.local.stack import running_stack
@@ -15,6 +15,7 @@ from services.platform.config import Settings
 from services.platform.data.db import Database, Row, Statement
 from services.platform.data.tables import outbox, relay_position
 from services.platform.events import pull
+from services.platform.events import relay_queries as queries
 from services.platform.events.bus import Bus
 from services.platform.events.outbox import add_event
 from services.platform.events.relay import Relay
@@ -297,3 +298,58 @@ async def test_a_standby_relay_takes_over_when_the_active_one_ends(
     standby.cancel()
     await asyncio.gather(working, standby, return_exceptions=True)
     assert len(await _published(bus, workspace, 1)) == 1
+
+
+_BACKLOG = text("""
+INSERT INTO platform.outbox (event_id, subject, payload)
+SELECT gen_random_uuid(), 'taskflow.' || :workspace || '.task.created', convert_to(n::text, 'UTF8')
+FROM generate_series(1, :count) AS n
+""").bindparams(bindparam("workspace", type_=Text), bindparam("count", type_=Integer))
+_ADD_BACKLOG = Statement(_BACKLOG)
+_FORGET = Statement(text("DELETE FROM platform.outbox WHERE published_at IS NULL"))
+
+
+async def test_a_workspace_with_a_long_backlog_does_not_hold_up_the_events_of_another_one(
+    db: Database, bus: Bus, relay: Relay
+) -> None:
+    while await relay.drain_once():
+        pass
+    busy, quiet = f"busy-{uuid7()}", f"quiet-{uuid7()}"
+    async with db.transaction() as tx:
+        await tx.run(_ADD_BACKLOG, workspace=busy, count=100_000)
+        await tx.run(_ADD_BACKLOG, workspace=quiet, count=3)
+    after = (await bus.jetstream.stream_info(STREAM)).state.last_seq
+    await relay.drain_once()
+    await relay.drain_once()
+    last = (await bus.jetstream.stream_info(STREAM)).state.last_seq
+    published: dict[str, list[int]] = {busy: [], quiet: []}
+    for sequence in range(after + 1, last + 1):
+        message = await bus.jetstream.get_msg(STREAM, sequence)
+        assert message.subject is not None
+        assert message.data is not None
+        published[message.subject.split(".")[1]].append(int(message.data))
+    assert published[quiet] == [1, 2, 3]
+    assert published[busy] == list(range(1, len(published[busy]) + 1))
+    assert len(published[busy]) > 200
+    async with db.transaction() as tx:
+        await tx.run(_FORGET)
+
+
+async def test_more_backlogged_workspaces_than_a_batch_holds_all_get_their_turn(
+    db: Database, bus: Bus, relay: Relay
+) -> None:
+    workspaces = [f"many-{number:04}" for number in range(queries.BATCH + 50)]
+    async with db.transaction() as tx:
+        for workspace in workspaces:
+            await tx.run(_ADD_BACKLOG, workspace=workspace, count=20)
+    after = (await bus.jetstream.stream_info(STREAM)).state.last_seq
+    for _ in range(2):
+        await relay.drain_once()
+    last = (await bus.jetstream.stream_info(STREAM)).state.last_seq
+    served = {
+        (await bus.jetstream.get_msg(STREAM, sequence)).subject
+        for sequence in range(after + 1, last + 1)
+    }
+    assert served == {f"taskflow.{workspace}.task.created" for workspace in workspaces}
+    async with db.transaction() as tx:
+        await tx.run(_FORGET)

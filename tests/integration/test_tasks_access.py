@@ -180,6 +180,10 @@ async def test_removing_a_member_unassigns_their_open_tasks(world: RolesWorld) -
     await world.team.remove(world.people.owner, project.workspace_id, person.id)
 
     for task in (plain, dated):
+        assert (await world.get(task.id)).assignee_id == ""
+        async with asyncio.timeout(20):
+            while (await world.get(task.id)).revision == task.revision:
+                await asyncio.sleep(0.05)
         now = await world.get(task.id)
         assert (now.assignee_id, now.revision) == ("", 2)
         event = (await world.events(task.id))[-1]

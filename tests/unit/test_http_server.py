@@ -167,7 +167,7 @@ async def test_a_client_that_keeps_reading_gets_an_answer_that_takes_longer(port
 
 
 async def test_idle_connections_beyond_their_limit_are_closed_at_once(port: int) -> None:
-    silent = [await asyncio.open_connection(HOST, port) for _ in range(edge._MOST_WAITING)]
+    silent = [await asyncio.open_connection(HOST, port) for _ in range(server._MOST_WAITING)]
     async with asyncio.timeout(0.3):
         assert await _answer(port, GET % b"quick") == b""
     # The server disconnects the silent clients, and then serves new clients again.
@@ -188,7 +188,7 @@ async def _opened_event_streams(port: int, count: int) -> list[asyncio.StreamWri
 
 
 async def test_long_answers_leave_room_for_other_clients(port: int) -> None:
-    writers = await _opened_event_streams(port, edge._MOST_WAITING + 50)
+    writers = await _opened_event_streams(port, server._MOST_WAITING + 50)
     assert (await _answer(port, GET % b"quick")).endswith(b"quick")
     for writer in writers:
         writer.close()

@@ -23,6 +23,7 @@ from temporalio.testing import WorkflowEnvironment
 from services.platform.config import Settings
 from tests.fakes.mail_receiver import MailReceiver, mail_receiver
 from tests.workflows.services_double import SECRET, Services, serving_doubles
+from workflows.due_times.activities import DueTimesActivities
 from workflows.email.activities import EmailActivities
 from workflows.email.smtp import Mailer, SmtpSettings
 from workflows.enrichment.activities import EnrichmentActivities
@@ -144,6 +145,7 @@ async def worker(
     activities = [
         EnrichmentActivities(stubs.suggestions, model).by_queue(),
         ReminderActivities(stubs.reminders).by_queue(),
+        DueTimesActivities(stubs.reminders).by_queue(),
         JobActivities(stubs.jobs, all_handlers).by_queue(),
         EmailActivities(stubs.email, mailer, "TaskFlow <no-reply@tasks.example>").by_queue(),
     ]

@@ -7,7 +7,6 @@ from taskflow.event.v1.event_pb2 import (
     TaskDeleted,
     TaskUndeleted,
     TaskUpdated,
-    TimeZoneChanged,
 )
 from workflows.feature import Feature
 from workflows.reminders import starts
@@ -23,5 +22,4 @@ FEATURE: Final = Feature(
         TaskDeleted: starts.on_task_changed,
         TaskUndeleted: starts.on_task_changed,
     },
-    calls={TimeZoneChanged: starts.move_due_times},
 )

@@ -1,4 +1,4 @@
-"""Events that start or signal DeadlineReminder, or move deadlines."""
+"""Events that start or signal DeadlineReminder."""
 
 from typing import Final
 
@@ -8,14 +8,11 @@ from taskflow.event.v1.event_pb2 import (
     TaskDeleted,
     TaskUndeleted,
     TaskUpdated,
-    TimeZoneChanged,
 )
-from taskflow.task.v1.internal_service_pb2 import MoveDueTimesRequest
 from taskflow.task.v1.task_pb2 import Task
 from workflows.feature import Start
 from workflows.reminders.contract import TaskDeadline, reminder_id
 from workflows.reminders.workflow import DeadlineReminder
-from workflows.service_stubs import ServiceStubs
 
 # Fields that change when reminders are sent, or whether they are.
 _TIMING: Final = frozenset({"due", "due_time", "assignee_id", "status"})
@@ -31,13 +28,6 @@ def on_task_updated(facts: TaskUpdated, _: Settings) -> list[Start]:
     changed = frozenset(facts.changed_fields.paths)
     timed = facts.task.HasField("due_time") or had_deadline or "due" in changed
     return [_look_again(facts.task)] if timed and (changed & _TIMING or had_deadline) else []
-
-
-async def move_due_times(facts: TimeZoneChanged, stubs: ServiceStubs) -> None:
-    """Tasks that are due on a date are due at the end of that day in the user's zone, which has changed."""
-    request = MoveDueTimesRequest(user_id=facts.user_id)
-    while (await stubs.reminders.MoveDueTimes(request)).more:
-        pass
 
 
 def _look_again(task: Task) -> Start:

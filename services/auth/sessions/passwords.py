@@ -13,8 +13,9 @@ from typing import TypeVar
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
 
-from services.platform.rpc.errors import DomainError
+from services.platform.rpc.errors import DomainError, invalid
 from services.platform.rpc.limits import limit_reached
+from services.platform.rpc.nfc import nfc
 from services.platform.turns import Turns
 from taskflow.error.v1 import error_reason_pb2 as reasons
 

@@ -1,7 +1,7 @@
 """The rules of workspaces and their members: creating, changing, and which roles may do so."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -21,8 +21,29 @@ from taskflow.auth.v1 import workspace_pb2, workspace_service_pb2
 from taskflow.auth.v1.workspace_pb2 import Role
 from taskflow.error.v1 import error_reason_pb2 as reasons
 
-# Unassigns a user from the open tasks of a workspace: (tx, workspace, user, actor). Returns how many tasks changed.
-Unassign = Callable[[Transaction, UUID, UUID, UUID], Awaitable[int]]
+# The arguments are the workspace and the user.
+_OfMember = Callable[[Transaction, UUID, UUID], Awaitable[bool]]
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What other services do when a member is removed. The removal itself never waits for it."""
+
+    # In the transaction of the removal: (tx, workspace, user, actor). Each notes in one row what is to be done.
+    begin: Sequence[Callable[[Transaction, UUID, UUID, UUID], Awaitable[None]]]
+    # Whether tasks may still be assigned to the former member.
+    is_former: _OfMember
+    # Unassigns a batch of them. False when none was left.
+    go_on: _OfMember
+
+
+class TasksLeft(Exception):
+    """Raised when a user becomes a member again, but still has tasks from before the removal."""
+
+    def __init__(self, user_id: UUID) -> None:
+        super().__init__()
+        self.user_id = user_id
+
 
 _WRITABLE = frozenset({"display_name", "ai_enabled"})
 _FIRST_REVISION = 1
@@ -122,13 +143,16 @@ async def add_member(
     email: str,
     role: Role.ValueType,
     revision: int,
+    removal: Removal,
 ) -> Member:
-    """Adds the user with this e-mail; `revision` comes from `begin_adding`. Raises NOT_FOUND, ALREADY_MEMBER."""
+    """Raises NOT_FOUND, ALREADY_MEMBER, TasksLeft. `revision` is what `begin_adding` returned."""
     user = await accounts.find_by_email(tx, emails.lookup_key(email))
     if user is None:
         raise not_found("user", email)
     if await directory.members_among(tx, workspace_id, [user.id]):
         raise DomainError(reasons.ERROR_REASON_ALREADY_MEMBER)
+    if await removal.is_former(tx, workspace_id, user.id):
+        raise TasksLeft(user.id)
     await _add(tx, caller, workspace_id, user.id, role, revision)
     return await _member(tx, workspace_id, user.id)
 
@@ -197,7 +221,7 @@ async def remove_member(
     caller: Caller,
     workspace_id: UUID,
     user_id: UUID,
-    unassign: Unassign,
+    removal: Removal,
 ) -> None:
     """Removes a member and unassigns their tasks. Members of every role may remove themselves.
 
@@ -209,10 +233,10 @@ async def remove_member(
     member = await _member(tx, workspace_id, user_id)
     _check_may_touch_owners(caller, own_role, member.role)
     await _check_owner_remains(tx, member)
-    # Deletes the membership before unassigning: the deletion waits for transactions that assign tasks to this member,
-    # so that `unassign` sees their tasks.
+    # Waits for transactions that assign tasks to this member. Later ones are refused.
     await tx.run(queries.DELETE_MEMBER, workspace_id=workspace_id, user_id=user_id)
-    await unassign(tx, workspace_id, user_id, caller.user_id)
+    for begin in removal.begin:
+        await begin(tx, workspace_id, user_id, caller.user_id)
     await add_event(tx, events.member_removed(caller, workspace_id, user_id, revision))
 
 

@@ -1,33 +1,38 @@
 """The servicer of WorkspaceService."""
 
+import time
 from functools import partial
 from uuid import UUID
 
 import grpc
 
 from services.auth.workspaces import logic, messages
-from services.auth.workspaces.logic import Unassign
+from services.auth.workspaces.logic import Removal, TasksLeft
 from services.platform.rpc import directory, idempotency, pages, text
+from services.platform.rpc.errors import DomainError
 from services.platform.rpc.grpc_types import Context
 from services.platform.rpc.identity import current_caller
 from services.platform.runtime import Loop, Platform
 from taskflow.auth.v1 import workspace_service_pb2, workspace_service_pb2_grpc
 from taskflow.auth.v1.workspace_pb2 import ROLE_OWNER
+from taskflow.error.v1 import error_reason_pb2 as reasons
+
+# Seconds that AddMember spends on the tasks that the user still has from before a removal, some 4,000.
+_REMOVAL_PATIENCE = 2.0
 
 
-def register(server: grpc.aio.Server, platform: Platform, *, unassign: Unassign) -> list[Loop]:
-    """Registers the servicer. `unassign` is the task service's part of removing a member."""
+def register(server: grpc.aio.Server, platform: Platform, *, removal: Removal) -> list[Loop]:
     workspace_service_pb2_grpc.add_WorkspaceServiceServicer_to_server(
-        WorkspaceServicer(platform, unassign), server
+        WorkspaceServicer(platform, removal), server
     )
     return []
 
 
 class WorkspaceServicer(workspace_service_pb2_grpc.WorkspaceServiceServicer):
-    def __init__(self, platform: Platform, unassign: Unassign) -> None:
+    def __init__(self, platform: Platform, removal: Removal) -> None:
         self._db = platform.db
         self._seal = platform.seal
-        self._unassign = unassign
+        self._removal = removal
 
     async def CreateWorkspace(
         self, request: workspace_service_pb2.CreateWorkspaceRequest, context: Context
@@ -89,6 +94,25 @@ class WorkspaceServicer(workspace_service_pb2_grpc.WorkspaceServiceServicer):
     async def AddMember(
         self, request: workspace_service_pb2.AddMemberRequest, context: Context
     ) -> workspace_service_pb2.AddMemberResponse:
+        try:
+            return await self._add_member(request)
+        except TasksLeft as left:
+            await self._finish_removal(UUID(request.workspace_id), left.user_id)
+            return await self._add_member(request)
+
+    async def _finish_removal(self, workspace_id: UUID, user_id: UUID) -> None:
+        """Unassigns the tasks that a former member still has. Raises DEPENDENCY_UNAVAILABLE when they are too many."""
+        until = time.monotonic() + _REMOVAL_PATIENCE
+        while time.monotonic() < until:
+            async with self._db.transaction() as tx:
+                if not await self._removal.go_on(tx, workspace_id, user_id):
+                    return
+        raise DomainError(reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE)
+
+    async def _add_member(
+        self, request: workspace_service_pb2.AddMemberRequest
+    ) -> workspace_service_pb2.AddMemberResponse:
+        """Raises TasksLeft."""
         caller = current_caller()
         workspace_id = UUID(request.workspace_id)
         async with self._db.transaction() as tx:
@@ -96,7 +120,7 @@ class WorkspaceServicer(workspace_service_pb2_grpc.WorkspaceServiceServicer):
 
             async def add() -> workspace_service_pb2.AddMemberResponse:
                 row = await logic.add_member(
-                    tx, caller, workspace_id, request.email, request.role, revision
+                    tx, caller, workspace_id, request.email, request.role, revision, self._removal
                 )
                 return workspace_service_pb2.AddMemberResponse(member=messages.member(row))
 
@@ -134,5 +158,5 @@ class WorkspaceServicer(workspace_service_pb2_grpc.WorkspaceServiceServicer):
     ) -> workspace_service_pb2.RemoveMemberResponse:
         workspace_id, user_id = UUID(request.workspace_id), UUID(request.user_id)
         async with self._db.transaction() as tx:
-            await logic.remove_member(tx, current_caller(), workspace_id, user_id, self._unassign)
+            await logic.remove_member(tx, current_caller(), workspace_id, user_id, self._removal)
         return workspace_service_pb2.RemoveMemberResponse()

@@ -15,6 +15,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     func,
+    not_,
     select,
     update,
 )
@@ -22,7 +23,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from services.notification.email.models import email_batches
 from services.notification.inbox.models import notifications
-from services.notification.inbox.queries import shown, unread
+from services.notification.inbox.queries import hidden, shown, unread
 from services.notification.stream.models import feeds
 from services.platform.data.db import Statement
 from services.platform.rpc.directory import members, users, workspaces
@@ -89,6 +90,7 @@ _unmailed = (
     .where(
         notifications.c.user_id == _user,
         unread,
+        not_(hidden),
         notifications.c.email_batch_id.is_(None),
         notifications.c.kind == any_(bindparam("kinds", type_=ARRAY(SmallInteger))),
     )
@@ -107,7 +109,7 @@ ITEMS = Statement(
     .join(members, _is_member)
     .join(workspaces, workspaces.c.id == notifications.c.workspace_id)
     .outerjoin(users, users.c.id == notifications.c.actor_id)
-    .where(_in_batch, unread)
+    .where(_in_batch, unread, not_(hidden))
     .order_by(notifications.c.sequence),
     row=EmailItemRow,
 )

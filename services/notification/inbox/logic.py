@@ -23,7 +23,9 @@ from taskflow.notification.v1.notification_service_pb2 import (
     ListNotificationsResponse,
 )
 
-# A sequence above every feed's sequences: the start of a list, which is newest first.
+# Notifications that one transaction of `mark_all_read` marks.
+MARKED_AT_ONCE = 1000
+# Greater than every sequence.
 _NEWEST = 2**63 - 1
 
 
@@ -74,7 +76,7 @@ async def mark_read(
 async def mark_all_read(
     tx: Transaction, caller: Caller, up_to_sequence: int
 ) -> tuple[int, Announcement | None]:
-    """Marks all notifications up to a sequence as read; returns the same as `mark_read`.
+    """As `mark_read`, up to a sequence, but at most MARKED_AT_ONCE, the oldest first.
 
     0, or a sequence after the feed's end, means the feed's end.
     """
@@ -83,9 +85,17 @@ async def mark_all_read(
         return 0, None
     # The change names the sequence, so that a client that applies it later doesn't mark newer notifications.
     up_to = min(up_to_sequence or feed.last_sequence, feed.last_sequence)
-    count = await tx.run(queries.MARK_UP_TO, user_id=caller.user_id, up_to=up_to, now=feed.now)
-    if not count:
+    marked = await tx.all(
+        queries.MARK_UP_TO,
+        user_id=caller.user_id,
+        up_to=up_to,
+        now=feed.now,
+        count=MARKED_AT_ONCE,
+    )
+    if not marked:
         return 0, None
+    if len(marked) == MARKED_AT_ONCE:
+        up_to = max(row.sequence for row in marked)
     change = NotificationChange(all_read=AllNotificationsRead(up_to_sequence=up_to))
     change.all_read.read_time.FromDatetime(feed.now)
-    return count, await stream.append(tx, feed, change)
+    return len(marked), await stream.append(tx, feed, change)

@@ -1,4 +1,4 @@
-"""The table of notifications."""
+"""Notifications, and former members whose notifications are being deleted."""
 
 from sqlalchemy import (
     BigInteger,
@@ -10,6 +10,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    func,
 )
 
 from services.notification.schema import metadata
@@ -53,4 +54,17 @@ notifications = Table(
         "email_batch_id",
         postgresql_where="email_batch_id IS NOT NULL",
     ),
+)
+
+# Removed members, until the workspace's notifications up to a sequence of their feed are deleted.
+former_members = Table(
+    "former_members",
+    metadata,
+    Column("workspace_id", Uuid, primary_key=True),
+    Column("user_id", Uuid, primary_key=True),
+    # The end of the feed at the removal.
+    Column("up_to", BigInteger, nullable=False),
+    # Everything up to this sequence is deleted already.
+    Column("done_to", BigInteger, nullable=False, server_default="0"),
+    Column("removed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )

@@ -6,8 +6,9 @@ from uuid import UUID
 
 import grpc.aio
 
-from services.notification.inbox import consumer, logic
+from services.notification.inbox import consumer, former_members, logic
 from services.notification.inbox import retention as inbox_retention
+from services.notification.stream import logic as stream
 from services.notification.stream import retention as stream_retention
 from services.notification.stream.hub import Hub
 from services.notification.stream.messages import Announcement, announce
@@ -40,6 +41,7 @@ def register(server: grpc.aio.Server, platform: Platform) -> list[Loop]:
         consumer.run(platform),
         hub.run(),
         retention.run(settings, platform.db, expiring),
+        former_members.run(platform),
     ]
 
 
@@ -74,12 +76,20 @@ class Notifications(notification_service_pb2_grpc.NotificationServiceServicer):
     async def MarkAllRead(
         self, request: MarkAllReadRequest, context: Context
     ) -> MarkAllReadResponse:
-        async with self._db.transaction() as tx:
-            count, announcement = await logic.mark_all_read(
-                tx, current_caller(), request.up_to_sequence
-            )
-        self._announce(announcement)
-        return MarkAllReadResponse(marked_count=count)
+        caller = current_caller()
+        async with self._db.read() as tx:
+            head = (await stream.head(tx, caller)).sequence
+        # Newer ones stay unread, however long this takes.
+        up_to = min(request.up_to_sequence or head, head)
+        total = 0
+        while up_to:
+            async with self._db.transaction() as tx:
+                count, announcement = await logic.mark_all_read(tx, caller, up_to)
+            self._announce(announcement)
+            total += count
+            if count < logic.MARKED_AT_ONCE:
+                break
+        return MarkAllReadResponse(marked_count=total)
 
     def WatchNotifications(
         self, request: WatchNotificationsRequest, context: Context

@@ -22,7 +22,11 @@ _DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 # Most cursors that a connection keeps, one per statement. The code has fewer statements.
 _CURSORS = 500
 
-# psycopg's rows: named tuples with the statement's columns. Statements that declare `row` return rows of that type.
+# Time that a statement may wait for a row that another transaction has locked (milliseconds). Well below the 5 s for
+# which a call waits for a connection, so that calls that wait for one row don't keep the pool from all others.
+_LOCK_TIMEOUT = 2000
+
+# psycopg's rows: named tuples with the statement's columns. Statements that declare `row` return a typed one.
 Row = Any
 # The NamedTuple that a statement declares for its rows.
 R = TypeVar("R", default=Any)
@@ -138,6 +142,7 @@ class Database:
             "statement_timeout": str(timeout),
             # Cancelling alone doesn't free the connection to a server that hangs.
             "idle_in_transaction_session_timeout": str(3 * timeout),
+            "lock_timeout": str(_LOCK_TIMEOUT),
             "TimeZone": "UTC",
         }
         self._pool = AsyncConnectionPool[Connection](

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Text,
     Uuid,
     func,
+    text,
 )
 
 metadata = MetaData(schema="platform")
@@ -30,6 +31,13 @@ outbox = Table(
     # The event's sequence in the stream. If NATS lost its disk, the relay publishes all events beyond its end again.
     Column("stream_sequence", BigInteger),
     Index("outbox_unpublished", "id", postgresql_where="published_at IS NULL"),
+    # The unpublished events of each workspace, which the subject names.
+    Index(
+        "outbox_turns",
+        text("split_part(subject, '.', 2)"),
+        "id",
+        postgresql_where="published_at IS NULL",
+    ),
     Index("outbox_published", "published_at"),
     Index("outbox_stream_sequence", "stream_sequence"),
 )

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 import nats.errors
@@ -11,9 +11,11 @@ import nats.js.errors
 import structlog
 from nats.aio.msg import Msg
 
+from services.platform.background import run_background
 from services.platform.events import pull
 from services.platform.events.bus import Bus
 from services.platform.events.subjects import STREAM, copies_stream, event_id, replay_subject
+from services.platform.events.turns import ReadAhead
 from services.platform.observe import metrics, tracing
 from services.platform.observe.redaction import describe
 from services.platform.rpc.errors import is_unavailable
@@ -33,7 +35,11 @@ MAX_DELIVERIES = 10
 _UNAVAILABLE_PAUSE = 0.5
 # Pause before the consumer binds again after an error (seconds).
 _RESTART_PAUSE = 0.5
-# SQLSTATE of a statement that exceeded its time limit. The event may be the cause, so the consumer counts a failure.
+# Seconds; well within the 8 s after which JetStream delivers an unacknowledged event again.
+_PROGRESS_INTERVAL = 2.5
+# Events whose progress is reported between two chances for other tasks to run.
+_REPORTED_AT_ONCE = 100
+# SQLSTATE of a statement that exceeded its time limit. The event may be the cause, so it's tried like any failed one.
 _QUERY_CANCELED = "57014"
 
 HandleBatch = Callable[[list[Msg]], Awaitable[None]]
@@ -47,7 +53,9 @@ class PoisonEvent(Exception):
 
 @dataclass(frozen=True)
 class DurableConsumer:
-    """Processes the events of a durable consumer in order; any number of processes share one.
+    """Processes the events of a durable consumer; any number of processes share one.
+
+    Workspaces take turns. Events of one workspace are processed in order.
 
     `handle` takes effect for the whole batch, or it raises and has no effect; the consumer then calls it with smaller
     batches. The consumer acknowledges events after `handle` has returned. JetStream delivers an event that fails alone
@@ -64,33 +72,55 @@ class DurableConsumer:
     park: Park
     # Most events in a batch.
     size: int
+    # Events that are read ahead at most. Among them workspaces take turns; behind them everybody waits.
+    read_ahead: int = 250
 
     async def run(self) -> None:
         """Processes events for ever. When cancelled, it returns the batch under way to JetStream."""
         await self.bus.first_connection.wait()
+        events = ReadAhead(self.read_ahead)
         registering = asyncio.ensure_future(self._register())
-        batch: list[Msg] = []
         try:
             # The relay has to see events that the consumer missed before the consumer reads later ones. While no relay
             # runs, nothing is published, so the consumer can't miss more.
             await asyncio.wait([registering], timeout=_KEEP_INTERVAL)
-            while True:
-                try:
-                    stream = await self._stream()
-                    pulled = pull.batches_of(self.bus, stream, self.name, self.size, durable=True)
-                    async with aclosing(pulled):
-                        async for batch in pulled:
-                            await self._process(batch)
-                except nats.js.errors.NotFoundError:
-                    log.info("consumer waits for the relay", consumer=self.name)
-                except (nats.errors.Error, OSError, TimeoutError) as error:
-                    log.warning("consumer starts again", consumer=self.name, error=describe(error))
-                await asyncio.sleep(_RESTART_PAUSE)
-        except asyncio.CancelledError:
-            await pull.give_back(batch)
-            raise
+            await run_background(
+                [self._read(events), _report_progress(events)], self._process_all(events)
+            )
         finally:
             registering.cancel()
+            await pull.give_back(events.unacknowledged())
+
+    async def _read(self, events: ReadAhead) -> None:
+        """Reads ahead for ever. The events that were read stay valid when the consumer has to bind again."""
+        while True:
+            try:
+                pulled = pull.batches_of(
+                    self.bus,
+                    await self._stream(),
+                    self.name,
+                    self.size,
+                    durable=True,
+                    ready=events.wait_for_room,
+                )
+                async with aclosing(pulled):
+                    async for batch in pulled:
+                        events.add(batch)
+            except nats.js.errors.NotFoundError:
+                log.info("consumer waits for the relay", consumer=self.name)
+            except (nats.errors.Error, OSError, TimeoutError) as error:
+                log.warning("consumer starts again", consumer=self.name, error=describe(error))
+            await asyncio.sleep(_RESTART_PAUSE)
+
+    async def _process_all(self, events: ReadAhead) -> None:
+        while True:
+            batch = await events.take(self.size)
+            try:
+                await self._process(batch)
+            except (nats.errors.Error, OSError, TimeoutError) as error:
+                # JetStream delivers what wasn't acknowledged again.
+                log.warning("consumer starts again", consumer=self.name, error=describe(error))
+                await asyncio.sleep(_RESTART_PAUSE)
 
     async def _register(self) -> None:
         """Asks the relay to create the consumer, until a relay has answered. From then on the relay keeps it."""
@@ -143,8 +173,6 @@ class DurableConsumer:
                     return error
                 log.warning("consumer waits", consumer=self.name, error=type(error).__name__)
             await asyncio.sleep(_UNAVAILABLE_PAUSE)
-            for message in batch:
-                await message.in_progress()
 
     async def _retry_or_park(self, message: Msg, error: Exception) -> None:
         deliveries = message.metadata.num_delivered
@@ -171,3 +199,14 @@ class DurableConsumer:
             return
         metrics.EVENTS_CONSUMED.labels(self.name, "parked").inc()
         await message.ack()
+
+
+async def _report_progress(events: ReadAhead) -> None:
+    """Keeps JetStream from delivering events again while they wait or are being processed."""
+    while True:
+        await asyncio.sleep(_PROGRESS_INTERVAL)
+        for number, message in enumerate(events.unacknowledged()):
+            with suppress(nats.errors.Error):
+                await message.in_progress()
+            if number % _REPORTED_AT_ONCE == 0:
+                await asyncio.sleep(0)

@@ -1,7 +1,7 @@
 """Pulling messages from a JetStream consumer with one open request at a time (docs/adr/0005)."""
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 
 import nats.errors
@@ -58,9 +58,18 @@ async def batches(bus: Bus, config: ConsumerConfig, size: int) -> AsyncGenerator
 
 
 async def batches_of(
-    bus: Bus, stream: str, name: str, size: int, *, durable: bool
+    bus: Bus,
+    stream: str,
+    name: str,
+    size: int,
+    *,
+    durable: bool,
+    ready: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncGenerator[list[Msg], None]:
-    """Yields batches of an existing consumer. At the end a durable consumer gets the unread messages back."""
+    """As `batches`, of a consumer that exists. At the end a durable consumer gets unread messages back.
+
+    Each request for messages waits for `ready`.
+    """
     inbox = await bus.client.subscribe(bus.client.new_inbox(), pending_msgs_limit=0)
     request = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"
     body = json.dumps(
@@ -72,6 +81,8 @@ async def batches_of(
     ).encode()
     try:
         while True:
+            if ready is not None:
+                await ready()
             await bus.client.publish(request, body, reply=inbox.subject)
             async with aclosing(_answers(inbox, size)) as answers:
                 async for batch in answers:

@@ -31,7 +31,7 @@ from services.platform.events.consumer_keeper import Consumers
 from services.platform.events.publisher import Outgoing, Publisher
 from services.platform.events.recovery import publish_again
 from services.platform.events.relay_queries import Position, UnpublishedEvent
-from services.platform.events.subjects import STREAM
+from services.platform.events.subjects import STREAM, workspace_of
 from services.platform.observe import metrics
 from services.platform.observe.redaction import describe
 
@@ -77,6 +77,8 @@ class Relay:
         self._last_sequence = 0
         # The position that this relay stored last.
         self._marked: dict[str, int] = {}
+        # The last workspace whose turn it was, when not all of them fit into a batch; else empty.
+        self._last_workspace = ""
         # Whether this relay holds the lock.
         self.active = False
 
@@ -148,8 +150,7 @@ class Relay:
 
         Errors of NATS and Postgres are raised after the events that JetStream took are marked.
         """
-        async with self._db.read() as tx:
-            rows = await tx.all(queries.UNPUBLISHED)
+        rows = await self._next_rows()
         if not rows:
             return 0
         batch = self._within_allowance(rows)
@@ -164,6 +165,23 @@ class Relay:
         if published.failure:
             raise published.failure
         return marked
+
+    async def _next_rows(self) -> list[UnpublishedEvent]:
+        """The oldest unpublished events. When they are more than a batch, workspaces take turns.
+
+        Of each workspace the oldest come first, and so do those of each aggregate, which belongs to one workspace.
+        """
+        async with self._db.read() as tx:
+            rows = await tx.all(queries.UNPUBLISHED)
+            if len(rows) < queries.BATCH:
+                return rows
+            in_turn = await tx.all(queries.UNPUBLISHED_IN_TURN, after=self._last_workspace)
+            if not in_turn:
+                in_turn = await tx.all(queries.UNPUBLISHED_IN_TURN, after="")
+        # A batch has room for BATCH workspaces. When there are more, the next one goes on behind them.
+        full = len({workspace_of(row.subject) for row in in_turn}) == queries.BATCH
+        self._last_workspace = in_turn[-1].last_turn if full else ""
+        return list(in_turn)
 
     def _within_allowance(self, rows: list[UnpublishedEvent]) -> list[UnpublishedEvent]:
         """The first rows, at least one, that fit into the bytes allowed before the next check of the consumers."""

@@ -14,8 +14,11 @@ from sqlalchemy import (
     column,
     exists,
     func,
+    literal,
+    literal_column,
     select,
     text,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
@@ -33,6 +36,12 @@ class UnpublishedEvent(NamedTuple):
     event_id: UUID
     subject: str
     payload: bytes
+
+
+class EventInTurn(UnpublishedEvent):
+    """`last_turn` is the last workspace in the batch, in their order."""
+
+    last_turn: str
 
 
 class Position(NamedTuple):
@@ -57,6 +66,50 @@ UNPUBLISHED = Statement(
     .order_by(outbox.c.id)
     .limit(BATCH),
     row=UnpublishedEvent,
+)
+# The workspace that an event's subject names, as the index outbox_turns has it.
+_workspace = literal_column("split_part(subject, '.', 2)", Text)
+_unpublished = outbox.c.published_at.is_(None)
+# Finds each workspace with unpublished events by one look into the index, however many events it has.
+_first = (
+    select(_workspace.label("workspace"))
+    .select_from(outbox)
+    .where(_unpublished, _workspace > bindparam("after", type_=Text))
+    .order_by(_workspace)
+    .limit(1)
+)
+_workspaces = select(_first.subquery().c.workspace).cte("workspaces", recursive=True)
+_following = (
+    select(_workspace.label("workspace"))
+    .select_from(outbox)
+    .where(_unpublished, _workspace > _workspaces.c.workspace)
+    .order_by(_workspace)
+    .limit(1)
+    .correlate(_workspaces)
+    .lateral("following")
+)
+_workspaces = _workspaces.union_all(
+    select(_following.c.workspace).select_from(_workspaces.join(_following, true()))
+)
+_turns = select(_workspaces.c.workspace).limit(BATCH).cte("turns")
+_share = (
+    select(outbox.c.id, outbox.c.event_id, outbox.c.subject, outbox.c.payload)
+    .where(_unpublished, _workspace == _turns.c.workspace)
+    .order_by(outbox.c.id)
+    .limit(literal(BATCH) // select(func.count()).select_from(_turns).scalar_subquery())
+    .correlate(_turns)
+    .lateral("share")
+)
+# A batch in which all workspaces have the same share: at most BATCH of those that follow :after in their order, each
+# with its oldest unpublished events.
+UNPUBLISHED_IN_TURN = Statement(
+    select(
+        *(_share.c.id, _share.c.event_id, _share.c.subject, _share.c.payload),
+        select(func.max(_turns.c.workspace)).scalar_subquery().label("last_turn"),
+    )
+    .select_from(_turns.join(_share, true()))
+    .order_by(_share.c.id),
+    row=EventInTurn,
 )
 _position = select(relay_position.c.stream_created, relay_position.c.last_sequence).where(
     relay_position.c.stream == STREAM

@@ -39,6 +39,11 @@ def event_id(message: Msg) -> str:
     return (message.headers or {}).get("Nats-Msg-Id", "")
 
 
+def workspace_of(subject: str) -> str:
+    """The workspace in an event's subject, `_` for none."""
+    return subject.split(".", 2)[1]
+
+
 def pattern(filters: Sequence[str]) -> str:
     """A regular expression, for Postgres and Python, for the subjects that at least one of the NATS filters matches."""
     parts = (re.escape(each).replace(r"\*", "[^.]+").replace(">", ".+") for each in filters)

@@ -9,6 +9,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from services.platform.config import Settings
 from services.platform.http.probes import probes
+from services.platform.http.server import http_server
 from services.platform.observe.health import Check, Health
 from services.platform.rpc import health_service
 from services.platform.rpc.gate import Gate

@@ -15,26 +15,21 @@ BATCH = 50
 _WRITTEN = frozenset({"assignee_id", "due_at", "due_zone", "parent_id", "revision", "updated_at"})
 
 
-async def unassign_member(
+async def unassign(
     tx: Transaction, workspace_id: UUID, user_id: UUID, actor_id: UUID
-) -> int:
-    """Unassigns a user's open tasks in a workspace; returns how many tasks.
-
-    The caller deletes the membership first, in the same transaction: after that nobody can assign tasks to the user.
-    """
-    count = 0
-    while rows := await tx.all(
+) -> list[TaskRow]:
+    """Unassigns at most BATCH of a user's open tasks in a workspace; returns their former rows."""
+    rows = await tx.all(
         queries.LOCK_OPEN_OF_ASSIGNEE, workspace_id=workspace_id, user_id=user_id, limit=BATCH
-    ):
-        creators = await directory.people(tx, {row.creator_id for row in rows})
-        pairs = []
-        for row in rows:
-            creator = creators.get(row.creator_id)
-            zone = creator.time_zone if creator else None
-            pairs.append((row, due.with_instant(row._replace(assignee_id=None), zone)))
-        await _store(tx, pairs, actor_id)
-        count += len(rows)
-    return count
+    )
+    creators = await directory.people(tx, {row.creator_id for row in rows})
+    pairs = []
+    for row in rows:
+        creator = creators.get(row.creator_id)
+        zone = creator.time_zone if creator else None
+        pairs.append((row, due.with_instant(row._replace(assignee_id=None), zone)))
+    await _store(tx, pairs, actor_id)
+    return rows
 
 
 async def move_due_times(tx: Transaction, user_id: UUID, limit: int) -> tuple[int, bool]:

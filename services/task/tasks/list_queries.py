@@ -27,6 +27,7 @@ from sqlalchemy import (
     any_,
     bindparam,
     func,
+    not_,
     or_,
     select,
     true,
@@ -35,8 +36,8 @@ from sqlalchemy import (
 )
 
 from services.platform.data.db import Statement
-from services.task.tasks.models import tasks
-from services.task.tasks.queries import TaskRow
+from services.task.tasks.models import former_members, tasks
+from services.task.tasks.queries import SHOWN, TaskRow, assignee_left
 from taskflow.task.v1 import task_service_pb2
 from taskflow.task.v1.task_pb2 import TaskFilter
 from taskflow.task.v1.task_service_pb2 import TaskOrder
@@ -164,22 +165,20 @@ def after(shape: Shape, position: list[Any]) -> dict[str, Any]:
 
 @lru_cache(maxsize=1024)
 def statement(shape: Shape) -> Statement[TaskRow]:
-    """The statement of a list of this shape.
-
-    Binds :workspace_id, :limit, the parameters of `values`, and with `shape.after` the parameters of `after`.
-    """
-    conditions = [tasks.c.workspace_id == bindparam("workspace_id", type_=Uuid)]
+    """Binds :workspace_id, :limit, those of `values`, and with `shape.after` those of `after`."""
+    conditions = [tasks.c.workspace_id == _workspace_id]
     if not shape.include_deleted:
         conditions.append(tasks.c.deleted_at.is_(None))
     conditions += [_condition(name, False) for name in sorted(shape.single)]
-    conditions += [_condition(name, True) for name in sorted(shape.several)]
+    conditions += [_condition(name, True) for name in sorted(shape.several - _WITH_UNASSIGNED)]
     if shape.dated is not None:
         conditions.append(tasks.c.due_at.is_not(None) if shape.dated else tasks.c.due_at.is_(None))
-    query = select(tasks).where(*conditions)
-    # Reads a page for each combination of a status with a condition of `_remaining`, and merges these pages into one.
+    query = select(*SHOWN).where(*conditions)
+    # A page for each combination, merged into one page.
     parts = [
-        _page(query.where(status, remaining), shape, tasks)
+        _page(query.where(status, assignee, remaining), shape, tasks)
         for status in _statuses(shape)
+        for assignee in _assignees(shape)
         for remaining in _remaining(shape)
     ]
     if len(parts) == 1:
@@ -198,6 +197,17 @@ def _statuses(shape: Shape) -> list[ColumnElement[bool]]:
     return [tasks.c.status == bindparam(name, type_=SmallInteger) for name in names] or [true()]
 
 
+def _assignees(shape: Shape) -> list[ColumnElement[bool]]:
+    """Conditions that together mean the assignees that the filter allows, if it allows unassigned tasks."""
+    [name] = shape.several & _WITH_UNASSIGNED or [""]
+    if not name:
+        return [true()]
+    left = select(former_members.c.user_id).where(former_members.c.workspace_id == _workspace_id)
+    # Apart from the others, so that each uses the index of assignees. There is hardly ever a former member.
+    former = and_(tasks.c.assignee_id == any_(func.array(left.scalar_subquery())), assignee_left)
+    return [_condition(name, True), former]
+
+
 def _page(query: Select[Any], shape: Shape, rows: FromClause) -> Select[Any]:
     keys = [rows.c[key.name] for key in _KEYS[shape.order.column]]
     # Sorts even tasks without a deadline by due_at, because the index begins with it.
@@ -205,6 +215,9 @@ def _page(query: Select[Any], shape: Shape, rows: FromClause) -> Select[Any]:
     return ordered.limit(bindparam("limit", type_=Integer))
 
 
+_workspace_id = bindparam("workspace_id", type_=Uuid)
+# The conditions that allow unassigned tasks.
+_WITH_UNASSIGNED = frozenset({"unassigned", "assignee_ids_or_none"})
 _LISTED: dict[str, tuple[Column[Any], type[Uuid[UUID]] | type[SmallInteger]]] = {
     "project_ids": (tasks.c.project_id, Uuid),
     "statuses": (tasks.c.status, SmallInteger),
@@ -219,7 +232,7 @@ def _condition(name: str, several: bool) -> ColumnElement[bool]:
         case "unassigned":
             return tasks.c.assignee_id.is_(None)
         case "assignee_ids_or_none":
-            return or_(_condition("assignee_ids", True), _condition("unassigned", True))
+            return or_(_condition("assignee_ids", True), tasks.c.assignee_id.is_(None))
         case "labels":
             return tasks.c.labels.bool_op("&&")(bindparam("labels", type_=ARRAY(Text)))
         case "due_before":
@@ -236,9 +249,11 @@ def _condition(name: str, several: bool) -> ColumnElement[bool]:
             )
     column, kind = _LISTED[name]
     if several:
-        return column == any_(bindparam(name, type_=ARRAY(kind)))
-    # Uses = instead of = ANY: Postgres can then read an index that begins with this column in the list's order.
-    return column == bindparam(f"{name}_one", type_=kind)
+        found = column == any_(bindparam(name, type_=ARRAY(kind)))
+    else:
+        # Compared with =, because Postgres then reads an index that begins with this column in the order of the rest.
+        found = column == bindparam(f"{name}_one", type_=kind)
+    return and_(found, not_(assignee_left)) if name == "assignee_ids" else found
 
 
 def _folded(value: ColumnElement[str]) -> ColumnElement[str]:

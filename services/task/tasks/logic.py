@@ -67,7 +67,7 @@ async def lock_task(
 
 
 async def change_task(
-    tx: Transaction, old: TaskRow, values: Mapping[str, Any], actor_id: UUID | None
+    tx: Transaction, old: LockedTask, values: Mapping[str, Any], actor_id: UUID | None
 ) -> TaskRow:
     """Changes columns of a locked task; adds the event, updates jobs and suggestions. Returns the new row.
 
@@ -77,29 +77,31 @@ async def change_task(
     if old.deleted_at:
         raise DomainError(reasons.ERROR_REASON_TASK_DELETED)
     now = changes.next_update_time(old)
-    new = old._replace(**values)
+    assignee_id = _assignee_id(old)
+    new: TaskRow = old._replace(**{"assignee_id": assignee_id, **values})
     if due.of(new) == due.of(old):
         # Keeps the zone in which a day ends, because `values` don't contain it.
         new = new._replace(due_zone=old.due_zone)
-    if new.assignee_id is not None and new.assignee_id != old.assignee_id:
+    if new.assignee_id is not None and new.assignee_id != assignee_id:
         await _require_member(tx, new.workspace_id, new.assignee_id)
     if new.parent_id is not None and new.parent_id != old.parent_id:
         await _require_parent(tx, new, new.parent_id)
     if new.status != old.status:
         finished_at = changes.finish_time(new.status, old.finished_at, now)
         new = new._replace(finished_at=finished_at)
-        if old.finished_at and not finished_at and new.assignee_id == old.assignee_id:
+        if old.finished_at and not finished_at and new.assignee_id == assignee_id:
             new = await _without_former_member(tx, new)
     new = await _with_due_time(tx, old, new)
     return await _store(tx, old, new, actor_id, now)
 
 
-async def delete_task(tx: Transaction, old: TaskRow, actor_id: UUID) -> TaskRow:
-    """Marks a locked task as deleted. Raises NOT_FOUND if it is deleted already."""
+async def delete_task(tx: Transaction, old: LockedTask, actor_id: UUID) -> TaskRow:
+    """Deletes a locked task. Raises NOT_FOUND if it is deleted."""
     if old.deleted_at:
         raise not_found("task", old.id)
     now = changes.next_update_time(old)
-    return await _store(tx, old, old._replace(deleted_at=now), actor_id, now)
+    new = old._replace(deleted_at=now, assignee_id=_assignee_id(old))
+    return await _store(tx, old, new, actor_id, now)
 
 
 async def undelete_task(
@@ -117,6 +119,11 @@ async def undelete_task(
     new = await _without_former_member(tx, old._replace(deleted_at=None))
     new = await _with_due_time(tx, old, new)
     return await _store(tx, old, new, actor_id, now)
+
+
+def _assignee_id(row: LockedTask) -> UUID | None:
+    """The assignee; None for a former member, whose tasks are being unassigned (former_members.py)."""
+    return None if row.assignee_left else row.assignee_id
 
 
 async def _is_member(tx: Transaction, workspace_id: UUID, user_id: UUID) -> bool:

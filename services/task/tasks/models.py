@@ -1,4 +1,4 @@
-"""The table of tasks."""
+"""The tables of tasks, and of former members who still have some."""
 
 from sqlalchemy import (
     ARRAY,
@@ -14,6 +14,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    func,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -88,4 +89,15 @@ tasks = Table(
             " AND assignee_id IS NULL"
         ),
     ),
+)
+
+# Removed members, until none of the workspace's open tasks is assigned to them. Until then they count as unassigned.
+former_members = Table(
+    "former_members",
+    metadata,
+    Column("workspace_id", Uuid, primary_key=True),
+    Column("user_id", Uuid, primary_key=True),
+    # The user who removed the member: the actor of the unassignments.
+    Column("actor_id", Uuid, nullable=False),
+    Column("removed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )

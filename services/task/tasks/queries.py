@@ -19,19 +19,24 @@ from sqlalchemy import (
     and_,
     any_,
     bindparam,
+    case,
     cast,
+    delete,
+    exists,
     func,
+    null,
     or_,
     select,
     true,
     update,
 )
+from sqlalchemy.dialects.postgresql import insert
 
 from services.platform.data.db import Statement
 from services.platform.rpc import directory
 from services.platform.rpc.directory import members
 from services.task.projects.models import projects
-from services.task.tasks.models import tasks
+from services.task.tasks.models import former_members, tasks
 from taskflow.task.v1.task_pb2 import TaskPriority, TaskStatus
 
 
@@ -69,11 +74,20 @@ class TaskWithRole(TaskRow):
 
 
 class LockedTask(TaskWithRole):
+    """`assignee_id` as it is stored; `assignee_left` says that it counts as none."""
+
     project_archived_at: datetime | None
+    assignee_left: bool
 
 
 class TaskId(NamedTuple):
     id: UUID
+
+
+class FormerMember(NamedTuple):
+    workspace_id: UUID
+    user_id: UUID
+    actor_id: UUID
 
 
 COLUMNS = TaskRow._fields
@@ -87,10 +101,35 @@ _parent_id = bindparam("parent_id", type_=Uuid)
 _limit = bindparam("limit", type_=Integer)
 
 
-# Statements on one task.
+# Whether an open task is still assigned to a former member. Without the OFFSET Postgres might join the tables whole.
+assignee_left = and_(
+    tasks.c.assignee_id.is_not(None),
+    tasks.c.finished_at.is_(None),
+    tasks.c.deleted_at.is_(None),
+    exists(
+        select(1)
+        .select_from(former_members)
+        .where(
+            former_members.c.workspace_id == tasks.c.workspace_id,
+            former_members.c.user_id == tasks.c.assignee_id,
+        )
+        .correlate(tasks)
+        .offset(0)
+    ),
+)
+# A task as it is shown: a former member is no assignee.
+SHOWN = [
+    case((assignee_left, null()), else_=column).label(column.name)
+    if column is tasks.c.assignee_id
+    else column
+    for column in tasks.c
+]
+
+
+# One task.
 
 _with_role = (
-    select(tasks, members.c.role)
+    select(*SHOWN, members.c.role)
     .select_from(tasks)
     .join(members, directory.membership(tasks.c.workspace_id))
 )
@@ -103,8 +142,8 @@ GET_BY_KEY = Statement(
     ),
     row=TaskWithRole,
 )
-# Reads a task without a check of the caller, who was authorized before.
-GET_UNCHECKED = Statement(select(tasks).where(tasks.c.id == _task_id), row=TaskRow)
+# For callers who were authorized before.
+GET_UNCHECKED = Statement(select(*SHOWN).where(tasks.c.id == _task_id), row=TaskRow)
 
 # Locks a membership, so that it can't end before the transaction does.
 LOCK_MEMBER = Statement(
@@ -146,7 +185,12 @@ _project = (
     .lateral("project")
 )
 LOCK = Statement(
-    select(tasks, members.c.role, _project.c.archived_at.label("project_archived_at"))
+    select(
+        tasks,
+        members.c.role,
+        _project.c.archived_at.label("project_archived_at"),
+        assignee_left.label("assignee_left"),
+    )
     .select_from(tasks)
     .join(_project, true())
     .join(members, directory.membership(tasks.c.workspace_id))
@@ -223,3 +267,28 @@ LOCK_DUE_IN_OTHER_ZONE = Statement(
     .with_for_update(key_share=True),
     row=TaskRow,
 )
+
+
+# Former members.
+
+ADD_FORMER_MEMBER = Statement(
+    insert(former_members)
+    .values(
+        workspace_id=_workspace_id, user_id=_user_id, actor_id=bindparam("actor_id", type_=Uuid)
+    )
+    .on_conflict_do_nothing()
+)
+_FORMER_MEMBER = [former_members.c[name] for name in FormerMember._fields]
+FORMER_MEMBERS = Statement(
+    select(*_FORMER_MEMBER).order_by(former_members.c.removed_at).limit(_limit), row=FormerMember
+)
+_this_former_member = and_(
+    former_members.c.workspace_id == _workspace_id, former_members.c.user_id == _user_id
+)
+_lock_former_member = select(*_FORMER_MEMBER).where(_this_former_member)
+LOCK_FORMER_MEMBER = Statement(_lock_former_member.with_for_update(), row=FormerMember)
+# As LOCK_FORMER_MEMBER; no row while another process works on this member.
+TRY_LOCK_FORMER_MEMBER = Statement(
+    _lock_former_member.with_for_update(skip_locked=True), row=FormerMember
+)
+DELETE_FORMER_MEMBER = Statement(delete(former_members).where(_this_former_member))

@@ -12,7 +12,16 @@ from services.platform.rpc.identity import current_caller
 from services.platform.runtime import Loop, Platform
 from services.task.board.streams import Board
 from services.task.reminders import logic as reminders
-from services.task.tasks import changes, fields, filters, list_queries, logic, messages, retention
+from services.task.tasks import (
+    changes,
+    fields,
+    filters,
+    former_members,
+    list_queries,
+    logic,
+    messages,
+    retention,
+)
 from services.task.tasks import pages as task_pages
 from services.task.tasks.creation import Creation
 from taskflow.task.v1 import task_service_pb2 as pb
@@ -129,4 +138,4 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
 def register(server: grpc.aio.Server, platform: Platform) -> list[Loop]:
     board = Board(platform)
     task_service_pb2_grpc.add_TaskServiceServicer_to_server(TaskServicer(platform, board), server)
-    return [*board.loops(), retention.loop(platform)]
+    return [*board.loops(), retention.loop(platform), former_members.run(platform)]

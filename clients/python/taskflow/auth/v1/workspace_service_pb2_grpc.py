@@ -112,8 +112,8 @@ class WorkspaceServiceServicer:
     def AddMember(self, request, context):
         """Makes the user with this e-mail address a member. For admins; only an owner can add an owner.
 
-        Fails with NOT_FOUND when no account has this e-mail address, and with ALREADY_EXISTS ALREADY_MEMBER when the user
-        is a member already.
+        Fails with NOT_FOUND when no account has this e-mail, with ALREADY_EXISTS ALREADY_MEMBER for a member, and with
+        UNAVAILABLE while thousands of tasks of a former member are still being unassigned.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,9 +138,10 @@ class WorkspaceServiceServicer:
     def RemoveMember(self, request, context):
         """Ends a membership. For admins, and for the member themselves; only an owner can remove another owner.
 
-        The same transaction unassigns the member's open tasks. From then on the user's calls fail in this workspace.
-        Streams of the workspace end within 5 seconds, and unsent mail about it is dropped. Fails with FAILED_PRECONDITION
-        LAST_OWNER for the last owner.
+        The member's calls fail from then on, and their streams of the workspace end within 5 seconds. From then on, too,
+        their open tasks count as unassigned, and their notifications of the workspace are neither listed nor mailed. The
+        events of the unassignments follow in small batches, and the notifications are deleted. Fails with
+        FAILED_PRECONDITION LAST_OWNER for the last owner.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

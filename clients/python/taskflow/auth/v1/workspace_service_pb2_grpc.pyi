@@ -27,8 +27,8 @@ class WorkspaceServiceStub:
     AddMember: _aio.UnaryUnaryMultiCallable[_workspace_service_pb2.AddMemberRequest, _workspace_service_pb2.AddMemberResponse]
     """Makes the user with this e-mail address a member. For admins; only an owner can add an owner.
 
-    Fails with NOT_FOUND when no account has this e-mail address, and with ALREADY_EXISTS ALREADY_MEMBER when the user
-    is a member already.
+    Fails with NOT_FOUND when no account has this e-mail, with ALREADY_EXISTS ALREADY_MEMBER for a member, and with
+    UNAVAILABLE while thousands of tasks of a former member are still being unassigned.
     """
     ListMembers: _aio.UnaryUnaryMultiCallable[_workspace_service_pb2.ListMembersRequest, _workspace_service_pb2.ListMembersResponse]
     """Lists the members, longest membership first. A page ends early rather than exceeding 3 MiB."""
@@ -40,9 +40,10 @@ class WorkspaceServiceStub:
     RemoveMember: _aio.UnaryUnaryMultiCallable[_workspace_service_pb2.RemoveMemberRequest, _workspace_service_pb2.RemoveMemberResponse]
     """Ends a membership. For admins, and for the member themselves; only an owner can remove another owner.
 
-    The same transaction unassigns the member's open tasks. From then on the user's calls fail in this workspace.
-    Streams of the workspace end within 5 seconds, and unsent mail about it is dropped. Fails with FAILED_PRECONDITION
-    LAST_OWNER for the last owner.
+    The member's calls fail from then on, and their streams of the workspace end within 5 seconds. From then on, too,
+    their open tasks count as unassigned, and their notifications of the workspace are neither listed nor mailed. The
+    events of the unassignments follow in small batches, and the notifications are deleted. Fails with
+    FAILED_PRECONDITION LAST_OWNER for the last owner.
     """
 
 class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -88,8 +89,8 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_workspace_service_pb2.AddMemberResponse]:
         """Makes the user with this e-mail address a member. For admins; only an owner can add an owner.
 
-        Fails with NOT_FOUND when no account has this e-mail address, and with ALREADY_EXISTS ALREADY_MEMBER when the user
-        is a member already.
+        Fails with NOT_FOUND when no account has this e-mail, with ALREADY_EXISTS ALREADY_MEMBER for a member, and with
+        UNAVAILABLE while thousands of tasks of a former member are still being unassigned.
         """
 
     @_abc_1.abstractmethod
@@ -119,9 +120,10 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_workspace_service_pb2.RemoveMemberResponse]:
         """Ends a membership. For admins, and for the member themselves; only an owner can remove another owner.
 
-        The same transaction unassigns the member's open tasks. From then on the user's calls fail in this workspace.
-        Streams of the workspace end within 5 seconds, and unsent mail about it is dropped. Fails with FAILED_PRECONDITION
-        LAST_OWNER for the last owner.
+        The member's calls fail from then on, and their streams of the workspace end within 5 seconds. From then on, too,
+        their open tasks count as unassigned, and their notifications of the workspace are neither listed nor mailed. The
+        events of the unassignments follow in small batches, and the notifications are deleted. Fails with
+        FAILED_PRECONDITION LAST_OWNER for the last owner.
         """
 
 def add_WorkspaceServiceServicer_to_server(servicer: WorkspaceServiceServicer, server: _aio.Server) -> None: ...

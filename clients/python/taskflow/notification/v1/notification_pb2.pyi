@@ -206,7 +206,9 @@ Global___AllNotificationsRead: _TypeAlias = AllNotificationsRead  # noqa: Y015
 
 @_typing.final
 class NotificationsRemoved(_message.Message):
-    """Read notifications were deleted after the retention period, 90 days unless the operators changed it."""
+    """Notifications were deleted: read ones after the retention period, 90 days unless the operators changed it, and those
+    of a workspace that the user is no longer a member of.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
