@@ -7,6 +7,7 @@ import difflib
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from datetime import time
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -265,7 +266,11 @@ class Settings(BaseSettings):
         3600,
         0,
     )
-    """Seconds before a deadline at which reminders are sent, separated by commas; 0 is the deadline itself."""
+    """Seconds before a deadline with a time at which reminders are sent, separated by commas; 0 is the deadline
+    itself."""
+    reminder_morning: time = time(9)
+    """Local time of the assignee at which reminders of a deadline without a time are sent: the day before, on the day,
+    and the morning after it, when the task is overdue. Such as `09:00`."""
     workflow_concurrency: Annotated[int, Field(ge=1)] = 50
     """Activities that a worker runs at once: this many quick ones, and as many that wait for other servers."""
 
@@ -347,6 +352,8 @@ class Settings(BaseSettings):
                 yield name, "should begin with postgresql://"
         if not all(server.startswith(("nats://", "tls://")) for server in self.nats_servers):
             yield "nats_url", "each server should begin with nats:// or tls://"
+        if self.reminder_morning.tzinfo is not None:
+            yield "reminder_morning", "is a local time, without an offset from UTC"
         for one, other in _PAIRS:
             for present, missing in ((one, other), (other, one)):
                 if getattr(self, present) and not getattr(self, missing):

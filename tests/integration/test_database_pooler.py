@@ -37,6 +37,7 @@ async def _options_of_the_account(settings: Settings) -> AsyncIterator[None]:
     options = {
         "statement_timeout": "10s",
         "idle_in_transaction_session_timeout": "30s",
+        "lock_timeout": "2s",
         "timezone": "UTC",
     }
     async with await psycopg.AsyncConnection.connect(
@@ -71,7 +72,7 @@ async def test_a_process_says_which_time_limits_the_pooler_drops_and_exits(
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert line.startswith("configuration: TASKFLOW_DATABASE_URL leads to a connection pooler")
-    assert "statement_timeout, idle_in_transaction_session_timeout" in line
+    assert "statement_timeout, idle_in_transaction_session_timeout, lock_timeout" in line
 
 
 async def test_a_process_starts_when_its_account_has_the_time_limits(pooled: Settings) -> None:

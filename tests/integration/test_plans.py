@@ -356,7 +356,11 @@ def _calls(ids: _Ids) -> _Cases:
             {"task_id": ids.task, "text_revision": 1},
         ),
         "task to remind of": (reminder_queries.LOCK_TASK, of_caller),
-        "ledger": (reminder_queries.OUTCOMES, {"task_id": ids.task, "due_at": _NOW}),
+        "ledger": (
+            reminder_queries.OUTCOMES,
+            {"task_id": ids.task, "due_said": "", "due_at": _NOW},
+        ),
+        "walk": (reminder_queries.LOCK_WALK, {}),
         "head": (stream.HEAD, of_caller),
         "feed": (stream.LOCK_FEED, of_caller),
         "marked": (notification.MARK, {"user_id": PERSON, "ids": [ids.notification], "now": _NOW}),
@@ -463,6 +467,11 @@ def _background(ids: _Ids) -> _Cases:
         "somebody's dates": (
             queries.LOCK_DUE_IN_OTHER_ZONE,
             {"user_id": PERSON, "zone": "Asia/Tokyo", "limit": 200},
+        ),
+        "deadlines walked over": (queries.OPEN_DUE_TIMES, {"after": UUID(int=0), "limit": 500}),
+        "reminders planned again": (
+            reminder_queries.tasks_to_remind(False),
+            {"after": UUID(int=0), "last_offset": 0, "limit": 30},
         ),
         "deleted tasks": (task_retention._LOCK, batch),
         "read notifications": (notification.LOCK_READ, batch),

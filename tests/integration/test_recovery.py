@@ -35,6 +35,7 @@ from tests.integration.notification_world import (
 )
 from tests.integration.people import database
 from tests.integration.people import events as outbox_events
+from tests.integration.reminding import missed
 from tests.integration.task_world import TaskWorld, a_task_world, due_at, next_event
 
 _FOR_DISPATCHER = "taskflow._.replay.dispatcher.%"
@@ -145,7 +146,9 @@ async def test_only_unsent_reminders_are_planned_again(
     await world.delete(deleted)
     await world.set_status(finished)
     await world.create("Without a deadline")
-    past = await world.create("Past", due=due_at(datetime.now(UTC) - timedelta(minutes=1)))
+    past = await missed(
+        world, await world.create("Past", due=due_at(datetime.now(UTC) - timedelta(minutes=1)))
+    )
     await recover(settings)
     asked = await asked_of_dispatcher(world)
     assert [event.task_updated.task.id for event in asked] == [open_task.id, past.id]

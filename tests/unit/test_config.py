@@ -70,6 +70,8 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
         ("reader_timeout", "-1"),
         ("reminder_offsets", "3600,soon"),
         ("reminder_offsets", "-5"),
+        ("reminder_morning", "9 o'clock"),
+        ("reminder_morning", "09:00+01:00"),
         ("reflection", "perhaps"),
         ("database_url", "mysql://somewhere/taskflow"),
         ("nats_url", "http://somewhere"),

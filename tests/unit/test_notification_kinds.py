@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.type.date_pb2 import Date
 from uuid_utils.compat import uuid7
 
 from services.notification.kinds.registry import KINDS, notices
@@ -132,6 +133,34 @@ def test_a_reminder_at_the_deadline_says_overdue() -> None:
 def test_a_late_reminder_says_how_much_time_is_left(left: int, words: str) -> None:
     late = reminded(86400, due_time=Timestamp(seconds=NOON + left))
     assert told(late)[ASSIGNEE][1] == f"OPS-12 is due in {words}"
+
+
+# A day's reminder has the offset 2 d on the day before, 1 d on the day, and 0 on the morning after it.
+@pytest.mark.parametrize(
+    ("offset", "left", "words"),
+    [
+        (172800, 39 * 3600, "is due tomorrow"),
+        # Late: it's the day itself, or days before it in another zone.
+        (172800, 23 * 3600, "is due today"),
+        (86400, 15 * 3600, "is due today"),
+        (172800, 50 * 3600, "is due on 2027-01-16"),
+        (0, -9 * 3600, "is overdue"),
+    ],
+)
+def test_the_reminder_of_a_day_names_the_day(offset: int, left: int, words: str) -> None:
+    day = task_pb2.Due(date=Date(year=2027, month=1, day=16))
+    event = reminded(offset, due=day, due_time=Timestamp(seconds=NOON + left))
+    assert told(event)[ASSIGNEE][1] == f"OPS-12 {words}"
+
+
+def test_substitutes_are_reminded_instead_and_are_told_why() -> None:
+    substitute = str(uuid7())
+    why = "; you are reminded because its assignee and creator have left"
+    for offset, words in ((3600, "is due in 1 hour"), (0, "is overdue")):
+        event = reminded(offset, due_time=Timestamp(seconds=NOON + offset))
+        event.task_reminder_due.substitute_ids.append(substitute)
+        assert set(told(event)) == {substitute}
+        assert told(event)[substitute][1] == f"OPS-12 {words}{why}"
 
 
 def test_invalid_events_are_poison() -> None:

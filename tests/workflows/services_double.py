@@ -192,8 +192,10 @@ class ReminderDouble(task_grpc.ReminderInternalServiceServicer):
         await self._services.enter("EmitReminder", context)
         task_id, reminder = request.task_id, request.reminder
         outcome = await self._outcome(task_id, reminder)
-        if outcome in (task_rpc.REMINDER_OUTCOME_EARLY, task_rpc.REMINDER_OUTCOME_ARCHIVED):
+        if outcome == task_rpc.REMINDER_OUTCOME_EARLY:
             return task_rpc.EmitReminderResponse(outcome=outcome)
+        if outcome == task_rpc.REMINDER_OUTCOME_ARCHIVED:
+            return task_rpc.EmitReminderResponse(outcome=outcome, next=await self._ahead(task_id))
         if outcome == task_rpc.REMINDER_OUTCOME_SENT:
             key = (task_id, reminder.due_time.ToDatetime(UTC), reminder.offset_seconds)
             self._services.ledger.setdefault(key, ("SENT", await self._services.clock()))
@@ -218,9 +220,20 @@ class ReminderDouble(task_grpc.ReminderInternalServiceServicer):
             return task_rpc.REMINDER_OUTCOME_MOVED
         if task.archived:
             return task_rpc.REMINDER_OUTCOME_ARCHIVED
-        if await self._services.clock() < reminder.remind_time.ToDatetime(UTC):
+        now = await self._services.clock()
+        if now < reminder.remind_time.ToDatetime(UTC):
             return task_rpc.REMINDER_OUTCOME_EARLY
+        if reminder.offset_seconds > 0 and task.due <= now:
+            return task_rpc.REMINDER_OUTCOME_SKIPPED_PAST
         return task_rpc.REMINDER_OUTCOME_SENT
+
+    async def _ahead(self, task_id: str) -> task_rpc.Reminder | None:
+        due = self._services.tasks[task_id].due
+        now = await self._services.clock()
+        for offset in sorted(self._services.offsets, reverse=True):
+            if due is not None and due - timedelta(seconds=offset) > now:
+                return _reminder(due, offset)
+        return None
 
     async def _next(self, task_id: str) -> task_rpc.Reminder | None:
         task = self._services.tasks.get(task_id)
@@ -231,14 +244,18 @@ class ReminderDouble(task_grpc.ReminderInternalServiceServicer):
             key = (task_id, task.due, offset)
             if key in self._services.ledger:
                 continue
-            if task.due < now - timedelta(minutes=1):
+            if task.due < now - timedelta(minutes=1) or (offset > 0 and task.due <= now):
                 self._services.ledger[key] = ("SKIPPED_PAST", now)
                 continue
-            reminder = task_rpc.Reminder(offset_seconds=offset)
-            reminder.due_time.FromDatetime(task.due)
-            reminder.remind_time.FromDatetime(task.due - timedelta(seconds=offset))
-            return reminder
+            return _reminder(task.due, offset)
         return None
+
+
+def _reminder(due: datetime, offset: int) -> task_rpc.Reminder:
+    reminder = task_rpc.Reminder(offset_seconds=offset)
+    reminder.due_time.FromDatetime(due)
+    reminder.remind_time.FromDatetime(due - timedelta(seconds=offset))
+    return reminder
 
 
 class EmailDouble(email_grpc.EmailInternalServiceServicer):

@@ -11,11 +11,15 @@ from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.testing import WorkflowEnvironment
 
+from services.platform.config import Settings
+from taskflow.event.v1.event_pb2 import TaskUpdated
+from taskflow.task.v1.task_pb2 import Task as TaskMessage
 from tests.workflows.conftest import Examine
 from tests.workflows.services_double import Services, Task
 from workflows import history_limit
 from workflows.contract import HISTORY_LIMIT, TASK_QUEUE
 from workflows.reminders.contract import REMINDER_ARCHIVED_PAUSE, TaskDeadline, reminder_id
+from workflows.reminders.starts import on_task_updated
 from workflows.reminders.workflow import DeadlineReminder
 
 Handle = WorkflowHandle[DeadlineReminder, None]
@@ -251,6 +255,49 @@ async def test_reminders_of_an_archived_project_are_held_back_until_it_is_unarch
     ((_, at),) = services.ledger.values()
     assert at - unarchived <= REMINDER_ARCHIVED_PAUSE + SECOND
     await examine(handle, "reminder_archived")
+
+
+async def test_a_project_unarchived_just_before_a_deadline_still_reminds_of_it_on_time(
+    env: WorkflowEnvironment, services: Services, examine: Examine, task_id: str
+) -> None:
+    """Nothing tells the run that the project is live again."""
+    due = await later(env, 2 * HOUR)
+    services.tasks[task_id] = Task(due=due, archived=True)
+    services.offsets = (3600 + 1800, 1800, 0)
+    handle = await change(env, task_id, 1)
+    await env.sleep(due - SECOND * 6 - await env.get_current_time())
+    assert services.ledger == {}
+    services.tasks[task_id].archived = False
+    await handle.result()
+    assert sent(services, task_id) == [(due, 0)]
+    _, at = services.ledger[task_id, due, 0]
+    assert timedelta(0) <= at - due <= 2 * SECOND
+    await examine(handle, "reminder_unarchived")
+
+
+async def test_a_reminder_planned_again_replaces_the_sleeping_run(
+    env: WorkflowEnvironment, services: Services, task_id: str
+) -> None:
+    """The dispatcher gets such an event when a project is unarchived, or when settings or zone rules change."""
+    due = await later(env, 30 * DAY)
+    services.tasks[task_id] = Task(due=due)
+    services.offsets = (0,)
+    await change(env, task_id, 1)
+    await env.sleep(SECOND)
+    # The same task at the same revision, but with an earlier instant.
+    services.tasks[task_id].due = due - 10 * DAY
+    facts = TaskUpdated(task=TaskMessage(id=task_id, revision=1), plan_reminders=True)
+    [start] = on_task_updated(facts, Settings())
+    assert (start.id, start.replace_running) == (reminder_id(task_id), True)
+    handle = await env.client.start_workflow(
+        start.workflow,
+        start.argument,
+        id=start.id,
+        task_queue=TASK_QUEUE,
+        id_conflict_policy=WorkflowIDConflictPolicy.TERMINATE_EXISTING,
+    )
+    await handle.result()
+    assert sent(services, task_id) == [(due - 10 * DAY, 0)]
 
 
 async def test_a_task_that_does_not_exist_ends_its_timer(

@@ -47,5 +47,5 @@ class ReminderOutcome(StrEnum):
 @dataclass(frozen=True)
 class EmittedReminder:
     outcome: ReminderOutcome
-    # The task's next reminder after this one; None when this was the last.
+    # The reminder after this one; None when there is none. For ARCHIVED, the first one whose time has yet to come.
     next: Reminder | None = None

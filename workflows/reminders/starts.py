@@ -24,10 +24,19 @@ def on_task_changed(facts: TaskCreated | TaskDeleted | TaskUndeleted, _: Setting
 
 def on_task_updated(facts: TaskUpdated, _: Settings) -> list[Start]:
     """A task without a deadline before and after the update needs no signal: it has no reminder workflow."""
+    if facts.plan_reminders:
+        return [_plan_again(facts.task)]
     had_deadline = facts.before.HasField("due_time")
     changed = frozenset(facts.changed_fields.paths)
     timed = facts.task.HasField("due_time") or had_deadline or "due" in changed
     return [_look_again(facts.task)] if timed and (changed & _TIMING or had_deadline) else []
+
+
+def _plan_again(task: Task) -> Start:
+    """A new run, because the task's revision hasn't changed: a running one would ignore the signal."""
+    return Start(
+        DeadlineReminder.run, TaskDeadline(task.id), reminder_id(task.id), replace_running=True
+    )
 
 
 def _look_again(task: Task) -> Start:

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import datetime, timedelta
+from typing import Final
 
 from temporalio import workflow
 
@@ -19,6 +20,9 @@ with workflow.unsafe.imports_passed_through():
         ReminderOutcome,
         TaskDeadline,
     )
+
+# Patch id.
+_WAKE_FOR_THE_NEXT: Final = "wake-for-the-next-reminder"
 
 
 @workflow.defn
@@ -71,11 +75,19 @@ class DeadlineReminder:
                 await self._sleep_until(workflow.now() + REMINDER_EARLY_PAUSE, planned)
                 return reminder
             case ReminderOutcome.ARCHIVED:
-                # No event comes when the project is unarchived, and by then the deadline may have passed.
-                await self._sleep_until(workflow.now() + REMINDER_ARCHIVED_PAUSE, planned)
+                # A new run replaces this one when the project is unarchived. Should that get lost, this run looks again
+                # after the pause, or when the next reminder's time comes.
+                await self._sleep_until(self._look_again_at(emitted), planned)
                 return reminder
             case _:
                 return emitted.next
+
+    def _look_again_at(self, archived: EmittedReminder) -> datetime:
+        pause = workflow.now() + REMINDER_ARCHIVED_PAUSE
+        # Runs of earlier versions slept for the whole pause.
+        if archived.next is None or not workflow.patched(_WAKE_FOR_THE_NEXT):
+            return pause
+        return max(workflow.now() + REMINDER_EARLY_PAUSE, min(pause, archived.next.remind_time))
 
     async def _sleep_until(self, instant: datetime, planned: int) -> bool:
         """Sleeps until the instant. Returns False once a signal brings another revision than the `planned` one."""

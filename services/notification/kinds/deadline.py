@@ -1,6 +1,6 @@
 """The kinds of notifications for a task's deadline that approaches, or has passed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from services.notification.kinds.kind import Kind, assignee_and_creator, task_of, task_subject
 from taskflow.event.v1.event_pb2 import Event, ReminderDue
@@ -11,20 +11,42 @@ _PUNCTUAL = 60
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
-def _before_deadline(event: Event) -> Sequence[str]:
-    return assignee_and_creator(event) if event.task_reminder_due.offset_seconds > 0 else []
+def _before_deadline(event: Event) -> Iterable[str]:
+    return _reminded(event) if event.task_reminder_due.offset_seconds > 0 else []
 
 
-def _at_deadline(event: Event) -> Sequence[str]:
-    return assignee_and_creator(event) if event.task_reminder_due.offset_seconds <= 0 else []
+def _at_deadline(event: Event) -> Iterable[str]:
+    return _reminded(event) if event.task_reminder_due.offset_seconds <= 0 else []
+
+
+def _reminded(event: Event) -> Iterable[str]:
+    return event.task_reminder_due.substitute_ids or assignee_and_creator(event)
 
 
 def _approaching(event: Event) -> str:
-    return f"{task_of(event).key} is due in {_time_left(event)}"
+    by_day = event.task_reminder_due.task.due.HasField("date")
+    when = _day(event) if by_day else f"in {_time_left(event)}"
+    return f"{task_of(event).key} is due {when}{_why_substitutes(event)}"
 
 
 def _overdue(event: Event) -> str:
-    return f"{task_of(event).key} is overdue"
+    return f"{task_of(event).key} is overdue{_why_substitutes(event)}"
+
+
+def _why_substitutes(event: Event) -> str:
+    if not event.task_reminder_due.substitute_ids:
+        return ""
+    return "; you are reminded because its assignee and creator have left"
+
+
+def _day(event: Event) -> str:
+    """The day as it is called where the deadline was computed: an event can come late."""
+    reminder = event.task_reminder_due
+    left = reminder.task.due_time.seconds - event.occur_time.seconds
+    if left < 2 * _DAY:
+        return "today" if left < _DAY else "tomorrow"
+    day = reminder.task.due.date
+    return f"on {day.year:04}-{day.month:02}-{day.day:02}"
 
 
 def _time_left(event: Event) -> str:

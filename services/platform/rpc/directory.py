@@ -31,6 +31,9 @@ from taskflow.error.v1 import error_reason_pb2 as reasons
 
 R = TypeVar("R")
 
+# Owners that are looked up at most; a workspace rarely has more than a few.
+_MOST_OWNERS = 100
+
 
 class _HasRole(Protocol):
     """A row with the caller's role in the workspace that the row belongs to."""
@@ -172,6 +175,14 @@ _MEMBERS_AMONG = Statement(
     ),
     row=_UserId,
 )
+# Uses the index members_owners, which needs the number in the statement.
+_OWNERS = Statement(
+    select(members.c.user_id)
+    .where(members.c.workspace_id == _workspace_id, members.c.role == literal_column("4"))
+    .order_by(members.c.user_id)
+    .limit(_MOST_OWNERS),
+    row=_UserId,
+)
 _MEMBERSHIPS = Statement(
     select(members.c.workspace_id, members.c.user_id).where(
         members.c.workspace_id == _pairs.c.workspace_id, members.c.user_id == _pairs.c.user_id
@@ -286,6 +297,11 @@ async def members_among(tx: Transaction, workspace_id: UUID, user_ids: Iterable[
     """The users in `user_ids` who are members of the workspace."""
     rows = await tx.all(_MEMBERS_AMONG, workspace_id=workspace_id, user_ids=list(user_ids))
     return {row.user_id for row in rows}
+
+
+async def owners(tx: Transaction, workspace_id: UUID) -> list[UUID]:
+    """The owners of the workspace, at most 100."""
+    return [row.user_id for row in await tx.all(_OWNERS, workspace_id=workspace_id)]
 
 
 async def memberships(

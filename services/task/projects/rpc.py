@@ -10,6 +10,7 @@ from services.platform.rpc import directory, idempotency, masks, pages
 from services.platform.rpc.identity import current_caller
 from services.platform.runtime import Loop, Platform
 from services.task.projects import logic, messages
+from services.task.reminders import walks
 from taskflow.task.v1 import project_service_pb2 as pb
 from taskflow.task.v1 import project_service_pb2_grpc
 
@@ -84,6 +85,8 @@ class ProjectServicer(project_service_pb2_grpc.ProjectServiceServicer):
         async with self._db.transaction() as tx:
             row = await logic.lock(tx, caller, UUID(request.id), request.etag)
             new = await logic.unarchive(tx, caller, row)
+            if row.archived_at:
+                await walks.begin_project(tx, new.id, new.revision)
         return pb.UnarchiveProjectResponse(project=messages.project(new))
 
 

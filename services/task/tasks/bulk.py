@@ -11,6 +11,8 @@ from services.task.tasks.queries import TaskRow
 
 # Most tasks in a batch. A task can hold 150 KB, and other calls wait while a batch is converted.
 BATCH = 50
+# Deadlines that are computed again in a batch, a millisecond of work for a hundred.
+_VISITED = 1000
 
 _WRITTEN = frozenset({"assignee_id", "due_at", "due_zone", "parent_id", "revision", "updated_at"})
 
@@ -45,6 +47,26 @@ async def move_due_times(tx: Transaction, user_id: UUID, limit: int) -> tuple[in
     )
     await _store(tx, [(row, due.with_instant(row, person.time_zone)) for row in rows], None)
     return len(rows), len(rows) == limit
+
+
+async def derive_due_times(tx: Transaction, after: UUID) -> UUID | None:
+    """Computes the instants of open tasks' deadlines again: this process's zone rules can be newer.
+
+    Visits a batch of tasks in the order of their ids, and returns the last one; None when no task is left.
+    """
+    rows = await tx.all(queries.OPEN_DUE_TIMES, after=after, limit=_VISITED)
+    moved: list[UUID] = []
+    visited = None
+    for row in rows:
+        said = due.Due(row.due_date, row.due_local, row.due_zone if row.due_local else None)
+        visited = row.id
+        if said.instant(row.due_zone) != row.due_at:
+            moved.append(row.id)
+            if len(moved) == BATCH:
+                break
+    locked = await tx.all(queries.LOCK_OPEN, ids=moved) if moved else []
+    await _store(tx, [(row, due.with_instant(row, row.due_zone)) for row in locked], None)
+    return visited
 
 
 async def remove_parents(tx: Transaction, parent_ids: list[UUID], limit: int) -> int:

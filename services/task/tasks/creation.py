@@ -225,7 +225,10 @@ def _new_row(draft: _Draft, checked: Checked, number: int) -> TaskRow:
         "updated_at": now,
     }
     row = TaskRow(**values)
-    row = row._replace(finished_at=changes.finish_time(row.status, None, now))
+    row = row._replace(
+        finished_at=changes.finish_time(row.status, None, now),
+        due_set_at=None if due.of(row) == due.NO_DUE else now,
+    )
     return due.with_instant(row, checked.time_zone)
 
 

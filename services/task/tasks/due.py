@@ -1,19 +1,20 @@
 """Deadlines: users set a day, or a local time in a zone. This module computes the instant of the deadline."""
 
-import zoneinfo
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from math import ceil, floor
+from zoneinfo import ZoneInfo
 
+from services.platform.rpc import zones
 from services.platform.rpc.errors import invalid
-from services.platform.rpc.zones import is_zone
 from services.task.tasks.queries import TaskRow
 from taskflow.task.v1 import task_pb2
 
 _SECOND = timedelta(seconds=1)
 # The last whole second that a google.protobuf.Timestamp can hold.
 _LAST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
-# Replaces a zone that this machine's zone database doesn't have.
+_FIRST = datetime.min.replace(tzinfo=UTC)
+# Replaces a zone that the zone database doesn't have.
 _FALLBACK_ZONE = "UTC"
 
 
@@ -31,6 +32,15 @@ class Due:
             return end_of_day(self.day, zone)
         if self.local is not None and self.zone is not None:
             return instant(self.local, self.zone)
+        return None
+
+    @property
+    def said(self) -> str | None:
+        """The deadline as text. It stays the same while its instant moves: with the day's zone, or with zone rules."""
+        if self.day is not None:
+            return self.day.isoformat()
+        if self.local is not None:
+            return f"{self.local.isoformat(timespec='microseconds')} {self.zone}"
         return None
 
 
@@ -51,7 +61,7 @@ def parse(due: task_pb2.Due) -> Due:
         day = date(at.year, at.month, at.day)
     except ValueError:
         raise invalid(field, "there is no such day") from None
-    if not is_zone(at.time_zone.id):
+    if not zones.is_zone(at.time_zone.id):
         raise invalid(f"{field}.time_zone.id", "is not an IANA time zone")
     # Cuts nanoseconds off, because Postgres stores microseconds.
     clock = time(at.hours, at.minutes, at.seconds, at.nanos // 1000)
@@ -73,6 +83,14 @@ def end_of_day(day: date, zone: str) -> datetime:
         return _LAST
 
 
+def clock_time(day: date, days: int, clock: time, zone: str) -> datetime:
+    """The instant at which clocks in `zone` show `clock`, `days` days after `day`. Stays within the years 1 to 9999."""
+    try:
+        return instant(datetime.combine(day + timedelta(days=days), clock), zone)
+    except OverflowError:
+        return _FIRST if day.year == 1 else _LAST
+
+
 def instant(local: datetime, zone: str, *, second: bool = False) -> datetime:
     """The instant at which clocks in `zone` show `local` (naive).
 
@@ -87,16 +105,16 @@ def instant(local: datetime, zone: str, *, second: bool = False) -> datetime:
     return (local - (after if second else before)).replace(tzinfo=UTC)
 
 
-def _load(name: str) -> zoneinfo.ZoneInfo:
-    return zoneinfo.ZoneInfo(name if is_zone(name) else _FALLBACK_ZONE)
+def _load(name: str) -> ZoneInfo:
+    return zones.load(name if zones.is_zone(name) else _FALLBACK_ZONE)
 
 
-def _offset(info: zoneinfo.ZoneInfo, local: datetime, fold: int) -> timedelta:
+def _offset(info: ZoneInfo, local: datetime, fold: int) -> timedelta:
     return info.utcoffset(local.replace(fold=fold)) or timedelta(0)
 
 
-def _transition(info: zoneinfo.ZoneInfo, low: datetime, high: datetime) -> datetime:
-    """Finds, by binary search, the first second (naive UTC) after `low` that has the UTC offset of `high`."""
+def _transition(info: ZoneInfo, low: datetime, high: datetime) -> datetime:
+    """The first second (naive UTC) with the offset that holds at `high` but not at `low`. A binary search."""
     start = datetime(low.year, low.month, low.day)
     before, after = floor((low - start) / _SECOND), ceil((high - start) / _SECOND)
 

@@ -25,6 +25,7 @@ _FIELDS = {
     "due_local": "due",
     "due_zone": "due",
     "due_at": "due_time",
+    "due_set_at": None,
     "finished_at": None,
     "deleted_at": None,
 }
@@ -59,11 +60,8 @@ def undeleted(new: TaskRow, actor_id: UUID | None) -> Event:
     return _event("task.undeleted", new, actor_id, task_undeleted=facts)
 
 
-def deadline_repeated(task_id: UUID, workspace_id: UUID, revision: int, due_at: datetime) -> Event:
-    """A TaskUpdated event that makes the dispatcher plan the task's reminders again.
-
-    It holds only the fields that the dispatcher reads.
-    """
+def reminders_outdated(task_id: UUID, workspace_id: UUID, revision: int, due_at: datetime) -> Event:
+    """Has the dispatcher plan the task's reminders again. Holds only the fields that the dispatcher reads."""
     task = Task(id=str(task_id), revision=revision)
     task.due_time.FromDatetime(due_at)
     return Event(
@@ -71,7 +69,9 @@ def deadline_repeated(task_id: UUID, workspace_id: UUID, revision: int, due_at: 
         workspace_id=str(workspace_id),
         aggregate_id=str(task_id),
         revision=revision,
-        task_updated=TaskUpdated(task=task, changed_fields=FieldMask(paths=["due_time"])),
+        task_updated=TaskUpdated(
+            task=task, changed_fields=FieldMask(paths=["due_time"]), plan_reminders=True
+        ),
     )
 
 

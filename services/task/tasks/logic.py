@@ -82,6 +82,8 @@ async def change_task(
     if due.of(new) == due.of(old):
         # Keeps the zone in which a day ends, because `values` don't contain it.
         new = new._replace(due_zone=old.due_zone)
+    else:
+        new = new._replace(due_set_at=None if due.of(new) == due.NO_DUE else now)
     if new.assignee_id is not None and new.assignee_id != assignee_id:
         await _require_member(tx, new.workspace_id, new.assignee_id)
     if new.parent_id is not None and new.parent_id != old.parent_id:
@@ -156,11 +158,11 @@ async def _require_parent(tx: Transaction, row: TaskRow, parent_id: UUID) -> Non
 
 
 async def _with_due_time(tx: Transaction, old: TaskRow, new: TaskRow) -> TaskRow:
-    """`new` with the instant of its deadline, which is computed again if the change can have moved it."""
+    """`new` with the instant of its deadline, computed again: the deadline, its zone or the zone's rules may differ."""
     same = due.of(old) == due.of(new) and old.assignee_id == new.assignee_id
     reopened = (old.finished_at and not new.finished_at) or old.deleted_at
     if same and not reopened:
-        return new
+        return due.with_instant(new, new.due_zone)
     zone = None
     if new.due_date is not None:
         user_id = new.assignee_id or new.creator_id

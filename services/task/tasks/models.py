@@ -44,6 +44,8 @@ tasks = Table(
     Column("due_local", DateTime(timezone=False)),
     Column("due_zone", Text),
     Column("due_at", DateTime(timezone=True)),
+    # When the user set the deadline. None: there is none, or an earlier version stored it.
+    Column("due_set_at", DateTime(timezone=True)),
     Column("payload", JSONB),
     Column("parent_id", Uuid),
     Column("revision", BigInteger, nullable=False, server_default=text("1")),
@@ -71,7 +73,13 @@ tasks = Table(
     Index("tasks_labels", "labels", postgresql_using="gin"),
     Index("tasks_parent", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
     Index("tasks_deleted", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
-    # These two find open tasks whose deadline moves when the assignee's, or else the creator's, time zone changes.
+    # Open tasks with a deadline, for walks over all of them: most tasks are done, and the oldest.
+    Index(
+        "tasks_open_due",
+        "id",
+        postgresql_where=text("due_at IS NOT NULL AND finished_at IS NULL AND deleted_at IS NULL"),
+    ),
+    # Open tasks whose deadline moves when the user's time zone changes.
     Index(
         "tasks_assignee_dates",
         "assignee_id",

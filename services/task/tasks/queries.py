@@ -57,6 +57,7 @@ class TaskRow(NamedTuple):
     due_local: datetime | None
     due_zone: str | None
     due_at: datetime | None
+    due_set_at: datetime | None
     payload: dict[str, Any] | None
     parent_id: UUID | None
     revision: int
@@ -88,6 +89,14 @@ class FormerMember(NamedTuple):
     workspace_id: UUID
     user_id: UUID
     actor_id: UUID
+
+
+class DueTime(NamedTuple):
+    id: UUID
+    due_date: date | None
+    due_local: datetime | None
+    due_zone: str
+    due_at: datetime
 
 
 COLUMNS = TaskRow._fields
@@ -238,6 +247,21 @@ LOCK_OPEN_OF_ASSIGNEE = Statement(
     .where(tasks.c.workspace_id == _workspace_id, tasks.c.assignee_id == _user_id, _open)
     .order_by(tasks.c.id)
     .limit(_limit)
+    .with_for_update(key_share=True),
+    row=TaskRow,
+)
+# Deadlines of open tasks of all workspaces, in the order of the tasks' ids.
+OPEN_DUE_TIMES = Statement(
+    select(tasks.c.id, tasks.c.due_date, tasks.c.due_local, tasks.c.due_zone, tasks.c.due_at)
+    .where(tasks.c.id > bindparam("after", type_=Uuid), tasks.c.due_at.is_not(None), _open)
+    .order_by(tasks.c.id)
+    .limit(_limit),
+    row=DueTime,
+)
+LOCK_OPEN = Statement(
+    select(tasks)
+    .where(tasks.c.id == any_(bindparam("ids", type_=ARRAY(Uuid))), _open)
+    .order_by(tasks.c.id)
     .with_for_update(key_share=True),
     row=TaskRow,
 )

@@ -12,6 +12,7 @@ from services.platform.rpc.identity import current_caller
 from services.platform.runtime import Loop, Platform
 from services.task.board.streams import Board
 from services.task.reminders import logic as reminders
+from services.task.reminders import schedule
 from services.task.tasks import (
     changes,
     fields,
@@ -32,7 +33,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def __init__(self, platform: Platform, board: Board) -> None:
         self._db = platform.db
         self._seal = platform.seal
-        self._reminder_offsets = platform.settings.reminder_offsets
+        self._reminder_rules = schedule.rules(platform.settings)
         self._undelete_window = timedelta(seconds=platform.settings.task_retention)
         self._board = board
         self._creation = Creation(platform.db, platform.seal)
@@ -126,7 +127,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         async with self._db.transaction() as tx:
             old = await logic.lock_task(tx, caller, UUID(request.id), reopen=True)
             new = await logic.undelete_task(tx, old, caller.user_id, self._undelete_window)
-            await reminders.skip_past(tx, new.id, self._reminder_offsets)
+            await reminders.skip_past(tx, new.id, self._reminder_rules)
         return pb.UndeleteTaskResponse(task=messages.task(new))
 
     def WatchTasks(  # type: ignore[override]

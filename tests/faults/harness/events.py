@@ -181,4 +181,4 @@ def _recipients(event: Event) -> Iterator[str]:
             if "status" in facts.changed_fields.paths:
                 yield from (facts.task.assignee_id, facts.task.creator_id)
         case "task_reminder_due":
-            yield from (facts.task.assignee_id, facts.task.creator_id)
+            yield from facts.substitute_ids or (facts.task.assignee_id, facts.task.creator_id)

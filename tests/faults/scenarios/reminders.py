@@ -78,12 +78,18 @@ class Sent(NamedTuple):
 
 @dataclass
 class Span:
-    """A period in which a task was open with this deadline, in wall-clock seconds."""
+    """A period in which a task was open with this deadline, in wall-clock seconds. `said` is when a user set it."""
 
     due: float
+    said: float
     begun: float
     ended: float
     reminders: list[Sent] = field(default_factory=list)
+
+    @property
+    def reminds(self) -> bool:
+        """Whether a reminder has to come. A slow call can set a deadline that has passed; that one has none."""
+        return self.due > self.said
 
     @property
     def expected(self) -> float:
@@ -267,7 +273,10 @@ async def _complete(world: World, outages: Sequence[Outage]) -> None:
             span
             for life in lives.values()
             for span in life.spans
-            if span.ended == float("inf") and span.due < now + 3600 and not _sent_at(life, span.due)
+            if span.ended == float("inf")
+            and span.reminds
+            and span.due < now + 3600
+            and not _sent_at(life, span.due)
         ]
         if all(now > _latest(span.expected, outages) for span in open_spans):
             break
@@ -289,6 +298,7 @@ def _life(history: Sequence[Event]) -> Life:
     life = Life()
     state: Task | None = None
     span: Span | None = None
+    said = 0.0
     for event in history:
         at = _seconds(event.occur_time)
         if event.WhichOneof("facts") == "task_reminder_due":
@@ -298,13 +308,15 @@ def _life(history: Sequence[Event]) -> Life:
             if span is not None:
                 span.reminders.append(sent)
             continue
-        state = getattr(event, event.WhichOneof("facts") or "task_updated").task
+        before, state = state, getattr(event, event.WhichOneof("facts") or "task_updated").task
+        if before is None or before.due != state.due:
+            said = at
         due = _seconds(state.due_time) if _counts(state) else None
         if span is not None and span.due != due:
             span.ended = at
             span = None
         if span is None and due is not None:
-            span = Span(due, at, float("inf"))
+            span = Span(due, said, at, float("inf"))
             life.spans.append(span)
     return life
 
@@ -358,7 +370,8 @@ async def _check(world: World, outages: Sequence[Outage], tally: Tally) -> None:
             at = [one.at for one in span.reminders if one.offset == 0]
             latest = _latest(span.expected, outages)
             if not at:
-                if span.ended > latest and latest < time.time() and not _sent_at(life, span.due):
+                missing = span.reminds and not _sent_at(life, span.due)
+                if missing and span.ended > latest and latest < time.time():
                     tally.lost += 1
                 continue
             late = at[0] - span.expected

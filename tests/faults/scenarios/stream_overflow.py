@@ -229,7 +229,7 @@ async def _missing(world: World, temporal: Client, all_due: bool) -> list[tuple[
         """
         SELECT id::text, coalesce(due_at > now() + interval '1 day', false),
           EXISTS (SELECT FROM task.suggestions AS s WHERE s.task_id = tasks.id),
-          coalesce(due_at <= now(), false)
+          coalesce(due_at <= now() AND due_at > due_set_at, false)
         FROM task.tasks WHERE workspace_id = %(workspace)s
         """,
         {"workspace": world.workspace.id},

@@ -2,7 +2,9 @@
 
 import re
 from datetime import UTC, date, datetime, timedelta
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from functools import cache
+from importlib import resources
+from zoneinfo import ZoneInfo
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.date_pb2 import Date
@@ -72,24 +74,42 @@ def format_time(timestamp: Timestamp) -> str:
 
 
 def parse_instant(text: str, zone: str) -> Timestamp:
-    """Returns the instant that a deadline's text means; a date means its midnight in `zone`."""
+    """Returns the instant that a deadline's text means; a date means its midnight in `zone`.
+
+    Raises ValueError with a message for the user.
+    """
     due = parse_due(text, datetime.now(UTC), zone)
     if due.HasField("date"):
-        moment = datetime(due.date.year, due.date.month, due.date.day, tzinfo=ZoneInfo(zone))
+        local = datetime(due.date.year, due.date.month, due.date.day)
     else:
         at = due.date_time
-        moment = datetime(
-            at.year,
-            at.month,
-            at.day,
-            at.hours,
-            at.minutes,
-            at.seconds,
-            tzinfo=ZoneInfo(at.time_zone.id),
-        )
+        local = datetime(at.year, at.month, at.day, at.hours, at.minutes, at.seconds)
+        zone = at.time_zone.id
     instant = Timestamp()
-    instant.FromDatetime(moment.astimezone(UTC))
+    try:
+        instant.FromDatetime(_first_instant(local, _rules(zone)))
+    except OverflowError:
+        raise ValueError(f"{text!r} lies outside the years 1 to 9999, UTC") from None
     return instant
+
+
+def _first_instant(local: datetime, zone: ZoneInfo) -> datetime:
+    """The first instant at which clocks in `zone` show `local` or later, as the server reads a deadline."""
+    before, after = (local.replace(tzinfo=zone, fold=fold).utcoffset() for fold in (0, 1))
+    assert before is not None
+    assert after is not None
+    if before >= after:
+        return (local - before).replace(tzinfo=UTC)
+    # Clocks skip this time: search the second at which they were set forward.
+    low, high = (local - offset for offset in (after, before))
+    low, high = low.replace(microsecond=0), high.replace(microsecond=0) + timedelta(seconds=1)
+    while high - low > timedelta(seconds=1):
+        middle = (low + (high - low) // 2).replace(microsecond=0)
+        if middle.replace(tzinfo=UTC).astimezone(zone).utcoffset() == after:
+            high = middle
+        else:
+            low = middle
+    return high.replace(tzinfo=UTC)
 
 
 def _moment(text: str) -> datetime:
@@ -100,11 +120,18 @@ def _moment(text: str) -> datetime:
 
 
 def _known_zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"{name!r} isn't a time zone; write one such as Europe/Berlin") from None
+    _rules(name)
     return name
+
+
+@cache
+def _rules(zone: str) -> ZoneInfo:
+    """The zone's rules in the package tzdata, as on the server. Those of this machine can be of another release."""
+    data = resources.files("tzdata")
+    if zone not in data.joinpath("zones").read_text().split():
+        raise ValueError(f"{zone!r} isn't a time zone; write one such as Europe/Berlin")
+    with data.joinpath("zoneinfo", *zone.split("/")).open("rb") as file:
+        return ZoneInfo.from_file(file, key=zone)
 
 
 def _zoned(local: datetime, zone: str) -> Due:

@@ -3,10 +3,12 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from taskflow.auth.v1 import workspace_pb2 as _workspace_pb2
 from taskflow.task.v1 import job_pb2 as _job_pb2
 from taskflow.task.v1 import project_pb2 as _project_pb2
@@ -178,9 +180,12 @@ class TaskUpdated(_message.Message):
     BEFORE_FIELD_NUMBER: _builtins.int
     CHANGED_FIELDS_FIELD_NUMBER: _builtins.int
     AI_DISABLED_FIELD_NUMBER: _builtins.int
+    PLAN_REMINDERS_FIELD_NUMBER: _builtins.int
     ai_disabled: _builtins.bool
-    """Whether the workspace had AI switched off. TaskFlow then makes no suggestions. Set only when title or description
-    changed.
+    """Whether the workspace had AI switched off; if so, no suggestions are made. Set only when the text changed."""
+    plan_reminders: _builtins.bool
+    """The task didn't change: its reminders have to be planned again. Only the dispatcher gets such an event, which has
+    only the fields that it reads.
     """
     @_builtins.property
     def task(self) -> _task_pb2.Task:
@@ -201,10 +206,11 @@ class TaskUpdated(_message.Message):
         before: _task_pb2.Task | None = ...,
         changed_fields: _field_mask_pb2.FieldMask | None = ...,
         ai_disabled: _builtins.bool = ...,
+        plan_reminders: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "changed_fields", b"changed_fields", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_disabled", b"ai_disabled", "before", b"before", "changed_fields", b"changed_fields", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_disabled", b"ai_disabled", "before", b"before", "changed_fields", b"changed_fields", "plan_reminders", b"plan_reminders", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -262,19 +268,29 @@ class ReminderDue(_message.Message):
 
     TASK_FIELD_NUMBER: _builtins.int
     OFFSET_SECONDS_FIELD_NUMBER: _builtins.int
+    SUBSTITUTE_IDS_FIELD_NUMBER: _builtins.int
     offset_seconds: _builtins.int
-    """Seconds from the reminder's time to the deadline; 0 for the reminder at the deadline itself."""
+    """Seconds before the deadline; 0 at the deadline itself. For a deadline that is a date: whole days before the
+    morning after it, in seconds.
+    """
     @_builtins.property
     def task(self) -> _task_pb2.Task: ...
+    @_builtins.property
+    def substitute_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The users who are reminded instead of assignee and creator, when neither is a member any more: the project's
+        creator, or else the owners of the workspace.
+        """
+
     def __init__(
         self,
         *,
         task: _task_pb2.Task | None = ...,
         offset_seconds: _builtins.int = ...,
+        substitute_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset_seconds", b"offset_seconds", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset_seconds", b"offset_seconds", "substitute_ids", b"substitute_ids", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -34,9 +34,11 @@ class _ReminderOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Remin
     REMINDER_OUTCOME_UNSPECIFIED: _ReminderOutcome.ValueType  # 0
     REMINDER_OUTCOME_SENT: _ReminderOutcome.ValueType  # 1
     REMINDER_OUTCOME_SKIPPED_PAST: _ReminderOutcome.ValueType  # 2
-    """Skipped: the time of a later reminder, or the deadline, had passed too."""
+    """Skipped: a later reminder's time, or the deadline, had passed as well. Or its time had passed before the user set
+    the deadline.
+    """
     REMINDER_OUTCOME_MOVED: _ReminderOutcome.ValueType  # 3
-    """The task now has another deadline, or no deadline."""
+    """The task now has another deadline or none, or the reminder has another time."""
     REMINDER_OUTCOME_FINISHED: _ReminderOutcome.ValueType  # 4
     """The task is done or canceled."""
     REMINDER_OUTCOME_DELETED: _ReminderOutcome.ValueType  # 5
@@ -52,9 +54,11 @@ class ReminderOutcome(_ReminderOutcome, metaclass=_ReminderOutcomeEnumTypeWrappe
 REMINDER_OUTCOME_UNSPECIFIED: ReminderOutcome.ValueType  # 0
 REMINDER_OUTCOME_SENT: ReminderOutcome.ValueType  # 1
 REMINDER_OUTCOME_SKIPPED_PAST: ReminderOutcome.ValueType  # 2
-"""Skipped: the time of a later reminder, or the deadline, had passed too."""
+"""Skipped: a later reminder's time, or the deadline, had passed as well. Or its time had passed before the user set
+the deadline.
+"""
 REMINDER_OUTCOME_MOVED: ReminderOutcome.ValueType  # 3
-"""The task now has another deadline, or no deadline."""
+"""The task now has another deadline or none, or the reminder has another time."""
 REMINDER_OUTCOME_FINISHED: ReminderOutcome.ValueType  # 4
 """The task is done or canceled."""
 REMINDER_OUTCOME_DELETED: ReminderOutcome.ValueType  # 5
@@ -412,7 +416,7 @@ Global___PlanReminderResponse: _TypeAlias = PlanReminderResponse  # noqa: Y015
 
 @_typing.final
 class Reminder(_message.Message):
-    """A reminder of a task, identified by deadline and offset."""
+    """A reminder of a task. The task's deadline as the user set it and the offset identify it; its times can move."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -420,12 +424,14 @@ class Reminder(_message.Message):
     OFFSET_SECONDS_FIELD_NUMBER: _builtins.int
     REMIND_TIME_FIELD_NUMBER: _builtins.int
     offset_seconds: _builtins.int
-    """Seconds from the reminder's time to the deadline; 0 for the reminder at the deadline itself (overdue)."""
+    """Seconds before the deadline; 0 for the reminder at the deadline itself (overdue). For a deadline that is a date:
+    whole days before the morning after it, in seconds.
+    """
     @_builtins.property
     def due_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def remind_time(self) -> _timestamp_pb2.Timestamp:
-        """When to send the reminder: due_time minus the offset."""
+        """When to send it: due_time minus the offset; for a date a morning in the assignee's zone."""
 
     def __init__(
         self,
@@ -474,7 +480,9 @@ class EmitReminderResponse(_message.Message):
     outcome: Global___ReminderOutcome.ValueType
     @_builtins.property
     def next(self) -> Global___Reminder:
-        """The task's next reminder; not set when no reminder is left to send."""
+        """The reminder after it; not set when no reminder is left to send. With ARCHIVED: the first one whose time has yet to
+        come. It makes the reminder before it outdated, so the worker looks again by then.
+        """
 
     def __init__(
         self,

@@ -346,8 +346,8 @@ class ReminderInternalServiceServicer:
     """
 
     def PlanReminder(self, request, context):
-        """Returns the task's next reminder. Records a reminder as skipped when the time of a later reminder, or the deadline,
-        has passed too.
+        """Returns the task's next reminder. Records reminders as skipped when a later reminder or the deadline has passed,
+        too, or when their time had passed before the user set the deadline.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -103,8 +103,8 @@ class ReminderInternalServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PlanReminder: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.PlanReminderRequest, _internal_service_pb2.PlanReminderResponse]
-    """Returns the task's next reminder. Records a reminder as skipped when the time of a later reminder, or the deadline,
-    has passed too.
+    """Returns the task's next reminder. Records reminders as skipped when a later reminder or the deadline has passed,
+    too, or when their time had passed before the user set the deadline.
     """
     EmitReminder: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.EmitReminderRequest, _internal_service_pb2.EmitReminderResponse]
     """Sends a reminder if the task is open, not deleted or archived, and still has this deadline; otherwise returns why
@@ -124,8 +124,8 @@ class ReminderInternalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _internal_service_pb2.PlanReminderRequest,
         context: _aio.ServicerContext[_internal_service_pb2.PlanReminderRequest, _abc.Awaitable[_internal_service_pb2.PlanReminderResponse]],
     ) -> _abc.Awaitable[_internal_service_pb2.PlanReminderResponse]:
-        """Returns the task's next reminder. Records a reminder as skipped when the time of a later reminder, or the deadline,
-        has passed too.
+        """Returns the task's next reminder. Records reminders as skipped when a later reminder or the deadline has passed,
+        too, or when their time had passed before the user set the deadline.
         """
 
     @_abc_1.abstractmethod

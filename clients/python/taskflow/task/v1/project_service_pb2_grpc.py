@@ -113,6 +113,9 @@ class ProjectServiceServicer:
 
     def UnarchiveProject(self, request, context):
         """Takes a project out of the archive. For members. Changes nothing unless the project is archived.
+
+        Of the reminders that were held back, each task's last one is sent, unless a later one is due or the deadline has
+        passed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,7 +34,11 @@ class ProjectServiceStub:
     reminders aren't sent while the project is archived.
     """
     UnarchiveProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.UnarchiveProjectRequest, _project_service_pb2.UnarchiveProjectResponse]
-    """Takes a project out of the archive. For members. Changes nothing unless the project is archived."""
+    """Takes a project out of the archive. For members. Changes nothing unless the project is archived.
+
+    Of the reminders that were held back, each task's last one is sent, unless a later one is due or the deadline has
+    passed.
+    """
 
 class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
     """Creates, lists, changes and archives the projects of a workspace."""
@@ -92,6 +96,10 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_service_pb2.UnarchiveProjectRequest,
         context: _aio.ServicerContext[_project_service_pb2.UnarchiveProjectRequest, _abc.Awaitable[_project_service_pb2.UnarchiveProjectResponse]],
     ) -> _abc.Awaitable[_project_service_pb2.UnarchiveProjectResponse]:
-        """Takes a project out of the archive. For members. Changes nothing unless the project is archived."""
+        """Takes a project out of the archive. For members. Changes nothing unless the project is archived.
+
+        Of the reminders that were held back, each task's last one is sent, unless a later one is due or the deadline has
+        passed.
+        """
 
 def add_ProjectServiceServicer_to_server(servicer: ProjectServiceServicer, server: _aio.Server) -> None: ...

@@ -83,9 +83,10 @@ class Due(_message.Message):
     DATE_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def date(self) -> _date_pb2.Date:
-        """Due at the last second of this day, usually 23:59:59, in the assignee's time zone. While nobody is assigned, the
-        creator's time zone is used. Year, month and day are required. due_time is computed again when the assignee, or
-        that time zone, changes.
+        """Due at the last second of this day, usually 23:59:59, in the time zone of the assignee, or of the creator while
+        no user is assigned. Year, month and day are required. due_time is computed again when the assignee or that
+        user's time zone changes. Reminders come in the morning in that zone: the day before, on the day and, when the
+        task is overdue, on the day after.
         """
 
     @_builtins.property
