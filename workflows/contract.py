@@ -12,9 +12,11 @@ from temporalio.common import RetryPolicy
 
 # Queue of all workflows, and of activities that answer at once, such as those of reminders.
 TASK_QUEUE: Final = "taskflow"
-# Queue of activities that wait for a model, a job handler or a mail server. It has its own worker slots, so that fifty
-# slow activities can't delay a reminder.
+# Activities that wait for a model or a job handler. They have their own slots, so that fifty slow activities can't
+# delay a reminder.
 WORK_QUEUE: Final = "taskflow-work"
+# Activities that wait for a mail server. A server that hangs holds a slot for up to an hour, so jobs don't share them.
+MAIL_QUEUE: Final = "taskflow-mail"
 
 # A run with more history events than this continues as new, see history_limit.py. Temporal allows 10,000 signals and
 # 51,200 events; far below that, a replay after a restart of the worker takes milliseconds.

@@ -43,7 +43,9 @@ class Activities:
     quick: Sequence[Callable[..., Any]]
     # contract.WORK_QUEUE
     slow: Sequence[Callable[..., Any]] = ()
-    # Called when the process ends; closes the activities' connections and child processes.
+    # contract.MAIL_QUEUE
+    mail: Sequence[Callable[..., Any]] = ()
+    # Releases what the activities hold, when the process ends.
     close: Callable[[], Awaitable[None]] | None = None
 
 

@@ -8,6 +8,7 @@ import grpc.aio
 
 from services.platform.config import Settings
 from services.platform.rpc.channels import internal_channel
+from taskflow.auth.v1.internal_service_pb2_grpc import UserInternalServiceStub
 from taskflow.event.v1.dead_letter_service_pb2_grpc import DeadLetterInternalServiceStub
 from taskflow.notification.v1.internal_service_pb2_grpc import EmailInternalServiceStub
 from taskflow.task.v1.internal_service_pb2_grpc import (
@@ -44,9 +45,10 @@ class ServiceStubs:
         identity = _ServiceIdentity(settings.service_secret.get_secret_value())
         self._channels = [
             internal_channel(settings, address, [identity])
-            for address in (settings.task, settings.notification)
+            for address in (settings.auth, settings.task, settings.notification)
         ]
-        task, notification = self._channels
+        auth, task, notification = self._channels
+        self.users = UserInternalServiceStub(auth)
         self.suggestions = SuggestionInternalServiceStub(task)
         self.jobs = JobInternalServiceStub(task)
         self.reminders = ReminderInternalServiceStub(task)

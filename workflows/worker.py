@@ -14,7 +14,7 @@ from temporalio.worker import Worker
 from services.platform.config import Settings
 from services.platform.observe import tracing
 from workflows.activity_interceptor import ActivityInterceptor
-from workflows.contract import TASK_QUEUE, WORK_QUEUE
+from workflows.contract import MAIL_QUEUE, TASK_QUEUE, WORK_QUEUE
 from workflows.feature import Activities
 from workflows.registry import FEATURES
 
@@ -89,7 +89,7 @@ def _tracing() -> list[Interceptor]:
 def build_workers(
     client: Client, activities: Sequence[Activities], concurrency: int
 ) -> list[Worker]:
-    """One worker for workflows and quick activities, one for slow activities; `concurrency` activities each."""
+    """Workers for workflows and quick activities, for slow ones, and for mail; `concurrency` activities each."""
     grace = timedelta(seconds=_GRACE)
     quick = Worker(
         client,
@@ -105,16 +105,22 @@ def build_workers(
         max_concurrent_activities=concurrency,
         graceful_shutdown_timeout=grace,
     )
-    slow = Worker(
-        client,
-        task_queue=WORK_QUEUE,
-        activities=[method for each in activities for method in each.slow],
-        interceptors=[ActivityInterceptor()],
-        build_id=_BUILD_ID,
-        max_concurrent_activities=concurrency,
-        graceful_shutdown_timeout=grace,
-    )
-    return [quick, slow]
+    waiting = [
+        Worker(
+            client,
+            task_queue=queue,
+            activities=methods,
+            interceptors=[ActivityInterceptor()],
+            build_id=_BUILD_ID,
+            max_concurrent_activities=concurrency,
+            graceful_shutdown_timeout=grace,
+        )
+        for queue, methods in (
+            (WORK_QUEUE, [method for each in activities for method in each.slow]),
+            (MAIL_QUEUE, [method for each in activities for method in each.mail]),
+        )
+    ]
+    return [quick, *waiting]
 
 
 async def supervise(settings: Settings, activities: Sequence[Activities]) -> None:

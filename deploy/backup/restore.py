@@ -10,7 +10,7 @@ from pathlib import Path
 from deploy.backup import backup_folder
 from deploy.backup.commands import database, run
 from deploy.local import binaries, postgres
-from deploy.local.folder import RESTORING, is_claimed
+from deploy.local.data_folder import RESTORING, is_claimed
 from deploy.local.program import StackError
 from deploy.local.programs import child_environment
 from deploy.local.stack import Stack, running_stack

@@ -136,6 +136,10 @@ class Settings(BaseSettings):
     notification_address: str | None = None
     """Where other processes reach the notification service, `host:port`. Unset: `host` and `notification_port`."""
 
+    public_url: str | None = None
+    """Where people reach TaskFlow, such as `https://tasks.example.com`. Links in mail begin with it. Unset: the
+    gateway on this machine."""
+
     service_tls_ca: Path | None = None
     """Certificates (PEM) that our processes and the gateway check each other with. With it, services answer only peers
     with a certificate from there. The next two settings belong to it."""
@@ -272,7 +276,8 @@ class Settings(BaseSettings):
     """Local time of the assignee at which reminders of a deadline without a time are sent: the day before, on the day,
     and the morning after it, when the task is overdue. Such as `09:00`."""
     workflow_concurrency: Annotated[int, Field(ge=1)] = 50
-    """Activities that a worker runs at once: this many quick ones, and as many that wait for other servers."""
+    """Activities that a worker runs at once: this many quick ones, as many that wait for a model or a job handler, and
+    as many that wait for the mail server."""
 
     ai_base_url: str | None = None
     """An OpenAI-compatible endpoint. Without it, priorities are guessed from the wording, offline."""
@@ -352,6 +357,8 @@ class Settings(BaseSettings):
                 yield name, "should begin with postgresql://"
         if not all(server.startswith(("nats://", "tls://")) for server in self.nats_servers):
             yield "nats_url", "each server should begin with nats:// or tls://"
+        if self.public_url and not self.public_url.startswith(("http://", "https://")):
+            yield "public_url", "should begin with https:// or http://"
         if self.reminder_morning.tzinfo is not None:
             yield "reminder_morning", "is a local time, without an offset from UTC"
         for one, other in _PAIRS:
@@ -446,6 +453,13 @@ class Settings(BaseSettings):
     @property
     def _developing(self) -> bool:
         return self.environment == "development"
+
+    @cached_property
+    def web(self) -> str:
+        """What links for people begin with."""
+        if self.public_url:
+            return self.public_url.rstrip("/")
+        return f"http://{_LOCAL if self.host == '0.0.0.0' else self.host}:{self.gateway_port}"
 
     @cached_property
     def keys(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,12 @@ class MailReceiver:
     mail_replies: list[str] = field(default_factory=list)
     rcpt_replies: list[str] = field(default_factory=list)
     data_replies: list[str] = field(default_factory=list)
+    # Seconds before each answer to MAIL and RCPT, and before the answer to a message that is accepted.
+    tarpit: float = 0.0
+    slow: float = 0.0
+    # An address that is always refused, with that answer, and how often somebody tried to mail to it.
+    refused: dict[str, str] = field(default_factory=dict)
+    tries: Counter[str] = field(default_factory=Counter)
     # How many times to accept a message and close the connection instead of answering.
     lose_answers: int = 0
 
@@ -33,6 +40,7 @@ class MailReceiver:
         address: str,
         options: list[str],
     ) -> str:
+        await asyncio.sleep(self.tarpit)
         if self.mail_replies:
             return self.mail_replies.pop(0)
         envelope.mail_from = address
@@ -47,6 +55,10 @@ class MailReceiver:
         address: str,
         options: list[str],
     ) -> str:
+        await asyncio.sleep(self.tarpit)
+        self.tries[address] += 1
+        if address in self.refused:
+            return self.refused[address]
         if self.rcpt_replies and not self.rcpt_replies[0].startswith("250"):
             return self.rcpt_replies.pop(0)
         envelope.rcpt_tos.append(address)
@@ -61,6 +73,7 @@ class MailReceiver:
         assert isinstance(message, EmailMessage)
         self.messages.append(message)
         self.recipients.append(list(envelope.rcpt_tos))
+        await asyncio.sleep(self.slow)
         if self.lose_answers:
             self.lose_answers -= 1
             assert server.transport is not None

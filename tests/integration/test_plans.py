@@ -249,6 +249,7 @@ _CALLER = {"caller_id": PERSON, "session_id": SESSION}
 _IN_LARGE = {"workspace_id": LARGE}
 _SOMETIME = datetime.now(UTC) - timedelta(days=30)
 _NOW = datetime.now(UTC)
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 def _lists(ids: _Ids) -> _Cases:
@@ -311,6 +312,8 @@ def _calls(ids: _Ids) -> _Cases:
         {"n": n, "event_id": uuid4(), "workspace_id": LARGE, "user_id": user}
         for n, user in enumerate(users)
     ]
+    to_mail = {"user_id": MAIL_READER, "batch_id": uuid4(), "count": 200}
+    to_mail["kinds"] = [kind.number for kind in KINDS]
     cases: _Cases = {
         "role": (directory._ROLE, of_caller),
         "session": (directory._SESSION, of_caller),
@@ -368,12 +371,15 @@ def _calls(ids: _Ids) -> _Cases:
             notification.MARK_UP_TO,
             {"user_id": PERSON, "up_to": 20_000, "now": _NOW, "count": 1000},
         ),
-        "mail": (
-            email.FILL_BATCH,
-            {"user_id": MAIL_READER, "batch_id": uuid4(), "count": 200}
-            | {"kinds": [kind.number for kind in KINDS]},
+        "mail's recipient": (email.RECIPIENT, {"user_id": MAIL_READER}),
+        "mail": (email.FILL_BATCH, to_mail | {"after": _LONG_AGO}),
+        "mail's items": (email.ITEMS, {"batch_id": name_id("mail 5"), "count": 100}),
+        "never mailed": (email.SKIP, to_mail | {"until": _NOW, "skipped": uuid4()}),
+        "mail that waited": (
+            email.SKIP_PREPARED,
+            to_mail | {"batch_id": name_id("mail 5"), "until": _NOW, "skipped": uuid4()},
         ),
-        "mail's items": (email.ITEMS, {"batch_id": name_id("mail 5")}),
+        "more to mail": (email.MORE, to_mail | {"batch_id": name_id("mail 5")}),
     }
     for count in (1, 64):
         asked = {"input_rows": encode_rows(_asked(ids)[:count])}

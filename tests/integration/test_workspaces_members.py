@@ -65,9 +65,12 @@ async def test_adding_an_unknown_email_is_not_found_and_a_member_already_exists(
 ) -> None:
     ada, bob = cast["ada"], cast["bob"]
     workspace = await team.workspace(ada)
-    for email in (f"{uuid4().hex}@example.com", "no e-mail"):
+    unknown = f"{uuid4().hex}@example.com"
+    refused = await refusal(team.add(ada, workspace.id, unknown, ROLE_MEMBER))
+    assert (refused.code, refused.resource) == (_Code.NOT_FOUND, "user")
+    for email in ("no e-mail", ".dot@example.com", "a..b@example.com", "a" * 65 + "@example.com"):
         refused = await refusal(team.add(ada, workspace.id, email, ROLE_MEMBER))
-        assert (refused.code, refused.resource) == (_Code.NOT_FOUND, "user")
+        assert (refused.code, refused.fields) == (_Code.INVALID_ARGUMENT, ["email"])
     await team.add(ada, workspace.id, bob.email, ROLE_MEMBER)
     refused = await refusal(team.add(ada, workspace.id, bob.email, ROLE_ADMIN))
     assert (refused.code, refused.reason) == (_Code.ALREADY_EXISTS, "ALREADY_MEMBER")

@@ -18,6 +18,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -126,6 +127,7 @@ class Double:
     access: dict[str, float] = field(default_factory=dict)
     refresh: dict[str, tuple[float, Any]] = field(default_factory=dict)
     session_ended: bool = False
+    email_bounced: bool = False
     tasks: list[Any] = field(default_factory=list)
     projects: list[Any] = field(default_factory=list)
     suggestions: list[Any] = field(default_factory=list)
@@ -166,6 +168,8 @@ class Double:
             email=f"{name}@example.com",
             display_name=name.title(),
             time_zone="Europe/Berlin",
+            email_notifications=True,
+            email_bounce_time=Timestamp(seconds=1790000000) if self.email_bounced else None,
         )
 
     def once(self, request: Any, make: Callable[[], Any]) -> Any:
@@ -366,6 +370,7 @@ class Double:
             id=str(uuid.uuid4()),
             sequence=sequence,
             headline=headline,
+            task_title="Fix the crane",
             kind=notification_pb2.NOTIFICATION_KIND_ASSIGNED,
         )
         self.notifications.append(notification)

@@ -299,6 +299,7 @@ async def test_suggestions_are_listed_and_accepted_with_edits(shell: Shell) -> N
     shell.double.suggestions.append(suggestion)
     listed = (await shell.run("suggestions", "list")).out
     assert "OPS-1" in listed
+    assert task.title in listed
     assert "says 'urgent'" in listed
     gone = suggestion_pb2.Suggestion()
     gone.CopyFrom(suggestion)
@@ -320,8 +321,12 @@ async def test_jobs_and_dead_letters(shell: Shell) -> None:
     job = job_pb2.Job(
         id="01900000-0000-7000-8000-0000000000bb", state=job_pb2.JOB_STATE_FAILED, error="no"
     )
+    task = shell.double.add_task("Paint the crane")
+    job.task_id = task.id
     shell.double.jobs.append(job)
-    assert "failed" in (await shell.run("jobs", "list", "--state", "failed")).out
+    listed = (await shell.run("jobs", "list", "--state", "failed")).out
+    assert "failed" in listed
+    assert f"{task.key}  Paint the crane" in listed
     assert (await shell.run("jobs", "retry", job.id)).code == 0
     assert (await shell.run("jobs", "list", "--state", "failed", "-o", "json")).json() == []
     assert (await shell.run("dead-letters", "list")).code == 4
@@ -451,7 +456,7 @@ async def test_a_tz_without_a_name_says_what_to_do(anonymous: Shell) -> None:
 
 
 async def test_settings_of_the_account_are_changed(shell: Shell) -> None:
-    run = await shell.run("me", "set", "--time-zone", "Asia/Tokyo", "--no-mail", "-o", "json")
+    run = await shell.run("me", "set", "--time-zone", "Asia/Tokyo", "--mail", "off", "-o", "json")
     assert run.code == 0
     [request] = shell.double.requests["UpdateCurrentUser"]
     assert list(request.update_mask.paths) == ["time_zone", "email_notifications"]
@@ -531,9 +536,31 @@ async def test_watch_prints_the_command_that_resumes_it(shell: Shell) -> None:
     assert b"taskflow watch --cursor e1:0" in err
 
 
+async def test_me_sets_only_the_given_fields(shell: Shell) -> None:
+    assert (await shell.run("me", "set", "--mail", "off")).code == 0
+    assert (await shell.run("me", "set", "--time-zone", "Europe/Oslo", "--name", "Ada L")).code == 0
+    mail, others = shell.double.requests["UpdateCurrentUser"]
+    assert list(mail.update_mask.paths) == ["email_notifications"]
+    assert not mail.user.email_notifications
+    assert sorted(others.update_mask.paths) == ["display_name", "time_zone"]
+    assert (others.user.display_name, others.user.time_zone) == ("Ada L", "Europe/Oslo")
+    assert (await shell.run("me", "set")).code == 2
+
+
+async def test_me_says_that_the_address_was_refused_and_what_to_do(shell: Shell) -> None:
+    assert "refused" not in (await shell.run("me", "show")).out
+    shell.double.email_bounced = True
+    out = " ".join((await shell.run("me", "show")).out.split())
+    assert "none since" in out
+    assert "your address was refused" in out
+    assert "taskflow me set --mail on" in out
+
+
 async def test_notifications_are_listed_read_and_watched(shell: Shell) -> None:
     shell.double.notify("Ben assigned OPS-1 to you")
-    assert "Ben assigned OPS-1" in (await shell.run("notifications", "list")).out
+    out = (await shell.run("notifications", "list")).out
+    assert "Ben assigned OPS-1" in out
+    assert "Fix the crane" in out
     notification = shell.double.notifications[0]
     read = await shell.run("notifications", "read", notification.id, "-o", "json")
     assert read.json() == {"marked_count": "1"}

@@ -453,7 +453,7 @@ def test_network_policies_admit_only_the_required_clients_to_each_port() -> None
         ("gateway", "grpc"): {"everybody"},
         ("gateway", "operations"): {"monitoring"},
         # Services ask each other for their health.
-        ("auth", "grpc"): {"gateway", "auth", "task", "notification"},
+        ("auth", "grpc"): {"gateway", "auth", "task", "notification", "worker"},
         ("task", "grpc"): {"gateway", "auth", "task", "notification", "worker"},
         ("notification", "grpc"): {"gateway", "auth", "task", "notification", "worker"},
         ("nats", "nats"): {"auth", "task", "notification", "relay", "worker"},

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from taskflow_client.cli.values import parse_instant
+from taskflow_client.cli.deadlines import parse_instant
 
 from services.platform.rpc import zones
 from services.task.tasks import due

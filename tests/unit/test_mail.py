@@ -4,31 +4,43 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
 from tests.fakes.mail_receiver import MailReceiver, mail_receiver
+from workflows.email import contract
 from workflows.email.message import compose, message_id
 from workflows.email.rendering import Item, render
-from workflows.email.smtp import Mailer, PermanentMailError, SmtpSettings, TemporaryMailError
+from workflows.email.smtp import (
+    AddressRefusedError,
+    Mailer,
+    PermanentMailError,
+    SmtpSettings,
+    TemporaryMailError,
+    Timeouts,
+)
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+_PATIENT = Timeouts(command=5, data=5)
 
 
 def item(
-    headline: str = "Bo assigned OPS-12 to you",
-    text: str = "The key is at the front desk.",
+    what: str = "was assigned to you by Bo",
     key: str = "OPS-12",
     title: str = "Fix the door",
-    project: str = "Operations",
+    project: str = "OPS",
     link: str | None = "https://tasks.example/t/OPS-12?a=1&b=2",
     time: datetime = NOON,
+    due_time: datetime | None = None,
+    due_date: date | None = None,
+    actor: str = "Bo",
 ) -> Item:
-    return Item(headline, key, title, project, "Acme", time, text, link)
+    return Item(what, key, title, project, "Acme", time, actor, due_time, due_date, link)
 
 
 def mail(
@@ -37,21 +49,20 @@ def mail(
     sender: str = "no-reply@tasks.example",
     recipient: str = "zoe@people.example",
     recipient_name: str = "",
-    preferences_url: str | None = None,
+    thread: str = "",
 ) -> EmailMessage:
-    rendered = render(items or [item()], preferences_url=preferences_url)
     return compose(
         batch,
-        rendered,
+        render(items or [item()]),
         sender=sender,
         recipient=recipient,
         recipient_name=recipient_name,
-        preferences_url=preferences_url,
+        thread=thread,
     )
 
 
-def mailer(receiver: MailReceiver) -> Mailer:
-    return Mailer(SmtpSettings("127.0.0.1", receiver.port, timeout=5))
+def mailer(receiver: MailReceiver, timeouts: Timeouts = _PATIENT) -> Mailer:
+    return Mailer(SmtpSettings("127.0.0.1", receiver.port, timeouts=timeouts))
 
 
 def body(message: EmailMessage, subtype: str) -> str:
@@ -92,54 +103,89 @@ class Page(HTMLParser):
 
 
 def test_one_mail_shows_every_notification_of_the_batch_in_both_bodies() -> None:
-    message = mail(item(), item(headline="OPS-13 is due in 1 hour", key="OPS-13", title="Sweep"))
-    assert message["Subject"] == "2 notifications: Operations"
+    message = mail(item(), item(what="is due in 1 hour", key="OPS-13", title="Sweep", actor=""))
+    assert message["Subject"] == "2 notifications: OPS"
     for words in (body(message, "plain"), Page(body(message, "html")).words):
-        for shown in ("Bo assigned OPS-12 to you", "OPS-13 is due in 1 hour", "Fix the door"):
-            assert shown in words
-        assert "Acme · Operations, Sun 22 Nov 2026, 12:00 UTC" in words
-        assert "The key is at the front desk." in words
+        assert "“Fix the door” was assigned to you by Bo" in words
+        assert "“Sweep” is due in 1 hour" in words
+        assert "OPS-12 · Bo · Acme · Sun 22 Nov 2026, 12:00 UTC" in words
+        assert "OPS-13 · Acme · Sun 22 Nov 2026, 12:00 UTC" in words
 
 
 def test_notifications_in_a_mail_are_ordered_by_time_and_shown_in_the_readers_zone() -> None:
-    later = item(headline="second", time=NOON.replace(hour=14))
-    rendered = render([later, item(headline="first")], zone="Asia/Kolkata")
+    later = item("second", time=NOON.replace(hour=14))
+    rendered = render([later, item("first")], zone="Asia/Kolkata")
     assert rendered.text.index("first") < rendered.text.index("second")
     assert "17:30 IST" in rendered.text
     assert "19:30 IST" in rendered.html
 
 
 @pytest.mark.parametrize(
-    ("items", "subject"),
+    ("deadline", "shown"),
     [
-        ([item()], "[OPS-12] Bo assigned OPS-12 to you"),
-        ([item(), item(headline="Bo wrote")], "2 notifications: OPS-12 Fix the door"),
-        ([item(), item(key="OPS-13")], "2 notifications: Operations"),
-        ([item(), item(key="LAB-1", project="Lab")], "2 notifications: Acme"),
+        ({"due_time": NOON}, "Due Sun 22 Nov 2026, 17:30 IST"),
+        ({"due_time": NOON, "due_date": date(2026, 11, 22)}, "Due Sun 22 Nov 2026\n"),
+        (
+            {"due_time": datetime(9999, 12, 31, 23, 59, tzinfo=UTC)},
+            "Due Fri 31 Dec 9999, 23:59 UTC",
+        ),
     ],
 )
-def test_the_mail_subject_names_what_the_batch_has_in_common(
+def test_a_mail_says_when_the_task_is_due_in_the_readers_zone(
+    deadline: dict[str, Any], shown: str
+) -> None:
+    rendered = render([item("is overdue", **deadline)], zone="Asia/Kolkata")
+    assert shown in rendered.text
+    assert shown.strip() in Page(rendered.html).words
+    assert "Due" not in render([item()]).text
+
+
+@pytest.mark.parametrize(
+    ("items", "subject"),
+    [
+        ([item()], "[OPS-12] “Fix the door” was assigned to you by Bo"),
+        ([item("is overdue")], "[OPS-12] “Fix the door” is overdue"),
+        ([item(), item("is overdue")], "2 notifications: [OPS-12] Fix the door"),
+        ([item(), item(key="OPS-13")], "2 notifications: OPS"),
+        ([item(), item(key="LAB-1", project="LAB")], "2 notifications: Acme"),
+    ],
+)
+def test_the_mail_subject_names_the_task_or_what_the_batch_has_in_common(
     items: list[Item], subject: str
 ) -> None:
     assert render(items).subject == subject
 
 
+def test_a_long_title_leaves_the_rest_of_the_subject_readable() -> None:
+    subject = render([item("is due in 1 hour", title="Door " * 50)]).subject
+    assert len(subject) <= 120
+    assert subject.startswith("[OPS-12] “Door Door")
+    assert subject.endswith("…” is due in 1 hour")
+
+
+def test_a_mail_that_cannot_show_everything_counts_the_rest() -> None:
+    rendered = render([item(), item(key="OPS-13")], more=301)
+    assert rendered.subject == "303 notifications: Acme"
+    for words in (rendered.text, Page(rendered.html).words):
+        assert "303 notifications for you" in words
+        assert "and 301 more" in words
+    assert "more" not in render([item()]).text
+
+
 def test_html_mails_need_no_style_sheet_script_or_remote_content() -> None:
-    page = Page(body(mail(item(), preferences_url="https://tasks.example/me"), "html"))
+    page = Page(body(mail(), "html"))
     assert page.open == []
     assert not any(tag in ("script", "img", "link", "iframe", "form") for tag, _ in page.tags)
     for tag in ("td", "a", "p"):
         assert all(attributes.get("style") for attributes in page.all(tag))
     assert all(attributes.get("role") == "presentation" for attributes in page.all("table"))
-    assert {attributes["href"] for attributes in page.all("a")} == {
-        "https://tasks.example/t/OPS-12?a=1&b=2",
-        "https://tasks.example/me",
-    }
+    links = {attributes["href"] for attributes in page.all("a")}
+    assert links == {"https://tasks.example/t/OPS-12?a=1&b=2"}
 
 
 def test_html_in_task_texts_is_escaped_in_a_mail() -> None:
     evil = "<script>alert(1)</script><img src=x onerror=y> \"&'"
-    page = Page(body(mail(item(headline=evil, text=evil, title=evil, project=evil)), "html"))
+    page = Page(body(mail(item(evil, title=evil, key=evil)), "html"))
     assert not any(tag in ("script", "img") for tag, _ in page.tags)
     assert page.words.count("<script>alert(1)</script>") >= 3
 
@@ -156,11 +202,9 @@ def test_html_in_task_texts_is_escaped_in_a_mail() -> None:
     ],
 )
 def test_only_web_links_become_links(link: str) -> None:
-    rendered = render([item(link=link)], preferences_url=link)
+    rendered = render([item(link=link)])
     assert list(Page(rendered.html).all("a")) == []
     assert link not in rendered.text
-    message = mail(item(), preferences_url=link)
-    assert message["List-Unsubscribe"] is None
 
 
 def test_a_batch_always_has_the_same_message_id_and_body() -> None:
@@ -178,21 +222,34 @@ def test_any_batch_id_makes_a_valid_message_id(batch: str) -> None:
     assert re.fullmatch(r"<[0-9a-f]{32}@d\.example>", message_id(batch, "d.example"))
 
 
-def test_mail_headers_name_sender_date_and_no_reply() -> None:
-    message = mail(recipient_name="Zoë Å", preferences_url="https://tasks.example/me")
+def test_mail_headers_name_sender_date_list_and_no_reply() -> None:
+    message = mail(recipient_name="Zoë Å")
     assert message["From"] == "TaskFlow <no-reply@tasks.example>"
     assert message["Auto-Submitted"] == "auto-generated"
-    assert message["List-Unsubscribe"] == "<https://tasks.example/me>"
+    assert message["List-Id"] == "TaskFlow <notifications.tasks.example>"
     assert message["Date"].datetime.tzinfo is not None
     parsed = message_from_bytes(message.as_bytes(), policy=policy.default)
     assert parsed["To"].addresses[0].display_name == "Zoë Å"
-    assert "Turn them off here: https://tasks.example/me" in body(message, "plain")
-    assert "notification preferences" in body(mail(), "plain")
+
+
+def test_a_mail_offers_no_link_to_unsubscribe_that_nothing_serves() -> None:
+    message = mail()
+    assert message["List-Unsubscribe"] is None
+    for subtype in ("plain", "html"):
+        assert "To turn them off: taskflow me set --mail off" in Page(body(message, subtype)).words
+
+
+def test_mails_about_one_task_are_one_conversation() -> None:
+    assigned, overdue = mail(batch="b-1", thread="t-1"), mail(batch="b-2", thread="t-1")
+    assert assigned["References"] == overdue["References"] == "<task.t-1@tasks.example>"
+    assert assigned["In-Reply-To"] == overdue["In-Reply-To"] == "<task.t-1@tasks.example>"
+    assert assigned["Message-ID"] != overdue["Message-ID"]
+    assert mail()["References"] is None
 
 
 def test_no_text_can_add_a_mail_header() -> None:
     evil = "x\r\nBcc: thief@evil.example\r\n\r\nbody"
-    message = mail(item(headline=evil, key=evil), recipient_name=evil)
+    message = mail(item(evil, key=evil, title=evil), recipient_name=evil)
     parsed = message_from_bytes(message.as_bytes(), policy=policy.default)
     assert parsed["Bcc"] is None
     assert len(parsed["To"].addresses) == 1
@@ -203,25 +260,28 @@ def test_no_text_can_add_a_mail_header() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["", "x", "@x.example", "a@", "a@b..c", "a@-b.example", "a@b@c"]
+    "address",
+    [
+        *("", "x", "@x.example", "a@", "a@b..c", "a@-b.example", "a@b@c"),
+        *(".dot@example.com", "dot.@example.com", "a..b@example.com", f"{'a' * 65}@example.com"),
+    ],
 )
 def test_an_invalid_address_is_a_permanent_error(address: str) -> None:
-    with pytest.raises(PermanentMailError) as caught:
+    with pytest.raises(AddressRefusedError) as caught:
         mail(recipient=address)
     assert address == "" or address not in str(caught.value)
 
 
 def test_any_unicode_text_can_be_mailed() -> None:
     odd = "null\0 bell\a surrogate\ud800 rtl\u202e " + "\U0001f468\u200d\U0001f33e" * 300
-    message = mail(item(headline=odd, text=odd + "\n.\nafter the dot"))
+    message = mail(item(odd, title=odd))
     assert len(message["Subject"]) <= 120
     assert all(len(line) <= 998 for line in message.as_bytes().split(b"\r\n"))
-    assert "\n  .\n" in body(message, "plain")
 
 
 async def test_a_mail_arrives_unchanged() -> None:
     async with mail_receiver() as receiver:
-        sent = mail(item(text="Grüße\n.\nund mehr"), recipient_name="Zoë")
+        sent = mail(item(title="Grüße"), recipient_name="Zoë")
         await mailer(receiver).send(sent)
     assert receiver.recipients == [["zoe@people.example"]]
     got = receiver.messages[0]
@@ -264,6 +324,64 @@ async def test_smtp_refusals_are_permanent_or_temporary_by_their_code(
             assert caught.value.__cause__ is None
         await mailer(receiver).send(mail())
     assert len(receiver.messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        ("550 no such user", AddressRefusedError),
+        ("550 5.1.1 no such user", AddressRefusedError),
+        ("550 5.2.1 mailbox disabled", AddressRefusedError),
+        ("552 5.2.2 mailbox full", PermanentMailError),
+        ("550 5.7.1 relaying denied", PermanentMailError),
+        ("553 5.1.8 we don't know your domain", PermanentMailError),
+        ("530 5.7.0 log in first", TemporaryMailError),
+        ("503 out of order", TemporaryMailError),
+    ],
+)
+async def test_only_an_answer_about_the_address_itself_marks_it_as_refused(
+    reply: str, error: type[Exception]
+) -> None:
+    async with mail_receiver() as receiver:
+        receiver.rcpt_replies.append(reply)
+        with pytest.raises(
+            PermanentMailError if error is not TemporaryMailError else error
+        ) as caught:
+            await mailer(receiver).send(mail())
+    assert type(caught.value) is error
+
+
+async def test_a_refused_text_says_nothing_about_the_address() -> None:
+    async with mail_receiver() as receiver:
+        receiver.data_replies.append("550 5.1.1 looks like spam")
+        with pytest.raises(PermanentMailError) as caught:
+            await mailer(receiver).send(mail())
+    assert type(caught.value) is PermanentMailError
+
+
+async def test_a_server_may_take_longer_to_deliver_than_to_answer_a_command() -> None:
+    """RFC 5321 section 4.5.3.2.6: a server that is still delivering must not get the mail twice."""
+    async with mail_receiver() as receiver:
+        receiver.slow = 1.0
+        await mailer(receiver, Timeouts(command=0.5, data=20)).send(mail())
+    assert len(receiver.messages) == 1
+
+
+async def test_a_server_that_never_answers_a_command_is_a_temporary_error() -> None:
+    async with mail_receiver() as receiver:
+        receiver.tarpit = 2.0
+        with pytest.raises(TemporaryMailError):
+            await mailer(receiver, Timeouts(command=0.2, data=20)).send(mail())
+    assert receiver.messages == []
+
+
+def test_a_try_outlasts_every_timeout_of_the_mail_server() -> None:
+    limits = Timeouts()
+    # Connecting, greeting, EHLO twice, STARTTLS, two steps of AUTH, MAIL, RCPT; DATA and the final dot.
+    assert limits.command >= 5 * 60
+    assert limits.data >= 10 * 60
+    longest = 9 * limits.command + 2 * limits.data
+    assert contract.EMAIL_TIMEOUT.total_seconds() > longest
 
 
 async def test_a_refused_sender_is_reported_as_a_settings_error() -> None:

@@ -25,7 +25,7 @@ from tests.fakes.mail_receiver import MailReceiver, mail_receiver
 from tests.workflows.services_double import SECRET, Services, serving_doubles
 from workflows.due_times.activities import DueTimesActivities
 from workflows.email.activities import EmailActivities
-from workflows.email.smtp import Mailer, SmtpSettings
+from workflows.email.smtp import Mailer, SmtpSettings, Timeouts
 from workflows.enrichment.activities import EnrichmentActivities
 from workflows.enrichment.enrichers import EnrichRequest, Proposal
 from workflows.enrichment.enrichers.heuristic import HeuristicEnricher
@@ -135,19 +135,26 @@ async def worker(
 ) -> AsyncIterator[FakeModel]:
     """The workers as the process runs them; yields the model that their activities call."""
     settings = Settings(
+        auth_address=all_services.address,
         task_address=all_services.address,
         notification_address=all_services.address,
         service_secret=SecretStr(SECRET),
     )
     stubs = ServiceStubs(settings)
     model = FakeModel()
-    mailer = Mailer(SmtpSettings("127.0.0.1", receiver.port, timeout=5))
+    mailer = Mailer(SmtpSettings("127.0.0.1", receiver.port, timeouts=Timeouts(5, 5)))
     activities = [
         EnrichmentActivities(stubs.suggestions, model).by_queue(),
         ReminderActivities(stubs.reminders).by_queue(),
         DueTimesActivities(stubs.reminders).by_queue(),
         JobActivities(stubs.jobs, all_handlers).by_queue(),
-        EmailActivities(stubs.email, mailer, "TaskFlow <no-reply@tasks.example>").by_queue(),
+        EmailActivities(
+            stubs.email,
+            stubs.users,
+            mailer,
+            "TaskFlow <no-reply@tasks.example>",
+            "https://tasks.example",
+        ).by_queue(),
     ]
     async with AsyncExitStack() as stack:
         for each in build_workers(env.client, activities, 20):
@@ -177,6 +184,7 @@ def mails(receiver: MailReceiver) -> MailReceiver:
     receiver.data_replies.clear()
     receiver.rcpt_replies.clear()
     receiver.lose_answers = 0
+    receiver.slow = 0.0
     return receiver
 
 

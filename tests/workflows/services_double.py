@@ -14,6 +14,8 @@ import grpc.aio
 from google.protobuf.struct_pb2 import Struct
 
 from services.platform.rpc.identity import SERVICE_HEADER
+from taskflow.auth.v1 import internal_service_pb2 as user_rpc
+from taskflow.auth.v1 import internal_service_pb2_grpc as user_grpc
 from taskflow.event.v1 import dead_letter_service_pb2 as dead_rpc
 from taskflow.event.v1 import dead_letter_service_pb2_grpc as dead_grpc
 from taskflow.notification.v1 import internal_service_pb2 as email_rpc
@@ -68,7 +70,10 @@ class Services:
     # Notifications to mail, and the batches that they were put into.
     unread: list[email_rpc.EmailItem] = field(default_factory=list)
     batches: dict[str, list[email_rpc.EmailItem]] = field(default_factory=dict)
+    largest_batch: int | None = None
     finished_batches: dict[str, str] = field(default_factory=dict)
+    # Addresses reported as refused for good.
+    bounced: list[str] = field(default_factory=list)
     recipient: tuple[str, str, str] = ("zoe@people.example", "Zoë", "Europe/Berlin")
     # How many more calls of MoveDueTimes answer that there is more to move.
     moves_left: int = 0
@@ -268,7 +273,9 @@ class EmailDouble(email_grpc.EmailInternalServiceServicer):
         services = self._services
         await services.enter("PrepareEmailBatch", context)
         if request.batch_id not in services.batches:
-            services.batches[request.batch_id], services.unread = services.unread, []
+            size = services.largest_batch or len(services.unread)
+            services.batches[request.batch_id] = services.unread[:size]
+            services.unread = services.unread[size:]
         email, name, zone = services.recipient
         return email_rpc.PrepareEmailBatchResponse(
             items=services.batches[request.batch_id],
@@ -282,7 +289,19 @@ class EmailDouble(email_grpc.EmailInternalServiceServicer):
     ) -> email_rpc.FinishEmailBatchResponse:
         await self._services.enter("FinishEmailBatch", context)
         self._services.finished_batches[request.batch_id] = request.error
-        return email_rpc.FinishEmailBatchResponse()
+        return email_rpc.FinishEmailBatchResponse(more=bool(self._services.unread))
+
+
+class UserDouble(user_grpc.UserInternalServiceServicer):
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def ReportBounce(
+        self, request: user_rpc.ReportBounceRequest, context: Context
+    ) -> user_rpc.ReportBounceResponse:
+        await self._services.enter("ReportBounce", context)
+        self._services.bounced.append(request.email)
+        return user_rpc.ReportBounceResponse()
 
 
 class DeadLetterDouble(dead_grpc.DeadLetterInternalServiceServicer):
@@ -306,6 +325,7 @@ async def serving_doubles(clock: Clock) -> AsyncIterator[Services]:
     task_grpc.add_JobInternalServiceServicer_to_server(JobDouble(services), server)
     task_grpc.add_ReminderInternalServiceServicer_to_server(ReminderDouble(services), server)
     email_grpc.add_EmailInternalServiceServicer_to_server(EmailDouble(services), server)
+    user_grpc.add_UserInternalServiceServicer_to_server(UserDouble(services), server)
     dead_grpc.add_DeadLetterInternalServiceServicer_to_server(DeadLetterDouble(services), server)
     services.port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

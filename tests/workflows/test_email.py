@@ -49,10 +49,12 @@ async def notify(
         kind=notification_pb2.NOTIFICATION_KIND_ASSIGNED,
         task_key=key,
         task_title=f"Fix the door of {PRIVATE}",
-        headline=f"Bo assigned {key} to you",
+        headline=f"{key} was assigned to you",
     )
     notification.create_time.FromDatetime(datetime(2026, 11, 22, 12, tzinfo=UTC))
-    services.unread.append(email_rpc.EmailItem(notification=notification, workspace_name="Acme"))
+    services.unread.append(
+        email_rpc.EmailItem(notification=notification, workspace_name="Acme", actor_name="Bo")
+    )
     return await env.client.start_workflow(
         EmailBatch.run,
         UserMail(user_id, window.total_seconds()),
@@ -101,7 +103,7 @@ async def test_notifications_within_the_window_go_out_in_one_mail(
     assert body is not None
     text = body.get_content()
     assert f"Fix the door of {PRIVATE}" in text
-    assert "Acme · OPS, Sun 22 Nov 2026, 13:00 CET" in text
+    assert "OPS-12 · Bo · Acme · Sun 22 Nov 2026, 13:00 CET" in text
     assert list(services.finished_batches.values()) == [""]
     await examine(handle, "email_batch")
 
@@ -179,8 +181,77 @@ async def test_a_mail_that_is_refused_for_good_is_recorded_with_the_reason(
     handle = await notify(env, services, user_id)
     await handle.result()
     assert mails.messages == []
-    assert list(services.finished_batches.values()) == ["the mail server refused with 550"]
+    assert list(services.finished_batches.values()) == [
+        "the mail server refused the address with 550"
+    ]
+    assert services.bounced == ["zoe@people.example"]
     await examine(handle, "email_refused")
+
+
+async def test_an_outage_of_the_auth_service_does_not_forget_a_refused_address(
+    env: WorkflowEnvironment, services: Services, mails: MailReceiver, user_id: str
+) -> None:
+    services.outages["ReportBounce"] = [grpc.StatusCode.UNAVAILABLE] * 2
+    mails.rcpt_replies = ["550 5.1.1 unknown"] * 3
+    handle = await notify(env, services, user_id)
+    await handle.result()
+    assert services.bounced == ["zoe@people.example"]
+    assert list(services.finished_batches.values()) == [
+        "the mail server refused the address with 550"
+    ]
+
+
+async def test_a_mail_shows_what_fits_into_100_kb_and_counts_the_rest(
+    env: WorkflowEnvironment, services: Services, mails: MailReceiver, user_id: str
+) -> None:
+    await storm(env, services, user_id, 500)
+    handle = await notify(env, services, user_id, "OPS-99")
+    await handle.result()
+    (mail,) = mails.messages
+    assert mail["Subject"] == "501 notifications: Acme"
+    assert len(mail.as_bytes()) < 100_000
+    for subtype in ("plain", "html"):
+        body = mail.get_body((subtype,))
+        assert body is not None
+        text = body.get_content()
+        shown = text.count("was assigned to you by Bo") - (subtype == "html")  # the preview
+        assert shown > 20
+        assert f"and {501 - shown} more" in text
+        assert "OPS-99" in text
+        assert "To turn them off" in text
+
+
+async def test_more_notifications_than_a_batch_takes_go_out_in_further_mails(
+    env: WorkflowEnvironment, services: Services, mails: MailReceiver, user_id: str
+) -> None:
+    services.largest_batch = 2
+    for _ in range(5):
+        handle = await notify(env, services, user_id)
+    await handle.result()
+    assert [len(items) for items in services.batches.values()] == [2, 2, 1]
+    assert len(mails.messages) == 3
+
+
+async def test_a_slow_mail_server_gets_each_mail_once(
+    env: WorkflowEnvironment, services: Services, mails: MailReceiver, user_id: str
+) -> None:
+    mails.slow = 1.0
+    handle = await notify(env, services, user_id)
+    with env.auto_time_skipping_disabled():
+        await env.sleep(WINDOW)
+        await handle.result()
+    assert len(mails.messages) == 1
+    assert len(services.calls["PrepareEmailBatch"]) == 1
+
+
+async def test_a_mail_links_to_the_task(
+    env: WorkflowEnvironment, services: Services, mails: MailReceiver, user_id: str
+) -> None:
+    await (await notify(env, services, user_id)).result()
+    body = mails.messages[0].get_body(("plain",))
+    assert body is not None
+    workspace = services.batches.popitem()[1][0].notification.workspace_id
+    assert f"https://tasks.example/t/OPS-12?workspace={workspace}" in body.get_content()
 
 
 async def test_a_mail_server_that_is_down_for_a_day_fails_the_batch(
@@ -214,8 +285,8 @@ async def test_a_notification_that_comes_while_a_mail_is_sent_is_in_the_next_mai
     handle = await notify(env, services, user_id, "OPS-12")
     await handle.result()
     assert [mail["Subject"] for mail in mails.messages] == [
-        "[OPS-12] Bo assigned OPS-12 to you",
-        "[OPS-13] Bo assigned OPS-13 to you",
+        f"[OPS-12] “Fix the door of {PRIVATE}” was assigned to you by Bo",
+        f"[OPS-13] “Fix the door of {PRIVATE}” was assigned to you by Bo",
     ]
     first, second = services.calls["PrepareEmailBatch"]
     assert second - first >= WINDOW

@@ -17,7 +17,7 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 from temporalio.workflow import NondeterminismError
 
 from services.platform.config import Settings
-from workflows.contract import TASK_QUEUE, WORK_QUEUE
+from workflows.contract import MAIL_QUEUE, TASK_QUEUE, WORK_QUEUE
 from workflows.jobs.contract import JobAttempt
 from workflows.registry import FEATURES
 from workflows.service_stubs import ServiceStubs
@@ -41,7 +41,11 @@ async def test_every_recorded_activity_is_registered_on_its_queue() -> None:
     registered = set()
     for feature in FEATURES:
         activities = feature.build_activities(Settings(), stubs)
-        for queue, methods in ((TASK_QUEUE, activities.quick), (WORK_QUEUE, activities.slow)):
+        for queue, methods in (
+            (TASK_QUEUE, activities.quick),
+            (WORK_QUEUE, activities.slow),
+            (MAIL_QUEUE, activities.mail),
+        ):
             registered |= {
                 (queue, getattr(each, "__temporal_activity_definition").name) for each in methods
             }

@@ -5,8 +5,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-# Time limit of one try to render a mail and hand it to the mail server.
-EMAIL_TIMEOUT: Final = timedelta(minutes=2)
+# One try to render a mail and hand it over. The timeouts of SMTP add up to 71 minutes (smtp.py), so the try ends by
+# itself: while a server may still accept a mail, no other try begins.
+EMAIL_TIMEOUT: Final = timedelta(minutes=80)
 EMAIL_FIRST_PAUSE: Final = timedelta(seconds=5)
 EMAIL_LONGEST_PAUSE: Final = timedelta(minutes=30)
 # A batch fails after this long: the mail server is broken, and the notifications are old.

@@ -11,15 +11,13 @@ from email.policy import SMTP
 from email.utils import format_datetime
 from typing import Final
 
-import idna
-
-from workflows.email.rendering import MAX_SUBJECT, Rendered, web_address
-from workflows.email.smtp import PermanentMailError
-from workflows.sanitise import clean_line, clean_text, cut
+from services.platform.rpc import mail_address
+from workflows.email.rendering import MAX_SUBJECT, Rendered
+from workflows.email.smtp import AddressRefusedError
+from workflows.sanitise import clean_line, cut
 
 # A batch id that matches this goes into the Message-ID as it is; any other is hashed.
 _DOT_ATOM: Final = re.compile(r"[A-Za-z0-9_+/=-]+(?:\.[A-Za-z0-9_+/=-]+)*")
-_MAILBOX: Final = re.compile(r"\A[^@\s]+@[^@\s]+\Z")
 
 
 def compose(
@@ -30,12 +28,13 @@ def compose(
     recipient: str,
     sender_name: str = "TaskFlow",
     recipient_name: str = "",
-    preferences_url: str | None = None,
+    thread: str = "",
 ) -> EmailMessage:
     """Builds the message. Its Message-ID depends only on the batch and the sender's domain, so a repeat has the same
     one.
 
-    A mail is sent again when the mail server's answer was lost. Raises `PermanentMailError` for an invalid address.
+    A duplicate is sent when the mail server's answer was lost. `thread` is the id of the task that the whole mail is
+    about: mail clients show its mails as one conversation. Raises `AddressRefusedError` for an invalid address.
     """
     origin = _address(sender, sender_name)
     message = EmailMessage(policy=SMTP)
@@ -44,10 +43,14 @@ def compose(
     message["Subject"] = rendered.subject
     message["Date"] = format_datetime(datetime.now(UTC))
     message["Message-ID"] = message_id(batch_id, origin.domain)
+    if thread:
+        # No mail has this id. Clients group the mails that refer to it (RFC 5256).
+        root = message_id(f"task.{thread}", origin.domain)
+        message["In-Reply-To"] = root
+        message["References"] = root
     message["Auto-Submitted"] = "auto-generated"
-    preferences = web_address(preferences_url)
-    if preferences:
-        message["List-Unsubscribe"] = f"<{preferences}>"
+    # RFC 2919. There is no List-Unsubscribe: nothing serves such a link yet.
+    message["List-Id"] = f"TaskFlow <notifications.{origin.domain}>"
     message.set_content(rendered.text, cte="quoted-printable")
     message.add_alternative(rendered.html, subtype="html", cte="quoted-printable")
     # Python's default MIME boundary is random. A fixed one makes a repeated mail identical to the first.
@@ -61,15 +64,12 @@ def message_id(batch_id: str, domain: str) -> str:
 
 
 def _address(mailbox: str, name: str) -> Address:
-    """The address with its domain in IDNA form. The name is cleaned, so that it can't add a mail header."""
-    if not _MAILBOX.fullmatch(mailbox) or clean_text(mailbox) != mailbox:
-        raise PermanentMailError("not an e-mail address")
-    local, _, domain = mailbox.rpartition("@")
+    """The domain is encoded for the wire (IDNA). The name can't break out of its header."""
     try:
-        wire_domain = idna.encode(domain, uts46=True).decode("ascii")
-        return Address(cut(clean_line(name), MAX_SUBJECT), local, wire_domain)
+        local, _, domain = mail_address.on_the_wire(mailbox).rpartition("@")
+        return Address(cut(clean_line(name), MAX_SUBJECT), local, domain)
     except (ValueError, IndexError) as error:
-        raise PermanentMailError(f"not an e-mail address ({type(error).__name__})") from None
+        raise AddressRefusedError(f"not an e-mail address ({type(error).__name__})") from None
 
 
 def _digest(batch_id: str) -> str:

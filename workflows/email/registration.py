@@ -14,7 +14,9 @@ from workflows.service_stubs import ServiceStubs
 
 def _build_activities(settings: Settings, stubs: ServiceStubs) -> Activities:
     mailer = Mailer(_smtp_settings(settings))
-    return EmailActivities(stubs.email, mailer, settings.mail_from).by_queue()
+    return EmailActivities(
+        stubs.email, stubs.users, mailer, settings.mail_from, settings.web
+    ).by_queue()
 
 
 def _smtp_settings(settings: Settings) -> SmtpSettings:

@@ -15,7 +15,7 @@ with workflow.unsafe.imports_passed_through():
         CALL_RETRIES,
         CALL_TIMEOUT,
         HEARTBEAT_TIMEOUT,
-        WORK_QUEUE,
+        MAIL_QUEUE,
         failure_text,
     )
     from workflows.email.activities import EmailActivities
@@ -85,19 +85,21 @@ class EmailBatch:
                     return
                 error = ""
             break
-        # Recording the result is a separate activity, so that Temporal can retry it without sending a second mail.
-        await workflow.execute_activity_method(
+        # An activity of its own: when this call is retried, no second mail goes out.
+        more = await workflow.execute_activity_method(
             EmailActivities.finish,
             FinishedBatch(batch.batch_id, error),
             start_to_close_timeout=CALL_TIMEOUT,
             retry_policy=CALL_RETRIES,
         )
+        # An activity of an earlier version returned nothing.
+        self._waiting = self._waiting or bool(more)
 
     async def _try(self, batch: MailBatch) -> MailOutcome:
         return await workflow.execute_activity_method(
             EmailActivities.send,
             batch,
-            task_queue=WORK_QUEUE,
+            task_queue=MAIL_QUEUE,
             start_to_close_timeout=EMAIL_TIMEOUT,
             schedule_to_close_timeout=EMAIL_TOTAL_TIMEOUT,
             heartbeat_timeout=HEARTBEAT_TIMEOUT,

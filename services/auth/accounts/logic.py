@@ -9,7 +9,7 @@ from services.auth.accounts import emails, events, messages, queries
 from services.auth.accounts.queries import User, UserWithPassword
 from services.platform.data.db import Transaction
 from services.platform.events.outbox import add_event
-from services.platform.rpc import directory, etags, masks, text
+from services.platform.rpc import directory, etags, mail_address, masks, text
 from services.platform.rpc.errors import DomainError, invalid
 from services.platform.rpc.identity import Caller
 from services.platform.rpc.zones import is_zone
@@ -24,13 +24,10 @@ _DEFAULT_ZONE = "UTC"
 
 def new_account(request: RegisterRequest) -> dict[str, str]:
     """The columns of a new user except id and password. Raises INVALID_REQUEST."""
-    try:
-        email_key = emails.key(request.email)
-    except ValueError:
-        raise invalid("email", "is not an e-mail address") from None
+    mail_address.check("email", request.email)
     return {
         "email": text.stored(request.email),
-        "email_key": email_key,
+        "email_key": emails.lookup_key(request.email),
         "display_name": text.line("display_name", request.display_name),
         "time_zone": _time_zone("time_zone", request.time_zone),
     }
@@ -68,8 +65,13 @@ async def update_current_user(
     changes = _changes(request)
     old = await directory.find(tx, caller, queries.LOCK_CURRENT_USER, "user", caller.user_id)
     etags.check(request.user.etag, messages.etag(old))
-    if all(getattr(old, name) == value for name, value in changes.items()):
+    mail_on = changes.get("email_notifications", False) and (
+        not old.email_notifications or old.email_bounced_at is not None
+    )
+    if not mail_on and all(getattr(old, name) == value for name, value in changes.items()):
         return old
+    if mail_on:
+        await tx.run(queries.SWITCH_MAIL_ON, user_id=old.id)
     values = {name: changes.get(name, getattr(old, name)) for name in _WRITABLE}
     new = await tx.one(
         queries.UPDATE_USER,
@@ -94,6 +96,11 @@ def _changes(request: UpdateCurrentUserRequest) -> dict[str, Any]:
     if "email_notifications" in fields:
         changes["email_notifications"] = user.email_notifications
     return changes
+
+
+async def report_bounce(tx: Transaction, user_id: UUID, email: str) -> bool:
+    """Marks the user's address as refused for good. Returns whether that's new."""
+    return bool(await tx.run(queries.MARK_BOUNCED, user_id=user_id, refused=email))
 
 
 async def people_around(tx: Transaction, caller: Caller, ids: list[UUID]) -> list[User]:

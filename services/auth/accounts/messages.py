@@ -5,6 +5,14 @@ from services.platform.rpc import etags
 from taskflow.auth.v1 import user_pb2
 
 
+def own_user(row: User | UserWithPassword) -> user_pb2.User:
+    """The caller's own account, with what nobody else sees."""
+    message = user(row)
+    if row.email_bounced_at is not None:
+        message.email_bounce_time.FromDatetime(row.email_bounced_at)
+    return message
+
+
 def user(row: User | UserWithPassword) -> user_pb2.User:
     message = user_pb2.User(
         id=str(row.id),

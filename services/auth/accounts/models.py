@@ -26,6 +26,10 @@ users = Table(
     Column("display_name", Text, nullable=False),
     Column("time_zone", Text, nullable=False),
     Column("email_notifications", Boolean, nullable=False, server_default=text("true")),
+    # Only newer notifications are mailed. NULL: all are.
+    Column("email_on_since", DateTime(timezone=True)),
+    # When a mail server refused the address for good. NULL: no server did.
+    Column("email_bounced_at", DateTime(timezone=True)),
     Column("operator", Boolean, nullable=False, server_default=text("false")),
     # An Argon2id hash with its parameters and salt.
     Column("password_hash", Text, nullable=False),

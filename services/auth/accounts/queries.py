@@ -31,6 +31,8 @@ class User(NamedTuple):
     display_name: str
     time_zone: str
     email_notifications: bool
+    # When a mail server refused the address for good.
+    email_bounced_at: datetime | None
     revision: int
     created_at: datetime
     updated_at: datetime
@@ -42,6 +44,7 @@ class UserWithPassword(NamedTuple):
     display_name: str
     time_zone: str
     email_notifications: bool
+    email_bounced_at: datetime | None
     revision: int
     created_at: datetime
     updated_at: datetime
@@ -79,6 +82,21 @@ UPDATE_USER = Statement(
     )
     .returning(*_USER),
     row=User,
+)
+SWITCH_MAIL_ON = Statement(
+    update(users)
+    .where(users.c.id == bindparam("user_id", type_=Uuid))
+    .values(email_on_since=func.clock_timestamp(), email_bounced_at=None)
+)
+# Changes nothing when the user has another address by now.
+MARK_BOUNCED = Statement(
+    update(users)
+    .where(
+        users.c.id == bindparam("user_id", type_=Uuid),
+        users.c.email == bindparam("refused", type_=Text),
+        users.c.email_bounced_at.is_(None),
+    )
+    .values(email_bounced_at=func.now(), revision=users.c.revision + 1, updated_at=func.now())
 )
 GRANT_OPERATOR = Statement(
     update(users).where(users.c.email_key == bindparam("key", type_=Text)).values(operator=True)

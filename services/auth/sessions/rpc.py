@@ -85,7 +85,7 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
                 await accounts.replace_password_hash(tx, account, new_hash)
             session = await logic.start(tx, self._settings, account.id, request.device)
         return auth_service_pb2.LoginResponse(
-            user=account_messages.user(account),
+            user=account_messages.own_user(account),
             tokens=session_tokens(self._settings, self._keys, self._seal, session),
         )
 

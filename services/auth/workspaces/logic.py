@@ -14,7 +14,7 @@ from services.auth.workspaces import events, messages, queries
 from services.auth.workspaces.queries import Member, Workspace, WorkspaceWithRole
 from services.platform.data.db import Transaction
 from services.platform.events.outbox import add_event
-from services.platform.rpc import directory, etags, masks, text
+from services.platform.rpc import directory, etags, mail_address, masks, text
 from services.platform.rpc.errors import DomainError, not_found
 from services.platform.rpc.identity import Caller
 from taskflow.auth.v1 import workspace_pb2, workspace_service_pb2
@@ -145,7 +145,11 @@ async def add_member(
     revision: int,
     removal: Removal,
 ) -> Member:
-    """Raises NOT_FOUND, ALREADY_MEMBER, TasksLeft. `revision` is what `begin_adding` returned."""
+    """Raises INVALID_REQUEST, NOT_FOUND, ALREADY_MEMBER, TasksLeft.
+
+    `revision` is what `begin_adding` returned.
+    """
+    mail_address.check("email", email)
     user = await accounts.find_by_email(tx, emails.lookup_key(email))
     if user is None:
         raise not_found("user", email)

@@ -9,9 +9,9 @@ email_batches = Table(
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("user_id", Uuid, nullable=False),
-    # The mail's state: PREPARED, SENT or FAILED.
+    # PREPARED, SENT, FAILED, or SKIPPED: its notifications are never mailed.
     Column("state", Text, nullable=False),
-    # Why the mail can't be sent; empty for other mails.
+    # Why it is FAILED or SKIPPED; empty otherwise.
     Column("error", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("finished_at", DateTime(timezone=True)),

@@ -1,11 +1,12 @@
 """Statements on mails. The lock on the user's feed serialises two mails to the user, and a mail and MarkRead calls."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
+    DateTime,
     Integer,
     SmallInteger,
     Text,
@@ -38,6 +39,21 @@ class LockedFeed(NamedTuple):
     user_id: UUID
 
 
+class RecipientRow(NamedTuple):
+    email: str
+    display_name: str
+    time_zone: str
+    email_notifications: bool
+    # Only later notifications are mailed; None: all are.
+    email_on_since: datetime | None
+    # When a mail server refused the address for good.
+    email_bounced_at: datetime | None
+
+
+class IdRow(NamedTuple):
+    id: UUID
+
+
 class EmailItemRow(NamedTuple):
     """A notification in a mail: the columns of NotificationRow (inbox), then the workspace's and the actor's name."""
 
@@ -52,9 +68,13 @@ class EmailItemRow(NamedTuple):
     actor_id: UUID | None
     created_at: datetime
     read_at: datetime | None
+    due_at: datetime | None
+    due_date: date | None
     workspace_name: str
     # Empty if TaskFlow itself acted.
     actor_name: str
+    # Notifications that the batch has, including this one.
+    total: int
 
 
 _user = bindparam("user_id", type_=Uuid)
@@ -77,40 +97,75 @@ BATCH = Statement(
     select(email_batches.c.user_id, email_batches.c.state).where(email_batches.c.id == _batch),
     row=BatchRow,
 )
+RECIPIENT = Statement(
+    select(*(users.c[name] for name in RecipientRow._fields)).where(users.c.id == _user),
+    row=RecipientRow,
+)
 ADD_BATCH = Statement(
-    insert(email_batches).values(id=_batch, user_id=_user, state="PREPARED", error="")
+    insert(email_batches).values(
+        id=_batch,
+        user_id=_user,
+        state=bindparam("state", type_=Text),
+        error=bindparam("why", type_=Text),
+    )
 )
 _is_member = and_(
     members.c.workspace_id == notifications.c.workspace_id,
     members.c.user_id == notifications.c.user_id,
 )
-_unmailed = (
+_mailed_kind = notifications.c.kind == any_(bindparam("kinds", type_=ARRAY(SmallInteger)))
+_unmailed = and_(unread, not_(hidden), notifications.c.email_batch_id.is_(None), _mailed_kind)
+_until = bindparam("until", type_=DateTime(timezone=True))
+_oldest_unmailed = (
+    select(notifications.c.id)
+    .where(notifications.c.user_id == _user, _unmailed)
+    .order_by(notifications.c.sequence)
+    .limit(bindparam("count", type_=Integer))
+)
+_to_mail = _oldest_unmailed.join(members, _is_member).where(
+    notifications.c.created_at > bindparam("after", type_=DateTime(timezone=True))
+)
+FILL_BATCH = Statement(
+    update(notifications).where(notifications.c.id.in_(_to_mail)).values(email_batch_id=_batch)
+)
+_skipped = {"email_batch_id": bindparam("skipped", type_=Uuid)}
+_too_old = _oldest_unmailed.where(notifications.c.created_at <= _until)
+SKIP = Statement(update(notifications).where(notifications.c.id.in_(_too_old)).values(_skipped))
+SKIP_PREPARED = Statement(
+    update(notifications)
+    .where(
+        notifications.c.user_id == _user,
+        _in_batch,
+        _mailed_kind,
+        unread,
+        notifications.c.created_at <= _until,
+    )
+    .values(_skipped)
+)
+MORE = Statement(
     select(notifications.c.id)
     .join(members, _is_member)
     .where(
-        notifications.c.user_id == _user,
-        unread,
-        not_(hidden),
-        notifications.c.email_batch_id.is_(None),
-        notifications.c.kind == any_(bindparam("kinds", type_=ARRAY(SmallInteger))),
+        notifications.c.user_id
+        == select(email_batches.c.user_id).where(email_batches.c.id == _batch).scalar_subquery(),
+        _unmailed,
     )
-    .order_by(notifications.c.sequence.desc())
-    .limit(bindparam("count", type_=Integer))
-)
-FILL_BATCH = Statement(
-    update(notifications).where(notifications.c.id.in_(_unmailed)).values(email_batch_id=_batch)
+    .limit(1),
+    row=IdRow,
 )
 ITEMS = Statement(
     select(
         *shown,
         workspaces.c.display_name.label("workspace_name"),
         func.coalesce(users.c.display_name, "").label("actor_name"),
+        func.count().over().label("total"),
     )
     .join(members, _is_member)
     .join(workspaces, workspaces.c.id == notifications.c.workspace_id)
     .outerjoin(users, users.c.id == notifications.c.actor_id)
     .where(_in_batch, unread, not_(hidden))
-    .order_by(notifications.c.sequence),
+    .order_by(notifications.c.sequence.desc())
+    .limit(bindparam("count", type_=Integer)),
     row=EmailItemRow,
 )
 FINISH_BATCH = Statement(

@@ -37,5 +37,5 @@ class Email(internal_service_pb2_grpc.EmailInternalServiceServicer):
         self, request: FinishEmailBatchRequest, context: Context
     ) -> FinishEmailBatchResponse:
         async with self._db.transaction() as tx:
-            await logic.finish_batch(tx, UUID(request.batch_id), request.error)
-        return FinishEmailBatchResponse()
+            more = await logic.finish_batch(tx, UUID(request.batch_id), request.error)
+        return FinishEmailBatchResponse(more=more)

@@ -87,6 +87,8 @@ async def create(tx: Transaction, wanted: Sequence[Notice]) -> list[Announcement
             actor_id=notice.actor_id,
             created_at=claim.now,
             read_at=None,
+            due_at=notice.subject.due_time,
+            due_date=notice.subject.due_date,
         )
         change = NotificationChange(sequence=row.sequence, created=notification(row))
         event = events.created(

@@ -111,6 +111,7 @@ CLAIM = Statement(
 _NOTIFICATION = (
     *("id", "user_id", "event_id", "sequence", "kind", "workspace_id"),
     *("task_id", "task_key", "task_title", "headline", "actor_id", "created_at"),
+    *("due_at", "due_date"),
 )
 _EVENT = ("event_id", "subject", "payload")
 _new = input_rows(

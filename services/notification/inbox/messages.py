@@ -1,5 +1,7 @@
 """Converts notification rows into messages."""
 
+from google.type.date_pb2 import Date
+
 from services.notification.inbox.queries import NotificationRow
 from taskflow.notification.v1.notification_pb2 import Notification, NotificationKind
 
@@ -19,4 +21,9 @@ def notification(row: NotificationRow) -> Notification:
     message.create_time.FromDatetime(row.created_at)
     if row.read_at:
         message.read_time.FromDatetime(row.read_at)
+    if row.due_at:
+        message.due_time.FromDatetime(row.due_at)
+    if row.due_date:
+        day = row.due_date
+        message.due_date.CopyFrom(Date(year=day.year, month=day.month, day=day.day))
     return message

@@ -3,6 +3,7 @@
 from sqlalchemy import (
     BigInteger,
     Column,
+    Date,
     DateTime,
     Index,
     SmallInteger,
@@ -30,7 +31,11 @@ notifications = Table(
     Column("task_key", Text, nullable=False),
     Column("task_title", Text, nullable=False),
     Column("headline", Text, nullable=False),
-    # The user who caused the notification; NULL if TaskFlow itself did.
+    # The task's deadline. NULL without one.
+    Column("due_at", DateTime(timezone=True)),
+    # Set when that deadline is a date.
+    Column("due_date", Date),
+    # NULL for the system.
     Column("actor_id", Uuid),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("read_at", DateTime(timezone=True)),

@@ -1,6 +1,6 @@
 """Statements that list, count, mark and delete notifications."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -43,6 +43,8 @@ class NotificationRow(NamedTuple):
     actor_id: UUID | None
     created_at: datetime
     read_at: datetime | None
+    due_at: datetime | None
+    due_date: date | None
 
 
 class UnreadRow(NamedTuple):

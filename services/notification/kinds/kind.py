@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from enum import Enum
 from uuid import UUID
 
@@ -23,6 +24,10 @@ class TaskSubject:
     task_id: UUID
     key: str
     title: str
+    # The deadline; None without one.
+    due_time: datetime | None = None
+    # Set when that deadline is a date.
+    due_date: date | None = None
 
 
 # What a notification is about. A new kind of subject adds its own class to this union.
@@ -65,9 +70,16 @@ def task_of(event: Event) -> Task:
 
 
 def task_subject(event: Event) -> TaskSubject:
-    """The event's task as the subject of a notification. Raises ValueError if the task's id isn't a UUID."""
+    """Raises ValueError for an id that isn't a UUID, or a deadline that isn't a day."""
     task = task_of(event)
-    return TaskSubject(UUID(task.id), task.key, task.title)
+    day = task.due.date
+    return TaskSubject(
+        UUID(task.id),
+        task.key,
+        task.title,
+        due_time=task.due_time.ToDatetime(UTC) if task.HasField("due_time") else None,
+        due_date=date(day.year, day.month, day.day) if task.due.HasField("date") else None,
+    )
 
 
 def assignee_and_creator(event: Event) -> tuple[str, str]:

@@ -45,5 +45,5 @@ def notices(event: Event) -> list[Notice]:
                         actor_id=UUID(event.actor_id) if event.actor_id else None,
                     )
     except ValueError:
-        raise PoisonEvent("the event holds an id that isn't a UUID") from None
+        raise PoisonEvent("the event holds an id that isn't a UUID, or no valid day") from None
     return list(found.values())

@@ -50,6 +50,9 @@ DEAD_LETTERS = Counter("taskflow_dead_letters_total", "Events parked as dead let
 ROWS_DELETED = Counter(
     "taskflow_rows_deleted_total", "Rows deleted at the end of their retention", ["kind"]
 )
+EMAIL_BOUNCES = Counter(
+    "taskflow_email_bounces_total", "Users whose address a mail server refused for good"
+)
 JOB_SECONDS = Histogram(
     "taskflow_job_seconds",
     "Time from claiming a payload job to its end",

@@ -51,6 +51,8 @@ users = table(
     column("display_name", Text),
     column("time_zone", Text),
     column("email_notifications", Boolean),
+    column("email_on_since", DateTime(timezone=True)),
+    column("email_bounced_at", DateTime(timezone=True)),
     column("operator", Boolean),
     schema="auth",
 )

@@ -75,6 +75,7 @@ async def _mail_path(run: Run) -> AsyncIterator[MailPath]:
     async with mail_receiver() as mails, serving_doubles(_now) as services:
         settings = settings_for(
             run.folder / "data",
+            auth_address=services.address,
             task_address=services.address,
             notification_address=services.address,
             service_secret=SecretStr(SECRET),

@@ -35,7 +35,7 @@ async def list_jobs(
         states=[enums.job_state(each) for each in state or []],
     )
     found = await lookup.everything(cli.client.jobs.ListJobs, request, "jobs", limit)
-    cli.output.many(found, tables.JOBS)
+    cli.output.many(found, tables.jobs(await lookup.tasks_of(cli, found)))
 
 
 @app.command()

@@ -1,8 +1,9 @@
 """Finds ids: of workspaces by name, of projects and tasks by key, of members by e-mail."""
 
+import asyncio
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from google.protobuf.message import Message
@@ -20,6 +21,8 @@ from taskflow_client.session_store import config_dir, write_private
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _TASK_KEY = re.compile(r"[A-Z][A-Z0-9]{0,9}-[1-9][0-9]{0,17}")
 _PAGE = 500
+# Concurrent GetTask calls.
+_AT_ONCE = 16
 
 
 def is_id(text: str) -> bool:
@@ -154,3 +157,18 @@ async def member_id(cli: Cli, person: str, workspace: str = "") -> str:
             return member.user_id
     hint = f"add them with `taskflow workspace add-member {person}`"
     raise missing(f"{person} isn't a member of this workspace", hint)
+
+
+async def tasks_of(cli: Cli, items: Iterable[Any]) -> dict[str, Task]:
+    """Returns the items' tasks by id, for table output only. Leaves out tasks that can't be read."""
+    if cli.output.as_json:
+        return {}
+    at_once = asyncio.Semaphore(_AT_ONCE)
+
+    async def get(id: str) -> Task:
+        async with at_once:
+            return (await cli.client.tasks.GetTask(GetTaskRequest(id=id))).task
+
+    ids = {item.task_id for item in items}
+    found = await asyncio.gather(*map(get, ids), return_exceptions=True)
+    return {task.id: task for task in found if isinstance(task, Task)}

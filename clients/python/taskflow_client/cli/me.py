@@ -1,5 +1,6 @@
-"""taskflow me …"""
+"""taskflow me, me set."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -9,10 +10,15 @@ from taskflow_client.cli.command import Cli, connected, group, usage
 app = group("Your account.")
 
 
+class Switch(StrEnum):
+    ON = "on"
+    OFF = "off"
+
+
 @app.command()
 @connected()
 async def show(cli: Cli) -> None:
-    """Shows who is logged in, like `taskflow whoami`."""
+    """Shows your account."""
     from taskflow.auth.v1.user_service_pb2 import GetCurrentUserRequest
     from taskflow_client.cli.tables import USER
 
@@ -24,25 +30,28 @@ async def show(cli: Cli) -> None:
 @connected()
 async def change(
     cli: Cli,
-    name: Annotated[str | None, typer.Option(help="What other users see.")] = None,
-    time_zone: Annotated[str | None, typer.Option(help="Such as Europe/Berlin.")] = None,
+    name: Annotated[str, typer.Option(help="What other users see.")] = "",
+    time_zone: Annotated[str, typer.Option(help="Such as Europe/Berlin.")] = "",
     mail: Annotated[
-        bool | None, typer.Option("--mail/--no-mail", help="Notifications by e-mail.")
+        Switch | None,
+        typer.Option(
+            case_sensitive=False,
+            help="Whether you get notifications by e-mail. On also tries a refused address again.",
+        ),
     ] = None,
 ) -> None:
-    """Changes the given settings; others stay as they are."""
-    from google.protobuf.field_mask_pb2 import FieldMask
-
+    """Changes your name, time zone, or whether you get mail."""
     from taskflow.auth.v1.user_pb2 import User
     from taskflow.auth.v1.user_service_pb2 import UpdateCurrentUserRequest
     from taskflow_client.cli.tables import USER
 
     given = {"display_name": name, "time_zone": time_zone, "email_notifications": mail}
-    mask = FieldMask(paths=[path for path, value in given.items() if value is not None])
-    if not mask.paths:
-        raise usage("nothing to change", "see `taskflow me set --help`")
-    user = User(display_name=name or "", time_zone=time_zone or "", email_notifications=bool(mail))
-    response = await cli.client.users.UpdateCurrentUser(
-        UpdateCurrentUserRequest(user=user, update_mask=mask)
+    paths = [path for path, value in given.items() if value]
+    if not paths:
+        raise usage("there is nothing to set", "use --name, --time-zone or --mail")
+    request = UpdateCurrentUserRequest(
+        user=User(display_name=name, time_zone=time_zone, email_notifications=mail is Switch.ON)
     )
+    request.update_mask.paths.extend(paths)
+    response = await cli.client.users.UpdateCurrentUser(request)
     cli.output.one(response.user, USER)

@@ -120,9 +120,9 @@ class _Board:
 def _notification_line(message: WatchNotificationsResponse) -> str:
     change = message.change
     if change.HasField("created"):
-        return (
-            f"{format_time(change.created.create_time).partition(' ')[2]} {change.created.headline}"
-        )
+        created = change.created
+        at = format_time(created.create_time).partition(" ")[2]
+        return f"{at} {created.headline}: {created.task_title}"
     if change.HasField("read"):
         return f"{len(change.read.ids)} read"
     if change.HasField("all_read"):

@@ -10,9 +10,6 @@ from taskflow_client.cli.command import Cli, connected, group, missing, usage
 if TYPE_CHECKING:
     from taskflow.task.v1.suggestion_pb2 import Suggestion, SuggestionEdit
 
-# Most concurrent GetTask calls.
-_AT_ONCE = 16
-
 app = group("Changes that TaskFlow proposes.")
 
 
@@ -41,7 +38,7 @@ async def list_suggestions(
     found = await lookup.everything(
         cli.client.suggestions.ListSuggestions, request, "suggestions", limit
     )
-    cli.output.many(found, tables.suggestions(await _keys(cli, found)))
+    cli.output.many(found, tables.suggestions(await lookup.tasks_of(cli, found)))
 
 
 @app.command()
@@ -117,23 +114,3 @@ def _edit(suggestion: "Suggestion", text: str) -> "SuggestionEdit":
     if text.lower() not in list(Priority):
         raise usage(f"{text!r} isn't a priority", f"write one of {', '.join(Priority)}")
     return SuggestionEdit(priority=enums.priority(Priority(text.lower())))
-
-
-async def _keys(cli: Cli, suggestions: "list[Suggestion]") -> dict[str, str]:
-    """Returns task keys by id for table output, without tasks that can't be read."""
-    import asyncio
-
-    from taskflow.task.v1.task_pb2 import Task
-    from taskflow.task.v1.task_service_pb2 import GetTaskRequest
-
-    if cli.output.as_json:
-        return {}
-    at_once = asyncio.Semaphore(_AT_ONCE)
-
-    async def get(task_id: str) -> Task:
-        async with at_once:
-            return (await cli.client.tasks.GetTask(GetTaskRequest(id=task_id))).task
-
-    ids = {each.task_id for each in suggestions}
-    found = await asyncio.gather(*map(get, ids), return_exceptions=True)
-    return {task.id: task.key for task in found if isinstance(task, Task)}

@@ -4,6 +4,7 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToJson
 
+from taskflow.auth.v1.user_pb2 import User
 from taskflow.task.v1.suggestion_pb2 import SUGGESTION_KIND_PRIORITY, Suggestion
 from taskflow.task.v1.task_pb2 import Task
 from taskflow_client.cli import enums
@@ -14,7 +15,7 @@ USER: list[Column] = [
     ("name", lambda user: user.display_name),
     ("e-mail", lambda user: user.email),
     ("time zone", lambda user: user.time_zone),
-    ("mail", lambda user: "on" if user.email_notifications else "off"),
+    ("mail", lambda user: mail(user)),
     ("id", lambda user: user.id),
 ]
 
@@ -35,17 +36,8 @@ NOTIFICATIONS: list[Column] = [
     ("", lambda notification: "" if notification.HasField("read_time") else "•"),
     ("TIME", lambda notification: format_time(notification.create_time)),
     ("WHAT", lambda notification: notification.headline),
-    ("TASK", lambda notification: notification.task_key),
+    ("TITLE", lambda notification: notification.task_title),
     ("ID", lambda notification: notification.id),
-]
-
-JOBS: list[Column] = [
-    ("ID", lambda job: job.id),
-    ("STATE", lambda job: enums.job_state_word(job.state)),
-    ("RUN", lambda job: str(job.attempt or "")),
-    ("CREATED", lambda job: format_time(job.create_time)),
-    ("FINISHED", lambda job: format_time(job.finish_time)),
-    ("ERROR", lambda job: shortened(job.error)),
 ]
 
 JOB: list[Column] = [
@@ -110,10 +102,22 @@ def task(names: dict[str, str]) -> list[Column]:
     ]
 
 
-def suggestions(keys: dict[str, str]) -> list[Column]:
+def jobs(tasks: dict[str, Task]) -> list[Column]:
+    return [
+        ("ID", lambda job: job.id),
+        *_of_task(tasks),
+        ("STATE", lambda job: enums.job_state_word(job.state)),
+        ("RUN", lambda job: str(job.attempt or "")),
+        ("CREATED", lambda job: format_time(job.create_time)),
+        ("FINISHED", lambda job: format_time(job.finish_time)),
+        ("ERROR", lambda job: shortened(job.error)),
+    ]
+
+
+def suggestions(tasks: dict[str, Task]) -> list[Column]:
     return [
         ("ID", lambda suggestion: suggestion.id),
-        ("TASK", lambda suggestion: keys.get(suggestion.task_id, suggestion.task_id)),
+        *_of_task(tasks),
         ("PROPOSES", proposal),
         ("WHY", lambda suggestion: suggestion.reason),
         ("SURE", lambda suggestion: f"{suggestion.confidence:.0%}"),
@@ -121,10 +125,32 @@ def suggestions(keys: dict[str, str]) -> list[Column]:
     ]
 
 
+def _of_task(tasks: dict[str, Task]) -> list[Column]:
+    """The task that an item belongs to. One that can't be read is shown by its id, without a title."""
+    return [
+        ("TASK", lambda item: tasks[item.task_id].key if item.task_id in tasks else item.task_id),
+        (
+            "TITLE",
+            lambda item: shortened(tasks[item.task_id].title, 40) if item.task_id in tasks else "",
+        ),
+    ]
+
+
 def proposal(suggestion: Suggestion) -> str:
     if suggestion.kind == SUGGESTION_KIND_PRIORITY:
         return f"priority {enums.priority_word(suggestion.priority)}"
     return f"description: {shortened(suggestion.description)}"
+
+
+def mail(user: User) -> str:
+    if not user.email_notifications:
+        return "off"
+    if user.HasField("email_bounce_time"):
+        return (
+            f"none since {format_time(user.email_bounce_time)}: your address was refused;"
+            " `taskflow me set --mail on` tries it again"
+        )
+    return "on"
 
 
 def state(task: Task) -> str:
@@ -135,9 +161,9 @@ def name(names: dict[str, str], user_id: str) -> str:
     return names.get(user_id, user_id)
 
 
-def shortened(text: str) -> str:
+def shortened(text: str, limit: int = 80) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= 80 else f"{line[:79]}…"
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
 def _by(when: str, who: Any) -> str:

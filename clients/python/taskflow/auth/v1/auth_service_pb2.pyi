@@ -64,7 +64,8 @@ class RegisterRequest(_message.Message):
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     email: _builtins.str
-    """An e-mail address of at most 254 characters. Addresses are compared after Unicode NFC, case folding, and IDNA of
+    """An address that mail can be sent to: at most 254 bytes with at most 64 before the @, without quotation marks, and no
+    dot at the start, at the end or beside another dot (RFC 5321). Compared after Unicode NFC, case folding, and IDNA of
     the domain.
     """
     password: _builtins.str

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btaskflow/auth/v1/user.proto\x12\x10taskflow.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb0\x03\n\x04User\x12\x17\n\x02id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18$R\x02id\x12\x1e\n\x05\x65mail\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xfe\x01R\x05\x65mail\x12]\n\x0c\x64isplay_name\x18\x03 \x01(\tB:\xbaH7r2\x18\x64\x32.^[^\\p{Cc}\\x{202a}-\\x{202e}\\x{2066}-\\x{2069}]*$\xd8\x01\x01R\x0b\x64isplayName\x12\x38\n\ttime_zone\x18\x04 \x01(\tB\x1b\xbaH\x18r\x16\x18@2\x12^[A-Za-z0-9_+/-]*$R\x08timeZone\x12/\n\x13\x65mail_notifications\x18\x05 \x01(\x08R\x12\x65mailNotifications\x12;\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12+\n\x04\x65tag\x18\x08 \x01(\tB\x17\xbaH\x14r\x12\x18@2\x0e^[A-Za-z0-9]*$R\x04\x65tagb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btaskflow/auth/v1/user.proto\x12\x10taskflow.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf8\x03\n\x04User\x12\x17\n\x02id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18$R\x02id\x12\x1e\n\x05\x65mail\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xfe\x01R\x05\x65mail\x12]\n\x0c\x64isplay_name\x18\x03 \x01(\tB:\xbaH7r2\x18\x64\x32.^[^\\p{Cc}\\x{202a}-\\x{202e}\\x{2066}-\\x{2069}]*$\xd8\x01\x01R\x0b\x64isplayName\x12\x38\n\ttime_zone\x18\x04 \x01(\tB\x1b\xbaH\x18r\x16\x18@2\x12^[A-Za-z0-9_+/-]*$R\x08timeZone\x12/\n\x13\x65mail_notifications\x18\x05 \x01(\x08R\x12\x65mailNotifications\x12;\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12+\n\x04\x65tag\x18\x08 \x01(\tB\x17\xbaH\x14r\x12\x18@2\x0e^[A-Za-z0-9]*$R\x04\x65tag\x12\x46\n\x11\x65mail_bounce_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0f\x65mailBounceTimeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,5 +44,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USER'].fields_by_name['etag']._loaded_options = None
   _globals['_USER'].fields_by_name['etag']._serialized_options = b'\272H\024r\022\030@2\016^[A-Za-z0-9]*$'
   _globals['_USER']._serialized_start=112
-  _globals['_USER']._serialized_end=544
+  _globals['_USER']._serialized_end=616
 # @@protoc_insertion_point(module_scope)

@@ -31,6 +31,7 @@ class User(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    EMAIL_BOUNCE_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The user's id, a UUIDv7. Output only."""
     email: _builtins.str
@@ -55,6 +56,12 @@ class User(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Output only."""
 
+    @_builtins.property
+    def email_bounce_time(self) -> _timestamp_pb2.Timestamp:
+        """When a mail server refused the user's address for good. Since then no mail is sent; setting email_notifications to
+        true sends mail again, and clears this. Only the user sees it. Output only.
+        """
+
     def __init__(
         self,
         *,
@@ -66,10 +73,11 @@ class User(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        email_bounce_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "email_bounce_time", b"email_bounce_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "email", b"email", "email_notifications", b"email_notifications", "etag", b"etag", "id", b"id", "time_zone", b"time_zone", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "email", b"email", "email_bounce_time", b"email_bounce_time", "email_notifications", b"email_notifications", "etag", b"etag", "id", b"id", "time_zone", b"time_zone", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -66,8 +66,10 @@ class UserServiceServicer:
     def UpdateCurrentUser(self, request, context):
         """Changes the caller's display name, time zone or e-mail setting.
 
-        A new time zone moves the date-only deadlines, and their reminders, of open tasks that are assigned to the caller,
-        or that the caller created and nobody is assigned to.
+        Mail that is switched on contains only notifications from after the switch. Switching it on again while it is on
+        clears email_bounce_time.
+
+        A new time zone moves deadlines that are dates, and their reminders, for the open tasks assigned to the caller.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -21,8 +21,10 @@ class UserServiceStub:
     UpdateCurrentUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.UpdateCurrentUserRequest, _user_service_pb2.UpdateCurrentUserResponse]
     """Changes the caller's display name, time zone or e-mail setting.
 
-    A new time zone moves the date-only deadlines, and their reminders, of open tasks that are assigned to the caller,
-    or that the caller created and nobody is assigned to.
+    Mail that is switched on contains only notifications from after the switch. Switching it on again while it is on
+    clears email_bounce_time.
+
+    A new time zone moves deadlines that are dates, and their reminders, for the open tasks assigned to the caller.
     """
     BatchGetUsers: _aio.UnaryUnaryMultiCallable[_user_service_pb2.BatchGetUsersRequest, _user_service_pb2.BatchGetUsersResponse]
     """Returns users by id, in the order of the ids.
@@ -49,8 +51,10 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_user_service_pb2.UpdateCurrentUserResponse]:
         """Changes the caller's display name, time zone or e-mail setting.
 
-        A new time zone moves the date-only deadlines, and their reminders, of open tasks that are assigned to the caller,
-        or that the caller created and nobody is assigned to.
+        Mail that is switched on contains only notifications from after the switch. Switching it on again while it is on
+        clears email_bounce_time.
+
+        A new time zone moves deadlines that are dates, and their reminders, for the open tasks assigned to the caller.
         """
 
     @_abc_1.abstractmethod

@@ -182,7 +182,9 @@ class TaskUpdated(_message.Message):
     AI_DISABLED_FIELD_NUMBER: _builtins.int
     PLAN_REMINDERS_FIELD_NUMBER: _builtins.int
     ai_disabled: _builtins.bool
-    """Whether the workspace had AI switched off; if so, no suggestions are made. Set only when the text changed."""
+    """Whether the workspace had AI switched off. TaskFlow then makes no suggestions. Set only when title or description
+    changed.
+    """
     plan_reminders: _builtins.bool
     """The task didn't change: its reminders have to be planned again. Only the dispatcher gets such an event, which has
     only the fields that it reads.

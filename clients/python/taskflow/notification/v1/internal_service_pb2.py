@@ -27,7 +27,7 @@ from taskflow.notification.v1 import notification_pb2 as taskflow_dot_notificati
 from taskflow.options.v1 import options_pb2 as taskflow_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/taskflow/notification/v1/internal_service.proto\x12\x18taskflow.notification.v1\x1a\x1b\x62uf/validate/validate.proto\x1a+taskflow/notification/v1/notification.proto\x1a!taskflow/options/v1/options.proto\"b\n\x18PrepareEmailBatchRequest\x12!\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06userId\x12#\n\x08\x62\x61tch_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x07\x62\x61tchId\"\xac\x01\n\x19PrepareEmailBatchResponse\x12\x39\n\x05items\x18\x01 \x03(\x0b\x32#.taskflow.notification.v1.EmailItemR\x05items\x12\x14\n\x05\x65mail\x18\x02 \x01(\tR\x05\x65mail\x12!\n\x0c\x64isplay_name\x18\x03 \x01(\tR\x0b\x64isplayName\x12\x1b\n\ttime_zone\x18\x04 \x01(\tR\x08timeZone\"\x9d\x01\n\tEmailItem\x12J\n\x0cnotification\x18\x01 \x01(\x0b\x32&.taskflow.notification.v1.NotificationR\x0cnotification\x12%\n\x0eworkspace_name\x18\x02 \x01(\tR\rworkspaceName\x12\x1d\n\nactor_name\x18\x03 \x01(\tR\tactorName\"n\n\x17\x46inishEmailBatchRequest\x12#\n\x08\x62\x61tch_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x07\x62\x61tchId\x12.\n\x05\x65rror\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x18\xf4\x03\x32\x0e^[^\\x{0000}]*$R\x05\x65rror\"\x1a\n\x18\x46inishEmailBatchResponse2\xb7\x02\n\x14\x45mailInternalService\x12\x86\x01\n\x11PrepareEmailBatch\x12\x32.taskflow.notification.v1.PrepareEmailBatchRequest\x1a\x33.taskflow.notification.v1.PrepareEmailBatchResponse\"\x08\xca\xf3\x18\x04\x08\x08\x10\x01\x12\x83\x01\n\x10\x46inishEmailBatch\x12\x31.taskflow.notification.v1.FinishEmailBatchRequest\x1a\x32.taskflow.notification.v1.FinishEmailBatchResponse\"\x08\xca\xf3\x18\x04\x08\x08\x10\x01\x1a\x10\xca\xf3\x18\x0cnotificationb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/taskflow/notification/v1/internal_service.proto\x12\x18taskflow.notification.v1\x1a\x1b\x62uf/validate/validate.proto\x1a+taskflow/notification/v1/notification.proto\x1a!taskflow/options/v1/options.proto\"b\n\x18PrepareEmailBatchRequest\x12!\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06userId\x12#\n\x08\x62\x61tch_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x07\x62\x61tchId\"\xcb\x01\n\x19PrepareEmailBatchResponse\x12\x39\n\x05items\x18\x01 \x03(\x0b\x32#.taskflow.notification.v1.EmailItemR\x05items\x12\x14\n\x05\x65mail\x18\x02 \x01(\tR\x05\x65mail\x12!\n\x0c\x64isplay_name\x18\x03 \x01(\tR\x0b\x64isplayName\x12\x1b\n\ttime_zone\x18\x04 \x01(\tR\x08timeZone\x12\x1d\n\nmore_count\x18\x05 \x01(\x05R\tmoreCount\"\x9d\x01\n\tEmailItem\x12J\n\x0cnotification\x18\x01 \x01(\x0b\x32&.taskflow.notification.v1.NotificationR\x0cnotification\x12%\n\x0eworkspace_name\x18\x02 \x01(\tR\rworkspaceName\x12\x1d\n\nactor_name\x18\x03 \x01(\tR\tactorName\"n\n\x17\x46inishEmailBatchRequest\x12#\n\x08\x62\x61tch_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x07\x62\x61tchId\x12.\n\x05\x65rror\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x18\xf4\x03\x32\x0e^[^\\x{0000}]*$R\x05\x65rror\".\n\x18\x46inishEmailBatchResponse\x12\x12\n\x04more\x18\x01 \x01(\x08R\x04more2\xb7\x02\n\x14\x45mailInternalService\x12\x86\x01\n\x11PrepareEmailBatch\x12\x32.taskflow.notification.v1.PrepareEmailBatchRequest\x1a\x33.taskflow.notification.v1.PrepareEmailBatchResponse\"\x08\xca\xf3\x18\x04\x08\x08\x10\x01\x12\x83\x01\n\x10\x46inishEmailBatch\x12\x31.taskflow.notification.v1.FinishEmailBatchRequest\x1a\x32.taskflow.notification.v1.FinishEmailBatchResponse\"\x08\xca\xf3\x18\x04\x08\x08\x10\x01\x1a\x10\xca\xf3\x18\x0cnotificationb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,13 +51,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREPAREEMAILBATCHREQUEST']._serialized_start=186
   _globals['_PREPAREEMAILBATCHREQUEST']._serialized_end=284
   _globals['_PREPAREEMAILBATCHRESPONSE']._serialized_start=287
-  _globals['_PREPAREEMAILBATCHRESPONSE']._serialized_end=459
-  _globals['_EMAILITEM']._serialized_start=462
-  _globals['_EMAILITEM']._serialized_end=619
-  _globals['_FINISHEMAILBATCHREQUEST']._serialized_start=621
-  _globals['_FINISHEMAILBATCHREQUEST']._serialized_end=731
-  _globals['_FINISHEMAILBATCHRESPONSE']._serialized_start=733
-  _globals['_FINISHEMAILBATCHRESPONSE']._serialized_end=759
-  _globals['_EMAILINTERNALSERVICE']._serialized_start=762
-  _globals['_EMAILINTERNALSERVICE']._serialized_end=1073
+  _globals['_PREPAREEMAILBATCHRESPONSE']._serialized_end=490
+  _globals['_EMAILITEM']._serialized_start=493
+  _globals['_EMAILITEM']._serialized_end=650
+  _globals['_FINISHEMAILBATCHREQUEST']._serialized_start=652
+  _globals['_FINISHEMAILBATCHREQUEST']._serialized_end=762
+  _globals['_FINISHEMAILBATCHRESPONSE']._serialized_start=764
+  _globals['_FINISHEMAILBATCHRESPONSE']._serialized_end=810
+  _globals['_EMAILINTERNALSERVICE']._serialized_start=813
+  _globals['_EMAILINTERNALSERVICE']._serialized_end=1124
 # @@protoc_insertion_point(module_scope)

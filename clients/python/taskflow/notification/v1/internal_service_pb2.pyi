@@ -49,13 +49,16 @@ class PrepareEmailBatchResponse(_message.Message):
     EMAIL_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
+    MORE_COUNT_FIELD_NUMBER: _builtins.int
     email: _builtins.str
     display_name: _builtins.str
     time_zone: _builtins.str
     """IANA name of the time zone in which the mail shows times."""
+    more_count: _builtins.int
+    """How many older notifications the batch has besides `items`."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmailItem]:
-        """Empty when there is nothing to send."""
+        """The newest of the batch, oldest first. Empty when there is nothing to send."""
 
     def __init__(
         self,
@@ -64,10 +67,11 @@ class PrepareEmailBatchResponse(_message.Message):
         email: _builtins.str = ...,
         display_name: _builtins.str = ...,
         time_zone: _builtins.str = ...,
+        more_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "email", b"email", "items", b"items", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "email", b"email", "items", b"items", "more_count", b"more_count", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -129,12 +133,17 @@ Global___FinishEmailBatchRequest: _TypeAlias = FinishEmailBatchRequest  # noqa: 
 class FinishEmailBatchResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """Whether notifications are left that have to be mailed in another batch."""
     def __init__(
         self,
+        *,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

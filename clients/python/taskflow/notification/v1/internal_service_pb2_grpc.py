@@ -56,8 +56,10 @@ class EmailInternalServiceServicer:
     def PrepareEmailBatch(self, request, context):
         """Puts the user's unread notifications that weren't mailed yet into a batch, and returns the batch.
 
-        Leaves out workspaces that the user is no longer a member of. Returns no items if the user switched mail off. A
-        repeat with the same batch_id returns those notifications of the batch that are still unread.
+        Leaves out workspaces that the user is no longer a member of. Empty if the user switched mail off, or if the mail
+        server refused the user's address for good; notifications from before mail was switched on again are never mailed.
+        These are recorded with the reason. A repeat with the same batch_id returns the notifications of that batch to
+        which all this still applies.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

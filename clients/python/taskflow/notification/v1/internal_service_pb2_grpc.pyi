@@ -21,8 +21,10 @@ class EmailInternalServiceStub:
     PrepareEmailBatch: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.PrepareEmailBatchRequest, _internal_service_pb2.PrepareEmailBatchResponse]
     """Puts the user's unread notifications that weren't mailed yet into a batch, and returns the batch.
 
-    Leaves out workspaces that the user is no longer a member of. Returns no items if the user switched mail off. A
-    repeat with the same batch_id returns those notifications of the batch that are still unread.
+    Leaves out workspaces that the user is no longer a member of. Empty if the user switched mail off, or if the mail
+    server refused the user's address for good; notifications from before mail was switched on again are never mailed.
+    These are recorded with the reason. A repeat with the same batch_id returns the notifications of that batch to
+    which all this still applies.
     """
     FinishEmailBatch: _aio.UnaryUnaryMultiCallable[_internal_service_pb2.FinishEmailBatchRequest, _internal_service_pb2.FinishEmailBatchResponse]
     """Records that the mail server accepted a batch, or that the batch can never be sent. A repeat changes nothing."""
@@ -40,8 +42,10 @@ class EmailInternalServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_internal_service_pb2.PrepareEmailBatchResponse]:
         """Puts the user's unread notifications that weren't mailed yet into a batch, and returns the batch.
 
-        Leaves out workspaces that the user is no longer a member of. Returns no items if the user switched mail off. A
-        repeat with the same batch_id returns those notifications of the batch that are still unread.
+        Leaves out workspaces that the user is no longer a member of. Empty if the user switched mail off, or if the mail
+        server refused the user's address for good; notifications from before mail was switched on again are never mailed.
+        These are recorded with the reason. A repeat with the same batch_id returns the notifications of that batch to
+        which all this still applies.
         """
 
     @_abc_1.abstractmethod

@@ -23,25 +23,26 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.type import date_pb2 as google_dot_type_dot_date__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+taskflow/notification/v1/notification.proto\x12\x18taskflow.notification.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9d\x03\n\x0cNotification\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n\x08sequence\x18\x02 \x01(\x03R\x08sequence\x12>\n\x04kind\x18\x03 \x01(\x0e\x32*.taskflow.notification.v1.NotificationKindR\x04kind\x12!\n\x0cworkspace_id\x18\x04 \x01(\tR\x0bworkspaceId\x12\x17\n\x07task_id\x18\x05 \x01(\tR\x06taskId\x12\x19\n\x08task_key\x18\x06 \x01(\tR\x07taskKey\x12\x1d\n\ntask_title\x18\x07 \x01(\tR\ttaskTitle\x12\x1a\n\x08headline\x18\x08 \x01(\tR\x08headline\x12\x19\n\x08\x61\x63tor_id\x18\t \x01(\tR\x07\x61\x63torId\x12;\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x37\n\tread_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08readTime\"\xd8\x02\n\x12NotificationChange\x12\x1a\n\x08sequence\x18\x01 \x01(\x03R\x08sequence\x12\x42\n\x07\x63reated\x18\x02 \x01(\x0b\x32&.taskflow.notification.v1.NotificationH\x00R\x07\x63reated\x12\x41\n\x04read\x18\x03 \x01(\x0b\x32+.taskflow.notification.v1.NotificationsReadH\x00R\x04read\x12K\n\x08\x61ll_read\x18\x04 \x01(\x0b\x32..taskflow.notification.v1.AllNotificationsReadH\x00R\x07\x61llRead\x12J\n\x07removed\x18\x05 \x01(\x0b\x32..taskflow.notification.v1.NotificationsRemovedH\x00R\x07removedB\x06\n\x04kind\"^\n\x11NotificationsRead\x12\x10\n\x03ids\x18\x01 \x03(\tR\x03ids\x12\x37\n\tread_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08readTime\"u\n\x14\x41llNotificationsRead\x12$\n\x0eup_to_sequence\x18\x01 \x01(\x03R\x0cupToSequence\x12\x37\n\tread_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08readTime\"(\n\x14NotificationsRemoved\x12\x10\n\x03ids\x18\x01 \x03(\tR\x03ids*\xc6\x01\n\x10NotificationKind\x12!\n\x1dNOTIFICATION_KIND_UNSPECIFIED\x10\x00\x12\x1e\n\x1aNOTIFICATION_KIND_ASSIGNED\x10\x01\x12$\n NOTIFICATION_KIND_STATUS_CHANGED\x10\x02\x12*\n&NOTIFICATION_KIND_DEADLINE_APPROACHING\x10\x03\x12\x1d\n\x19NOTIFICATION_KIND_OVERDUE\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+taskflow/notification/v1/notification.proto\x12\x18taskflow.notification.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\"\x82\x04\n\x0cNotification\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n\x08sequence\x18\x02 \x01(\x03R\x08sequence\x12>\n\x04kind\x18\x03 \x01(\x0e\x32*.taskflow.notification.v1.NotificationKindR\x04kind\x12!\n\x0cworkspace_id\x18\x04 \x01(\tR\x0bworkspaceId\x12\x17\n\x07task_id\x18\x05 \x01(\tR\x06taskId\x12\x19\n\x08task_key\x18\x06 \x01(\tR\x07taskKey\x12\x1d\n\ntask_title\x18\x07 \x01(\tR\ttaskTitle\x12\x1a\n\x08headline\x18\x08 \x01(\tR\x08headline\x12\x19\n\x08\x61\x63tor_id\x18\t \x01(\tR\x07\x61\x63torId\x12;\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x37\n\tread_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08readTime\x12\x35\n\x08\x64ue_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x64ueTime\x12,\n\x08\x64ue_date\x18\r \x01(\x0b\x32\x11.google.type.DateR\x07\x64ueDate\"\xd8\x02\n\x12NotificationChange\x12\x1a\n\x08sequence\x18\x01 \x01(\x03R\x08sequence\x12\x42\n\x07\x63reated\x18\x02 \x01(\x0b\x32&.taskflow.notification.v1.NotificationH\x00R\x07\x63reated\x12\x41\n\x04read\x18\x03 \x01(\x0b\x32+.taskflow.notification.v1.NotificationsReadH\x00R\x04read\x12K\n\x08\x61ll_read\x18\x04 \x01(\x0b\x32..taskflow.notification.v1.AllNotificationsReadH\x00R\x07\x61llRead\x12J\n\x07removed\x18\x05 \x01(\x0b\x32..taskflow.notification.v1.NotificationsRemovedH\x00R\x07removedB\x06\n\x04kind\"^\n\x11NotificationsRead\x12\x10\n\x03ids\x18\x01 \x03(\tR\x03ids\x12\x37\n\tread_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08readTime\"u\n\x14\x41llNotificationsRead\x12$\n\x0eup_to_sequence\x18\x01 \x01(\x03R\x0cupToSequence\x12\x37\n\tread_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08readTime\"(\n\x14NotificationsRemoved\x12\x10\n\x03ids\x18\x01 \x03(\tR\x03ids*\xc6\x01\n\x10NotificationKind\x12!\n\x1dNOTIFICATION_KIND_UNSPECIFIED\x10\x00\x12\x1e\n\x1aNOTIFICATION_KIND_ASSIGNED\x10\x01\x12$\n NOTIFICATION_KIND_STATUS_CHANGED\x10\x02\x12*\n&NOTIFICATION_KIND_DEADLINE_APPROACHING\x10\x03\x12\x1d\n\x19NOTIFICATION_KIND_OVERDUE\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'taskflow.notification.v1.notification_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NOTIFICATIONKIND']._serialized_start=1127
-  _globals['_NOTIFICATIONKIND']._serialized_end=1325
-  _globals['_NOTIFICATION']._serialized_start=107
-  _globals['_NOTIFICATION']._serialized_end=520
-  _globals['_NOTIFICATIONCHANGE']._serialized_start=523
-  _globals['_NOTIFICATIONCHANGE']._serialized_end=867
-  _globals['_NOTIFICATIONSREAD']._serialized_start=869
-  _globals['_NOTIFICATIONSREAD']._serialized_end=963
-  _globals['_ALLNOTIFICATIONSREAD']._serialized_start=965
-  _globals['_ALLNOTIFICATIONSREAD']._serialized_end=1082
-  _globals['_NOTIFICATIONSREMOVED']._serialized_start=1084
-  _globals['_NOTIFICATIONSREMOVED']._serialized_end=1124
+  _globals['_NOTIFICATIONKIND']._serialized_start=1252
+  _globals['_NOTIFICATIONKIND']._serialized_end=1450
+  _globals['_NOTIFICATION']._serialized_start=131
+  _globals['_NOTIFICATION']._serialized_end=645
+  _globals['_NOTIFICATIONCHANGE']._serialized_start=648
+  _globals['_NOTIFICATIONCHANGE']._serialized_end=992
+  _globals['_NOTIFICATIONSREAD']._serialized_start=994
+  _globals['_NOTIFICATIONSREAD']._serialized_end=1088
+  _globals['_ALLNOTIFICATIONSREAD']._serialized_start=1090
+  _globals['_ALLNOTIFICATIONSREAD']._serialized_end=1207
+  _globals['_NOTIFICATIONSREMOVED']._serialized_start=1209
+  _globals['_NOTIFICATIONSREMOVED']._serialized_end=1249
 # @@protoc_insertion_point(module_scope)

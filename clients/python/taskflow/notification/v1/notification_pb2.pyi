@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.type import date_pb2 as _date_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -67,6 +68,8 @@ class Notification(_message.Message):
     ACTOR_ID_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     READ_TIME_FIELD_NUMBER: _builtins.int
+    DUE_TIME_FIELD_NUMBER: _builtins.int
+    DUE_DATE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The notification's id, a UUIDv7."""
     sequence: _builtins.int
@@ -88,6 +91,14 @@ class Notification(_message.Message):
     def read_time(self) -> _timestamp_pb2.Timestamp:
         """When the user read the notification; not set while it is unread."""
 
+    @_builtins.property
+    def due_time(self) -> _timestamp_pb2.Timestamp:
+        """The task's deadline when the notification was made; not set without one."""
+
+    @_builtins.property
+    def due_date(self) -> _date_pb2.Date:
+        """Set when that deadline is a date. It's the same date in every time zone."""
+
     def __init__(
         self,
         *,
@@ -102,10 +113,12 @@ class Notification(_message.Message):
         actor_id: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         read_time: _timestamp_pb2.Timestamp | None = ...,
+        due_time: _timestamp_pb2.Timestamp | None = ...,
+        due_date: _date_pb2.Date | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "read_time", b"read_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "due_date", b"due_date", "due_time", b"due_time", "read_time", b"read_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_id", b"actor_id", "create_time", b"create_time", "headline", b"headline", "id", b"id", "kind", b"kind", "read_time", b"read_time", "sequence", b"sequence", "task_id", b"task_id", "task_key", b"task_key", "task_title", b"task_title", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_id", b"actor_id", "create_time", b"create_time", "due_date", b"due_date", "due_time", b"due_time", "headline", b"headline", "id", b"id", "kind", b"kind", "read_time", b"read_time", "sequence", b"sequence", "task_id", b"task_id", "task_key", b"task_key", "task_title", b"task_title", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
