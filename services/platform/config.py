@@ -201,7 +201,7 @@ class Settings(BaseSettings):
     workspace_calls: Annotated[int, Field(ge=1)] = 90
     """As `user_calls`, for the calls that name one workspace."""
     user_calls_per_second: Annotated[float, Field(gt=0)] = 200
-    """Calls per second of one user at a process while other users call, after a burst of two seconds' calls. Further
+    """Calls per second of one user at a process while other users call, after a burst of one second's calls. Further
     ones wait for up to a second, then they are refused."""
     workspace_calls_per_second: Annotated[float, Field(gt=0)] = 1000
     """As `user_calls_per_second`, for the calls that name one workspace."""
@@ -379,21 +379,21 @@ class Settings(BaseSettings):
         if self.smtp_tls_ca and self.smtp_tls == "none":
             yield "smtp_tls_ca", "has no effect without TASKFLOW_SMTP_TLS"
 
-    @cached_property
+    @property
     def postgres(self) -> str:
         """The database's connection string. Never log it: it contains the password."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return self._embedded_postgres(_APP)
 
-    @cached_property
+    @property
     def postgres_direct(self) -> str:
         """The connection string without a pooler."""
         if self.database_direct_url is not None:
             return self.database_direct_url.get_secret_value()
         return self.postgres
 
-    @cached_property
+    @property
     def postgres_owner(self) -> str:
         """The connection string of the account that owns the tables."""
         if self.database_owner_url is not None:
@@ -407,13 +407,13 @@ class Settings(BaseSettings):
         return f"postgresql://{login}@{_LOCAL}:{self.postgres_port}/taskflow"
 
     def _local_password(self, file: str) -> str:
-        """A password that the local stack generated, with a colon before it."""
+        """A password that the local stack generated, with a colon before it. Empty before the first start."""
         try:
             return ":" + (self.data_dir / file).read_text().strip()
         except OSError:
             return ""
 
-    @cached_property
+    @property
     def nats(self) -> str:
         """The servers' addresses, separated by commas. Never log it: it can contain a password."""
         if self.nats_url is not None:

@@ -17,7 +17,7 @@ class Turns:
     """
 
     def __init__(self, places: int, limits: Sequence[int] = ()) -> None:
-        self._free = places
+        self.free = places
         self._limits = tuple(limits)
         self._held: dict[Hashable, int] = {}
         # The next first key comes first. No deque is empty.
@@ -25,7 +25,7 @@ class Turns:
 
     def take_at_once(self, keys: Keys) -> bool:
         """Takes a place if one is free for these keys and nobody with the same first key waits."""
-        if not self._free or not self._fits(keys) or (keys and keys[0] in self._waiting):
+        if not self.free or not self._fits(keys) or (keys and keys[0] in self._waiting):
             return False
         self._take(keys)
         return True
@@ -48,7 +48,7 @@ class Turns:
             raise
 
     def give_back(self, keys: Keys) -> None:
-        self._free += 1
+        self.free += 1
         for key in keys:
             left = self._held[key] - 1
             if left:
@@ -58,7 +58,7 @@ class Turns:
         if keys and keys[0] in self._waiting:
             # The other keys come first now.
             self._waiting[keys[0]] = self._waiting.pop(keys[0])
-        while self._waiting and self._free and self._pass_on():
+        while self._waiting and self.free and self._pass_on():
             pass
 
     @asynccontextmanager
@@ -86,7 +86,7 @@ class Turns:
         )
 
     def _take(self, keys: Keys) -> None:
-        self._free -= 1
+        self.free -= 1
         for key in keys:
             self._held[key] = self._held.get(key, 0) + 1
 

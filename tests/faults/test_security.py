@@ -59,12 +59,12 @@ _UPDATES = [rpc for rpc in every_rpc() if "update_mask" in rpc.method.input_type
 
 
 def _documented_mask(rpc: Rpc) -> set[str]:
-    """The settable fields that the proto comment lists: `Of title, description, …`."""
+    """The settable fields that the proto comment lists: `Names fields among title, description, …`."""
     text = "\n".join(
         path.read_text() for path in (_REPOSITORY / "protos/taskflow").rglob("*.proto")
     )
     message = text.partition(f"message {rpc.method.input_type.name} {{")[2]
-    said = re.search(r"// Of ([a-z_, \n/]*)\.", message)
+    said = re.search(r"// Names fields among ([a-z_, \n/]*)\.", message)
     assert said, rpc.name
     return set(re.findall(r"[a-z_]+", said[1]))
 

@@ -157,6 +157,7 @@ async def test_production_never_generates_a_signing_key(tmp_path: Path) -> None:
         token_secret="t" * 32,
         service_secret="s" * 32,
         signing_key_dir=tmp_path,
+        reflection=False,
     )
     with pytest.raises(SystemExit, match="rotate-keys"):
         tokens.SigningKeys(settings)

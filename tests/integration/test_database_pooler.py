@@ -11,16 +11,25 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from deploy.local.stack import running_stack
 from services.migrations import wait_until_current
 from services.platform.config import Settings
 from services.platform.data.db import Database
 from services.platform.data.session_check import UnsuitableDatabase
 from services.platform.events.bus import Bus
 from services.platform.events.relay import Relay
-from tests.conftest import superuser
+from tests.conftest import settings_for, superuser
 from tests.fakes.pooler import a_pooler
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+async def settings(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Settings]:
+    """Separate stores: on the shared ones another relay may hold the lock."""
+    chosen = settings_for(tmp_path_factory.mktemp("pooler") / "data")
+    async with running_stack(chosen, only={"postgres", "nats", "migrate"}) as stack:
+        yield stack.settings
 
 
 @pytest.fixture
@@ -37,7 +46,7 @@ async def _options_of_the_account(settings: Settings) -> AsyncIterator[None]:
     options = {
         "statement_timeout": "10s",
         "idle_in_transaction_session_timeout": "30s",
-        "lock_timeout": "2s",
+        "lock_timeout": "3s",
         "timezone": "UTC",
     }
     async with await psycopg.AsyncConnection.connect(

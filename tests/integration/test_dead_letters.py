@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import grpc
 import pytest
-from sqlalchemy import bindparam
+from sqlalchemy import bindparam, insert
 from uuid_utils.compat import uuid7
 
 from services.notification.inbox import consumer
@@ -13,6 +13,7 @@ from services.notification.kinds.kind import Notice
 from services.notification.kinds.registry import notices
 from services.platform.config import Settings
 from services.platform.data.db import Statement
+from services.platform.data.tables import outbox
 from services.platform.events import consumer as durable
 from services.platform.rpc.directory import users
 from services.platform.rpc.identity import SERVICE_HEADER
@@ -104,14 +105,21 @@ class Office:
         await self.internal.ParkEvent(request, metadata=self.service)
 
 
+_ADD = Statement(insert(outbox), ["event_id", "subject", "payload"])
+
+
 async def publish(world: NotificationWorld, payload: bytes) -> str:
-    event_id = str(uuid7())
-    await world.bus.jetstream.publish(
-        f"taskflow.{world.workspace_id}.task.created",
-        payload,
-        headers={"Nats-Msg-Id": event_id},
-    )
-    return event_id
+    """Writes it to the outbox, as a bug of ours would."""
+    event_id = uuid7()
+    async with world.db.transaction() as tx:
+        await tx.run(
+            _ADD,
+            event_id=event_id,
+            subject=f"taskflow.{world.workspace_id}.task.created",
+            payload=payload,
+        )
+    world.bus.wake_relay()
+    return str(event_id)
 
 
 async def test_a_poison_event_is_parked_with_its_error_and_delays_no_other_event(

@@ -377,7 +377,7 @@ def _calls(ids: _Ids) -> _Cases:
         "never mailed": (email.SKIP, to_mail | {"until": _NOW, "skipped": uuid4()}),
         "mail that waited": (
             email.SKIP_PREPARED,
-            to_mail | {"batch_id": name_id("mail 5"), "until": _NOW, "skipped": uuid4()},
+            {"batch_id": name_id("mail 5"), "until": _NOW, "skipped": uuid4()},
         ),
         "more to mail": (email.MORE, to_mail | {"batch_id": name_id("mail 5")}),
     }

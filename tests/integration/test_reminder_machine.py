@@ -12,7 +12,13 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 from sqlalchemy import Interval, bindparam, update
 
 from services.platform.config import Settings
@@ -25,8 +31,9 @@ from services.task.tasks import bulk, due
 from services.task.tasks.models import tasks
 from taskflow.auth.v1.workspace_pb2 import ROLE_ADMIN, ROLE_MEMBER
 from taskflow.task.v1.project_service_pb2 import ArchiveProjectRequest, UnarchiveProjectRequest
-from taskflow.task.v1.task_pb2 import Due, Task
+from taskflow.task.v1.task_pb2 import Due, Task, TaskFilter
 from taskflow.task.v1.task_service_pb2 import AssignTaskRequest
+from tests.integration.notification_world import eventually
 from tests.integration.people import Person, events
 from tests.integration.reminding import move, run
 from tests.integration.roles_world import due_at, due_date
@@ -107,6 +114,17 @@ class Reminders(RuleBasedStateMachine):
             world.me = people[name].credentials
             self.projects[name] = await world.new_project(key)
         world.me = people["olga"].credentials
+
+    async def remove(self, user_id: str) -> None:
+        """Returns once the open tasks of the user are unassigned."""
+        workspace_id = self.world.workspace_id
+        await self.world.team.remove(self.people["olga"], workspace_id, user_id)
+
+        async def unassigned() -> bool:
+            wanted = TaskFilter(assignee_ids=[user_id])
+            return not await self.world.listed(wanted)
+
+        await eventually(unassigned)
 
     async def admit(self, name: str) -> None:
         role = ROLE_ADMIN if name == "manu" else ROLE_MEMBER
@@ -198,8 +216,7 @@ class Reminders(RuleBasedStateMachine):
     def leave(self, name: str) -> None:
         if name not in self.members:
             return
-        owner, workspace_id = self.people["olga"], self.world.workspace_id
-        self.wait(self.world.team.remove(owner, workspace_id, self.people[name].id))
+        self.wait(self.remove(self.people[name].id))
         self.members.remove(name)
         for model in self.models.values():
             if model.assignee == name:
@@ -227,7 +244,7 @@ class Reminders(RuleBasedStateMachine):
     def pass_time(self, hours: int) -> None:
         self.clock.shift += timedelta(hours=hours)
 
-    @rule()
+    @invariant()
     def work(self) -> None:
         """The worker sends what is due, and the events are exactly the expected ones."""
         for task_id, model in self.models.items():
@@ -267,9 +284,6 @@ class Reminders(RuleBasedStateMachine):
             return ()
         creator = model.project if model.project in self.members else "olga"
         return (self.people[creator].id,)
-
-    def teardown(self) -> None:
-        self.work()
 
 
 def _past_when_set(model: Model, slot: Slot, due_at: datetime) -> bool:
@@ -312,6 +326,6 @@ async def test_every_reminder_is_sent_once_or_skipped_after_any_sequence_of_chan
         name: await world.team.person(name) for name in _NAMES[1:]
     }
     Here.of_reminders = rules(world.settings)
-    profile = settings(max_examples=15, stateful_step_count=25, deadline=None)
+    profile = settings(max_examples=12, stateful_step_count=25, deadline=None)
     # In a thread, because its steps block on this event loop.
     await asyncio.to_thread(run_state_machine_as_test, Here, settings=profile)

@@ -59,7 +59,7 @@ async def older(tmp_path: Path) -> AsyncIterator[Settings]:
 async def upgrade(settings: Settings, revision: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-    config.attributes["url"] = settings.postgres.replace("://", "+psycopg://", 1)
+    config.attributes["url"] = settings.postgres_owner
     await asyncio.to_thread(command.upgrade, config, revision)
 
 

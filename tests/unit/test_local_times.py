@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from taskflow_client.cli.deadlines import parse_instant
 
 from services.platform.rpc import zones
 from services.task.tasks import due
+from taskflow_client.cli.deadlines import parse_instant
 
 _ZONES = sorted(zones._names())
 

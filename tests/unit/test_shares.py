@@ -1,15 +1,17 @@
 """The shares of users and workspaces in the gate, and of searches in the database. Times are passed in."""
 
 import asyncio
+from collections.abc import Hashable
 from typing import Any
 
 import pytest
+from psycopg_pool import PoolTimeout
 
 from services.auth.sessions.registrations import Registrations
 from services.platform.config import Settings
-from services.platform.data.shares import Budgets
+from services.platform.data.shares import Budgets, DatabaseShares
 from services.platform.rpc.errors import DomainError
-from services.platform.rpc.limits import is_limit
+from services.platform.rpc.limits import caller_keys, is_limit
 from services.platform.rpc.shares import Held, Scope, Shares
 
 
@@ -41,9 +43,9 @@ def test_a_caller_that_is_alone_isnt_slowed_down() -> None:
 def test_beside_another_caller_calls_above_the_rate_wait_and_then_are_refused() -> None:
     scope = _scope()
     scope.start_call("bob", 0.0)
-    waits = [scope.start_call("ada", 0.0)[1] for _ in range(29)]
-    assert waits[:20] == pytest.approx([0.0] * 20, abs=1e-6), "two seconds' calls at once"
-    assert waits[20:] == pytest.approx([n / 10 for n in range(1, 10)])
+    waits = [scope.start_call("ada", 0.0)[1] for _ in range(19)]
+    assert waits[:10] == pytest.approx([0.0] * 10, abs=1e-6), "a second's calls at once"
+    assert waits[10:] == pytest.approx([n / 10 for n in range(1, 10)])
     scope.start_call("ada", 0.01)
     with pytest.raises(DomainError) as caught:
         scope.start_call("ada", 0.0)
@@ -69,6 +71,18 @@ def test_streams_have_a_limit_of_their_own() -> None:
         scope.start_stream("ada", 0.0)
     assert _named(caught.value) == ("streams", "user")
     scope.start_call("ada", 0.0)
+
+
+def test_streams_that_are_opened_and_closed_again_count_for_the_rate() -> None:
+    scope = _scope()
+    scope.start_call("bob", 0.0)
+    for _ in range(19):
+        share, _wait = scope.start_stream("ada", 0.0)
+        share.streams -= 1
+    scope.start_stream("ada", 0.01)
+    with pytest.raises(DomainError) as caught:
+        scope.start_stream("ada", 0.01)
+    assert _named(caught.value) == ("calls_per_second", "user")
 
 
 def test_idle_shares_are_forgotten_and_those_in_use_kept() -> None:
@@ -137,14 +151,14 @@ async def test_beside_another_user_few_calls_of_a_user_run_and_the_others_follow
 
     calls = [asyncio.create_task(call(number)) for number in range(40)]
     await asyncio.sleep(0)
-    assert running == list(range(16))
+    assert running == list(range(8))
     # A waiter that gives up takes nobody's turn.
-    calls[16].cancel()
+    calls[8].cancel()
     await asyncio.sleep(0)
     for event in ended:
         event.set()
     await asyncio.gather(*calls, return_exceptions=True)
-    assert running == [*range(16), *range(17, 40)]
+    assert running == [*range(8), *range(9, 40)]
 
 
 async def test_a_user_alone_runs_all_calls_at_once() -> None:
@@ -178,6 +192,77 @@ def test_a_budget_for_searches_is_given_back_over_a_minute(monkeypatch: pytest.M
         now += 61.0
         budgets.charge((number,), 1.0)
     assert len(budgets) <= 1_001
+
+
+@pytest.fixture
+def database(monkeypatch: pytest.MonkeyPatch) -> DatabaseShares:
+    """Shares of a pool of ten connections, with a short wait for one."""
+    monkeypatch.setattr("services.platform.data.shares.CONNECTION_WAIT", 0.05)
+    return DatabaseShares(Settings())
+
+
+async def _connect(database: DatabaseShares, *keys: Hashable) -> None:
+    """Takes a connection and keeps it."""
+    caller_keys.set(keys)
+    await database.connection().__aenter__()
+
+
+async def _answered(database: DatabaseShares, *keys: Hashable) -> None:
+    caller_keys.set(keys)
+    async with database.connection():
+        pass
+
+
+async def test_a_user_who_holds_all_connections_of_its_share_is_refused_by_name(
+    database: DatabaseShares,
+) -> None:
+    for _ in range(8):
+        await _connect(database, 1)
+    late = asyncio.create_task(_connect(database, 1))
+    await asyncio.sleep(0)
+    await _answered(database, 2)
+    with pytest.raises(DomainError) as caught:
+        await late
+    assert _named(caught.value) == ("database_connections", "user")
+
+
+async def test_while_the_database_answers_nobody_a_caller_isnt_told_of_its_limit(
+    database: DatabaseShares,
+) -> None:
+    for _ in range(8):
+        await _connect(database, 1)
+    with pytest.raises(PoolTimeout):
+        await _connect(database, 1)
+
+
+async def test_while_all_connections_are_in_use_a_caller_isnt_told_of_its_limit(
+    database: DatabaseShares,
+) -> None:
+    for _ in range(8):
+        await _connect(database, 1)
+    late = asyncio.create_task(_connect(database, 1))
+    await asyncio.sleep(0)
+    await _answered(database, 2)
+    for _ in range(2):
+        await _connect(database, 2)
+    with pytest.raises(PoolTimeout):
+        await late
+
+
+async def test_searches_of_a_user_follow_each_other_and_the_last_ones_are_refused_by_name(
+    database: DatabaseShares,
+) -> None:
+    caller_keys.set((1,))
+    async with database.search():
+        late = asyncio.create_task(database.search().__aenter__())
+        await asyncio.sleep(0)
+        await _answered(database, 2)
+        with pytest.raises(DomainError) as caught:
+            await late
+    assert _named(caught.value) == ("searches_at_once", "user")
+    caller_keys.set((1,))
+    async with database.search():
+        pass
 
 
 def test_an_address_registers_its_number_in_an_hour_and_the_next_one_later() -> None:

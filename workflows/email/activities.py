@@ -6,12 +6,12 @@ from email.message import EmailMessage
 from email.utils import parseaddr
 from typing import Final
 from urllib.parse import quote
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from services.platform.rpc.zones import is_zone
 from taskflow.auth.v1 import internal_service_pb2 as user_rpc
 from taskflow.auth.v1.internal_service_pb2_grpc import UserInternalServiceStub
 from taskflow.notification.v1 import internal_service_pb2 as email_rpc
@@ -155,8 +155,5 @@ def _item(item: email_rpc.EmailItem, public_url: str) -> Item:
 
 
 def _known_zone(name: str) -> str:
-    """UTC for a zone that this machine's tables lack: a mail with times in UTC is better than none."""
-    try:
-        return ZoneInfo(name).key
-    except (ZoneInfoNotFoundError, ValueError):
-        return "UTC"
+    """UTC for a zone that this worker's zone rules lack: a mail with times in UTC is better than none."""
+    return name if is_zone(name) else "UTC"

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 from css_inline import CSSInliner
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from services.platform.rpc import zones
 from workflows.sanitise import clean_line, cut
 
 # Longest subject (characters): about what mail clients show.
@@ -65,11 +66,11 @@ def render(
 ) -> Rendered:
     """Subject and both bodies, newest last. `zone` is the recipient's IANA zone; `more` counts what isn't shown.
 
-    Raises ValueError without items, ZoneInfoNotFoundError for an unknown zone.
+    Raises ValueError without items, or for an unknown zone.
     """
     if not items:
         raise ValueError("a mail needs at least one notification")
-    shown = [_shown(item, ZoneInfo(zone)) for item in sorted(items, key=lambda item: item.time)]
+    shown = [_shown(item, zones.load(zone)) for item in sorted(items, key=lambda item: item.time)]
     subject = _subject(items, more)
     context = {
         "subject": subject,

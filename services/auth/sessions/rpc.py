@@ -7,7 +7,7 @@ from services.auth.accounts import logic as accounts
 from services.auth.accounts import messages as account_messages
 from services.auth.sessions import logic, retention, tokens
 from services.auth.sessions.messages import session_tokens
-from services.auth.sessions.passwords import Passwords
+from services.auth.sessions.passwords import Passwords, check_length
 from services.auth.sessions.registrations import Registrations
 from services.auth.sessions.throttle import Throttle, client_address
 from services.platform.rpc import idempotency
@@ -38,6 +38,7 @@ class AuthServicer(auth_service_pb2_grpc.AuthServiceServicer):
         self, request: auth_service_pb2.RegisterRequest, context: Context
     ) -> auth_service_pb2.RegisterResponse:
         account = accounts.new_account(request)
+        check_length("password", request.password)
         address = self._address(context)
         self._passwords.check_queue(address, new=True)
         self._registrations.count(address)

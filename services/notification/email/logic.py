@@ -113,9 +113,15 @@ async def _skip(
 ) -> None:
     """Puts what is never mailed into a batch that records the reason. Takes it out of the batch that is prepared."""
     skipped = uuid7()
-    values = {"user_id": user_id, "kinds": _MAILED_KINDS, "until": until, "skipped": skipped}
-    count = await tx.run(queries.SKIP, **values, count=_LARGEST_BATCH)
-    count += await tx.run(queries.SKIP_PREPARED, **values, batch_id=batch_id)
+    count = await tx.run(
+        queries.SKIP,
+        user_id=user_id,
+        kinds=_MAILED_KINDS,
+        until=until,
+        skipped=skipped,
+        count=_LARGEST_BATCH,
+    )
+    count += await tx.run(queries.SKIP_PREPARED, batch_id=batch_id, until=until, skipped=skipped)
     if count:
         await tx.run(
             queries.ADD_BATCH, user_id=user_id, batch_id=skipped, state="SKIPPED", why=reason

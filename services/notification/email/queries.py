@@ -133,13 +133,7 @@ _too_old = _oldest_unmailed.where(notifications.c.created_at <= _until)
 SKIP = Statement(update(notifications).where(notifications.c.id.in_(_too_old)).values(_skipped))
 SKIP_PREPARED = Statement(
     update(notifications)
-    .where(
-        notifications.c.user_id == _user,
-        _in_batch,
-        _mailed_kind,
-        unread,
-        notifications.c.created_at <= _until,
-    )
+    .where(_in_batch, unread, notifications.c.created_at <= _until)
     .values(_skipped)
 )
 MORE = Statement(

@@ -24,7 +24,7 @@ _CURSORS = 500
 
 # Time that a statement may wait for a row that another transaction has locked (milliseconds). Well below the 5 s for
 # which a call waits for a connection, so that calls that wait for one row don't keep the pool from all others.
-_LOCK_TIMEOUT = 2000
+_LOCK_TIMEOUT = 3000
 
 # psycopg's rows: named tuples with the statement's columns. Statements that declare `row` return a typed one.
 Row = Any

@@ -9,10 +9,8 @@ from types import TracebackType
 import psycopg_pool
 
 from services.platform.config import Settings
-from services.platform.rpc.errors import DomainError
 from services.platform.rpc.limits import Limit, ScopeName, caller_keys, limit_reached
 from services.platform.turns import Keys, Turns
-from taskflow.error.v1 import error_reason_pb2 as reasons
 
 # Longest wait for a connection, and for a turn to search (seconds).
 CONNECTION_WAIT = 5.0
@@ -39,22 +37,23 @@ class DatabaseShares:
         size = settings.database_pool_size
         most = max(1, size - 1)
         limits = (min(settings.user_connections, most), min(settings.workspace_connections, most))
-        self._connections = _Places(Turns(size, limits), "database_connections")
+        answers = _Answers()
+        self._connections = _Places(Turns(size, limits), "database_connections", answers)
         self._searches = _Places(
-            Turns(_SEARCHES, (_USER_SEARCHES, _WORKSPACE_SEARCHES)), "searches_at_once"
+            Turns(_SEARCHES, (_USER_SEARCHES, _WORKSPACE_SEARCHES)), "searches_at_once", answers
         )
         self._budgets = Budgets((settings.user_search_seconds, settings.workspace_search_seconds))
 
     def connection(self) -> AbstractAsyncContextManager[float]:
         """Holds a place among the connections, and yields how long (seconds) the caller may still wait for one.
 
-        Raises CALLER_LIMIT_REACHED, OVERLOADED, or PoolTimeout while the database doesn't respond.
+        Raises CALLER_LIMIT_REACHED, or PoolTimeout when all are in use or the database doesn't respond.
         """
         return self._connections.hold(caller_keys.get())
 
     @asynccontextmanager
     async def search(self) -> AsyncIterator[None]:
-        """Holds a place among the searches and charges the time. Raises CALLER_LIMIT_REACHED."""
+        """Holds a place among the searches and charges the time. Raises as `connection`."""
         keys = caller_keys.get()
         self._budgets.check(keys)
         async with self._searches.hold(keys):
@@ -98,31 +97,52 @@ class _Place(AbstractAsyncContextManager[float]):
         trace: TracebackType | None,
     ) -> None:
         if kind is None:
-            self._places.answered_at = time.monotonic()
+            self._places.answers.note(self._keys)
         self._places.turns.give_back(self._keys)
 
 
 class _Places:
     """The places of one kind; `limit` is the name of what a caller may hold of them."""
 
-    def __init__(self, turns: Turns, limit: Limit) -> None:
+    def __init__(self, turns: Turns, limit: Limit, answers: "_Answers") -> None:
         self.turns = turns
-        # When the holder of a place was last answered (time.monotonic()).
-        self.answered_at = 0.0
+        self.answers = answers
         self._limit = limit
 
     def hold(self, keys: Keys) -> _Place:
         return _Place(self, keys)
 
     def refusal(self, keys: Keys, since: float) -> Exception:
-        """The error of a caller that has waited since then in vain."""
-        if self.answered_at < since or not keys:
-            # Nobody was answered meanwhile, whoever holds the places: the database doesn't respond.
-            return psycopg_pool.PoolTimeout("no connection was given back")
+        """The error of a caller that has waited since then in vain.
+
+        The caller's limit is to blame only if the database answered other callers meanwhile. All connections are in
+        use when it answers too slowly.
+        """
         at_limit = self.turns.limiting(keys)
-        if at_limit is None:
-            return DomainError(reasons.ERROR_REASON_OVERLOADED)
+        full = self._limit == "database_connections" and not self.turns.free
+        if at_limit is None or full or not self.answers.others(keys, since):
+            return psycopg_pool.PoolTimeout("no place was given back")
         return limit_reached(self._limit, _SCOPES[at_limit], _RETRY_AFTER)
+
+
+class _Answers:
+    """When the database last answered a caller (time.monotonic()), and when it last answered another one before."""
+
+    def __init__(self) -> None:
+        self._newest: Hashable = None
+        self._newest_at = 0.0
+        self._other_at = 0.0
+
+    def note(self, keys: Keys) -> None:
+        first = keys[0] if keys else None
+        if first != self._newest:
+            self._newest, self._other_at = first, self._newest_at
+        self._newest_at = time.monotonic()
+
+    def others(self, keys: Keys, since: float) -> bool:
+        """Whether it has answered callers other than this one since then."""
+        own = bool(keys) and keys[0] == self._newest
+        return (self._other_at if own else self._newest_at) >= since
 
 
 class Budgets:

@@ -14,12 +14,13 @@ from typing import Generic, TypeVar
 from services.platform.config import Settings
 from services.platform.rpc.limits import ScopeName, caller_keys, limit_reached
 
-# A caller that was away may make the calls of this many seconds at once.
-_BURST_SECONDS = 2.0
+# A caller that was away may make this many seconds' calls at once.
+_BURST_SECONDS = 1.0
 # Longest wait (seconds) for a turn at the steady rate. A call that would wait longer is refused.
 _LONGEST_WAIT = 1.0
-# Calls of a user that run at once while other users call: they delay the others by a few milliseconds each.
-_RUNNING = 16
+# Calls of a user that run at once while other users call: as many as the CLI's import makes. Each delays others by
+# about a millisecond.
+_RUNNING = 8
 # For how long (seconds) after its last call another caller counts as there.
 _PRESENT = 5.0
 # Delay that callers over their number of calls or streams are told before a retry (seconds).
@@ -79,6 +80,21 @@ class Scope(Generic[K]):
         share = self._share(key, now)
         if share.calls >= self._calls:
             raise limit_reached("calls_at_once", self.name, _RETRY_AFTER)
+        wait = self._pace(share, key, now)
+        share.calls += 1
+        return share, wait
+
+    def start_stream(self, key: K, now: float) -> tuple[Share, float]:
+        """As `start_call`, for a stream. Its opening counts as a call for the rate."""
+        share = self._share(key, now)
+        if share.streams >= self._streams:
+            raise limit_reached("streams", self.name, _RETRY_AFTER)
+        wait = self._pace(share, key, now)
+        share.streams += 1
+        return share, wait
+
+    def _pace(self, share: Share, key: K, now: float) -> float:
+        """Takes a place in the rate and returns the wait for it (seconds). Raises CALLER_LIMIT_REACHED."""
         if key != self._newest:
             self._other, self._other_at = self._newest, self._newest_at
             self._newest = key
@@ -92,16 +108,7 @@ class Scope(Generic[K]):
             elif wait > _LONGEST_WAIT:
                 raise limit_reached("calls_per_second", self.name, wait)
         share.spent_until = spent_until
-        share.calls += 1
-        return share, wait
-
-    def start_stream(self, key: K, now: float) -> Share:
-        """Counts a stream. Raises CALLER_LIMIT_REACHED."""
-        share = self._share(key, now)
-        if share.streams >= self._streams:
-            raise limit_reached("streams", self.name, _RETRY_AFTER)
-        share.streams += 1
-        return share
+        return wait
 
     def others(self, key: K, now: float) -> bool:
         """Whether another caller has called lately."""
@@ -216,19 +223,16 @@ class Held:
 
     def _start(self, scope: Scope[Hashable], key: Hashable) -> None:
         now = time.monotonic()
-        if self._stream:
-            self._taken.append(scope.start_stream(key, now))
-        else:
-            share, wait = scope.start_call(key, now)
-            self._taken.append(share)
-            self._wait = max(self._wait, wait)
+        share, wait = (scope.start_stream if self._stream else scope.start_call)(key, now)
+        self._taken.append(share)
+        self._wait = max(self._wait, wait)
 
     async def turn(self) -> None:
         """Waits until it's this call's turn; usually it is at once."""
-        if self._stream:
-            return
         if self._wait > 0:
             await asyncio.sleep(self._wait)
+        if self._stream:
+            return
         share = self._taken[0]
         if share.running >= _RUNNING and self._shares.users.others(self._user, time.monotonic()):
             turn = asyncio.get_running_loop().create_future()

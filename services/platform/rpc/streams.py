@@ -18,6 +18,7 @@ from services.platform.rpc.call_log import CallLog
 from services.platform.rpc.errors import DomainError, abort, public
 from services.platform.rpc.grpc_types import Context
 from services.platform.rpc.identity import Caller, current_caller
+from services.platform.rpc.limits import is_limit
 from services.platform.rpc.shares import Held, Shares
 from taskflow.error.v1 import error_reason_pb2 as reasons
 
@@ -65,6 +66,7 @@ class Streams:
         async def call(raw: bytes, context: Context) -> None:
             started = time.perf_counter()
             code = "OK"
+            limited = False
             logging.serve(method, context)
             stream = _Stream(asyncio.current_task())
             held = Held(self._shares, stream=True)
@@ -106,6 +108,7 @@ class Streams:
             except Exception as error:
                 failure = public(error)
                 code = failure.code.name
+                limited = is_limit(failure)
                 await _abort(context, failure)
             finally:
                 raw = b""
@@ -113,7 +116,9 @@ class Streams:
                 self._open.discard(stream)
                 gauge.dec()
                 metrics.STREAMS_ENDED.labels(method, code).inc()
-                self._log.ended("stream ended", code, time.perf_counter() - started)
+                # A caller's limit can refuse thousands of streams a second; a metric counts them.
+                if not limited:
+                    self._log.ended("stream ended", code, time.perf_counter() - started)
 
         return call
 

@@ -172,7 +172,7 @@ def tasks_to_remind(of_project: bool) -> Statement[TaskDeadline]:
             tasks.c.due_at <= func.now() + bindparam("ahead", type_=Interval),
         )
     query = query.order_by(tasks.c.id).limit(bindparam("limit", type_=Integer))
-    return Statement(query, row=TaskDeadline)
+    return Statement(query, row=TaskDeadline, prepare=False)
 
 
 # Walks.

@@ -282,7 +282,7 @@ async def _logins(world: World, workspace: Workspace, seconds: float) -> list[fl
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         begun = time.monotonic()
-        # Not from the flood's address.
+        # From the same address as the flood: logins and registrations have a queue each.
         await world.stubs.auth.Login(
             LoginRequest(email=workspace.owner.email, password=_PASSWORD), timeout=_PATIENCE
         )

@@ -29,7 +29,7 @@ def parse_due(text: str, now: datetime, zone: str = "") -> Due:
     text = text.strip()
     if relative := _RELATIVE.fullmatch(text):
         delay = timedelta(**{_UNITS[relative[2]]: int(relative[1])})
-        clock = ZoneInfo(zone or "UTC")
+        clock = _rules(zone or "UTC")
         try:
             # A day later the clock shows the same time, also when it is changed in between.
             if relative[2] in "dw":
