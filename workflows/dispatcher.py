@@ -22,7 +22,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from services.platform.config import Settings
 from services.platform.events.bus import Bus
 from services.platform.events.consumer import DurableConsumer, PoisonEvent
-from services.platform.events.subjects import event_id
+from services.platform.events.subjects import DISPATCHER, event_id
 from services.platform.events.types import subjects
 from services.platform.observe import tracing
 from taskflow.event.v1.dead_letter_service_pb2 import ParkEventRequest
@@ -34,7 +34,7 @@ from workflows.service_stubs import ServiceStubs
 
 log = structlog.get_logger()
 
-CONSUMER: Final = "dispatcher"
+CONSUMER: Final = DISPATCHER
 SUBJECTS: Final = subjects(
     *dict.fromkeys(facts for feature in FEATURES for facts in feature.starts)
 )

@@ -1,8 +1,8 @@
 """E-mail addresses: the canonical key that accounts are compared by."""
 
-import unicodedata
-
 import idna
+
+from services.platform.rpc.nfc import nfc
 
 
 def lookup_key(email: str) -> str:
@@ -12,7 +12,7 @@ def lookup_key(email: str) -> str:
     Text that is no address is returned as it is: no account has it as its key. Which addresses a new account may have
     is stricter, see services.platform.rpc.mail_address; earlier accounts are found by theirs.
     """
-    local, at, domain = _nfc(email).rpartition("@")
+    local, at, domain = nfc(email).rpartition("@")
     if not (local and at and domain) or domain.endswith("."):
         return email
     try:
@@ -20,8 +20,4 @@ def lookup_key(email: str) -> str:
     except ValueError:  # IDNAError is one
         return email
     # Case folding can produce text that isn't NFC.
-    return f"{_nfc(local.casefold())}@{ascii_domain}"
-
-
-def _nfc(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
+    return f"{nfc(local.casefold())}@{ascii_domain}"

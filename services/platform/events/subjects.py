@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from nats.aio.msg import Msg
 
 STREAM = "TASKFLOW"
+# The durable consumer that starts workflows (workflows/dispatcher.py).
+DISPATCHER = "dispatcher"
 # Subjects `taskflow._.replay.<consumer>.<event id>` carry events that are published again for one consumer.
 _REPLAY = "taskflow._.replay"
 # Subjects `copies.<consumer>.<event id>` carry copies of events that a consumer missed in the event stream.

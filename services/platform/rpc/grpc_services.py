@@ -88,6 +88,7 @@ async def _abort(context: Context, error: Exception) -> None:
         # The client disconnected, so nobody reads a status. grpcio would log any other exception as an error.
         raise asyncio.CancelledError from None
     if isinstance(error, NotImplementedError):
+        # The gRPC library's own servicers raise this for declared methods that they don't serve, such as Health/List.
         error = DomainError(reasons.ERROR_REASON_UNKNOWN_METHOD)
     await abort(context, public(error))
 

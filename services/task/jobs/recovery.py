@@ -6,13 +6,12 @@ from uuid import UUID
 
 from services.platform.data.db import Statement, Transaction
 from services.platform.events.outbox import add_events_for
+from services.platform.events.subjects import DISPATCHER
 from services.task.jobs import events, queries
 from services.task.jobs.queries import JobRow, UnfinishedEnrichment
 from services.task.suggestions import events as suggestion_events
 from taskflow.event.v1.event_pb2 import Event
 
-# The consumer that starts workflows. Only this consumer gets the repeated events.
-_CONSUMER = "dispatcher"
 _BATCH = 1000
 
 R = TypeVar("R", JobRow, UnfinishedEnrichment)
@@ -28,7 +27,8 @@ async def _send(tx: Transaction, statement: Statement[R], event_of: Callable[[R]
     count = 0
     after = UUID(int=0)
     while rows := await tx.all(statement, after=after, limit=_BATCH):
-        await add_events_for(tx, _CONSUMER, map(event_of, rows))
+        # No other consumer gets the repeated events.
+        await add_events_for(tx, DISPATCHER, map(event_of, rows))
         count, after = count + len(rows), rows[-1].id
     return count
 

@@ -14,6 +14,7 @@ import structlog
 
 from services.platform.data.db import Database, Transaction
 from services.platform.events.outbox import add_events_for
+from services.platform.events.subjects import DISPATCHER
 from services.platform.observe.redaction import describe
 from services.platform.rpc import zones
 from services.platform.rpc.errors import is_unavailable
@@ -24,8 +25,6 @@ from services.task.tasks import bulk, events
 
 log = structlog.get_logger()
 
-# The consumer that starts workflows. No other consumer gets the events of a walk.
-_CONSUMER: Final = "dispatcher"
 _DUE_TIMES: Final = "due times"
 _REMINDERS: Final = "reminders"
 # Changed when the code plans reminders by other rules than before: then all of them are planned again.
@@ -100,7 +99,8 @@ async def plan_again(
         values |= {"project_id": project_id, "ahead": ahead}
     rows = await tx.all(queries.tasks_to_remind(project_id is not None), **values)
     if rows:
-        await add_events_for(tx, _CONSUMER, [events.reminders_outdated(*row) for row in rows])
+        # No other consumer gets the events of a walk.
+        await add_events_for(tx, DISPATCHER, [events.reminders_outdated(*row) for row in rows])
     return [row.id for row in rows]
 
 
