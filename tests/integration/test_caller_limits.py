@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import grpc
 import grpc.aio
+import psycopg
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from deploy.local.ports import free_ports
 from services.platform.config import Settings
@@ -14,9 +16,9 @@ from services.task.board import messages
 from taskflow.error.v1 import error_reason_pb2 as reasons
 from taskflow.event.v1.event_pb2 import Event
 from taskflow.task.v1.task_pb2 import Task, TaskFilter
-from taskflow.task.v1.task_service_pb2 import GetTaskRequest, ListTasksRequest
+from taskflow.task.v1.task_service_pb2 import GetTaskRequest, ListTasksRequest, UpdateTaskRequest
 from taskflow.task.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.conftest import serving
+from tests.conftest import serving, superuser
 from tests.integration.people import Refusal, Team, read_refusal, refusal, team_at
 from tests.integration.task_world import TaskWorld, a_task_world, next_event
 
@@ -59,22 +61,32 @@ def _check(refused: Refusal, limit: str, scope: str = "user") -> None:
 
 
 async def test_calls_beyond_a_users_share_are_refused_by_name_and_others_are_served(
-    world: TaskWorld,
+    services: Settings, world: TaskWorld
 ) -> None:
     ben = await world.member("ben")
     task = await world.create()
-    request = GetTaskRequest(id=task.id)
-    answers = await asyncio.gather(
-        *(world.tasks.GetTask(request, metadata=world.me) for _ in range(30)),
-        world.tasks.GetTask(request, metadata=ben.credentials),
-        return_exceptions=True,
+    title = UpdateTaskRequest(
+        task=Task(id=task.id, title="Renamed"), update_mask=FieldMask(paths=["title"])
     )
-    assert not isinstance(answers[-1], BaseException)
+    read = GetTaskRequest(id=task.id)
+    async with await psycopg.AsyncConnection.connect(superuser(services)) as holder:
+        # Calls that change the task wait for this lock, so they are in progress at the same time.
+        await holder.execute("SELECT 1 FROM task.tasks WHERE id = %s FOR UPDATE", [task.id])
+        waiting = [
+            asyncio.ensure_future(world.tasks.UpdateTask(title, metadata=world.me))
+            for _ in range(10)
+        ]
+        async with asyncio.timeout(20):
+            while sum(call.done() for call in waiting) < 7:
+                await asyncio.sleep(0.01)
+        _check(await refusal(world.tasks.GetTask(read, metadata=world.me)), "calls_at_once")
+        assert (await world.tasks.GetTask(read, metadata=ben.credentials)).task.id == task.id
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
     refused = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
-    assert refused
+    assert len(refused) == 7, "three calls at once are a user's share"
     for one in refused:
         _check(read_refusal(one), "calls_at_once")
-    assert (await world.get(task)).id == task.id, "and then it's over"
+    assert (await world.get(task)).title == "Renamed", "and then it's over"
 
 
 async def test_streams_beyond_a_users_share_are_refused_and_a_closed_one_makes_room(
