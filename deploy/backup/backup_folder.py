@@ -11,8 +11,8 @@ from deploy.local.program import StackError
 from services.platform import generated_secrets
 
 DUMP = "database.dump"
-# Secrets of the data folder without which clients would have to log in again, and people who know the password of the
-# embedded database would need another one. The other passwords are made for each data folder.
+# Secrets of the data folder that a backup contains: without them clients would have to log in again, and the embedded
+# database would get another password. The launcher makes all other passwords for each data folder.
 SECRETS = ("postgres.password", *generated_secrets.FILES.values())
 KEYS = "keys"
 _MANIFEST = "manifest.json"

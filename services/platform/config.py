@@ -187,7 +187,7 @@ class Settings(BaseSettings):
     reflection: bool = True
     """Whether the services offer gRPC reflection. Switch it off in production."""
     database_pool_size: Annotated[int, Field(ge=1, le=200)] = 10
-    """Most PostgreSQL connections of one process."""
+    """The most PostgreSQL connections that one process opens."""
     statement_timeout: Seconds = 10
     """Seconds after which PostgreSQL cancels a statement."""
     gateway_calls: Annotated[int, Field(ge=4)] = 100
@@ -288,7 +288,7 @@ class Settings(BaseSettings):
     ai_timeout: Annotated[float, Field(gt=0)] = 30
     """Seconds after which a request to the model fails."""
     ai_max_output_tokens: Annotated[int, Field(ge=64)] = 8000
-    """Most tokens in one answer; an improved description can be long."""
+    """The most tokens in one answer. An improved description can be long."""
     ai_calls_per_user: Annotated[int, Field(ge=0)] = 1000
     """Suggestions that a user may request in an hour; further requests are refused. 0: no limit."""
     ai_calls_per_workspace: Annotated[int, Field(ge=0)] = 10_000

@@ -1,4 +1,7 @@
-"""Every RPC × every id field with a foreign id: what the answer reveals, and what changed."""
+"""Sends each RPC with a foreign id in each id field, and finds what the response reveals and what the call changed.
+
+A foreign id belongs to the victim's workspace. The caller, the stranger, isn't a member of it.
+"""
 
 import random
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ from tests.faults.rpcs import FieldPlace, Rpc, every_rpc, is_id, kind_of, places
 from tests.faults.samples import Samples
 from tests.faults.valid_requests import valid
 
-# Fields where a foreign id has another outcome than NOT_FOUND.
+# Fields in which the server doesn't answer a foreign id with NOT_FOUND.
 _NO_MEMBER = "FAILED_PRECONDITION ASSIGNEE_NOT_MEMBER"
 _NO_PARENT = "FAILED_PRECONDITION PARENT_INVALID"
 _PASSED_OVER = "OK"
@@ -84,7 +87,7 @@ def seal_places() -> list[tuple[Rpc, FieldPlace]]:
 async def try_foreign_ids(
     victim: Samples, stranger: Samples, rpc: Rpc, place: FieldPlace
 ) -> list[str]:
-    """Sentences about what a stranger learned or changed with the victim's ids.
+    """Returns sentences about what the stranger learned or changed with the victim's ids.
 
     The list is empty if foreign ids act like unknown ids.
     """

@@ -2,11 +2,18 @@
 
 It takes commands on stdin as tests/bench/load does.
 
-A line of JSON is the task: `address`; `mix`, the weight of each kind of call; their parameters (see `_KINDS`); `seed`;
-`seconds`; `deadline` of a call (seconds); and `rate`, calls per second, or `in_flight`, concurrent calls. The result:
-`codes`, the number of calls by code; `in_time`, calls that succeeded within the seconds; `milliseconds` of each call,
-by code; `wordless`, refusals without a reason or without a retry delay; `limits`, refusals by limit and scope. With
-`in_flight`, `pause` is the time (seconds) before the call after a refusal.
+The input is a line of JSON:
+- `address`, `seed`, and the length of the load in `seconds`
+- `mix`: the weight of each kind of call, with the parameters that `_KINDS` names
+- `deadline`: the time limit of a call (seconds)
+- `rate`: calls per second; or `in_flight`: concurrent calls, with a `pause` (seconds) after each refusal
+
+The output is a line of JSON:
+- `codes`: the number of calls by status code
+- `in_time`: the number of calls that succeeded within `seconds`
+- `milliseconds`: the duration of each call, by status code
+- `wordless`: the number of refusals without a reason or without a retry delay
+- `limits`: the number of refusals by limit and scope
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """`python -m tests.faults.network_attacks`: attacks on a port, run in a separate process.
 
 Standard input: a line of JSON for each attack with `attack`, `host`, `port`, `amount` and `seconds`. Standard output: a
-line of JSON for each, `sent`, `connections`, and how many of these were `closed` by the other side or, without that,
-`refused` by a frame that says so.
+line of JSON for each attack with `sent`, `connections`, `closed` and `refused`. The last two count connections: the
+server closed the first kind. It kept the second kind open, but sent a frame that refuses.
 """
 
 import asyncio

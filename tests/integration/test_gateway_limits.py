@@ -14,8 +14,8 @@ from grpc_health.v1 import health_pb2
 from deploy.local.envoy import PASSWORDS_AT_ONCE, configuration
 from deploy.local.stack import running_stack
 from services.platform.config import Settings
+from services.platform.rpc.caller_limits import limit_reached
 from services.platform.rpc.errors import DomainError
-from services.platform.rpc.limits import limit_reached
 from services.platform.rpc.methods import METHODS
 from taskflow.error.v1 import error_reason_pb2 as reasons
 from tests.conftest import settings_for

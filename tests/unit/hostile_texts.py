@@ -1,8 +1,8 @@
 """Texts that a careless regular expression matches slowly, generated from its own parse tree.
 
-A backtracking matcher is slow where a text can be divided in many ways, or where each of many starts is followed for
-long before it fails. So each repeat of the pattern is pumped, alone and after what stands before it; each character
-that the pattern knows comes in runs and in pairs; and beginnings of matches are repeated.
+A backtracking matcher is slow where it can divide a text in many ways. It is also slow where it follows each of many
+starts for long before it fails. So the texts pump each repeat of the pattern, alone and after what stands before it.
+They contain runs and pairs of each character that the pattern knows, and repeated beginnings of matches.
 """
 
 from __future__ import annotations

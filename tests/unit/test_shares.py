@@ -10,8 +10,8 @@ from psycopg_pool import PoolTimeout
 from services.auth.sessions.registrations import Registrations
 from services.platform.config import Settings
 from services.platform.data.shares import Budgets, DatabaseShares
+from services.platform.rpc.caller_limits import caller_keys, is_limit
 from services.platform.rpc.errors import DomainError
-from services.platform.rpc.limits import caller_keys, is_limit
 from services.platform.rpc.shares import Held, Scope, Shares
 
 

@@ -30,7 +30,7 @@ from workflows.feature import Activities
 
 log = structlog.get_logger()
 
-# Bytes. Gmail hides what follows after 102 KB, which would be the footer.
+# The largest mail (bytes). Gmail shows the first 102 KB of a mail and would hide the footer of a larger one.
 LARGEST_MAIL: Final = 100_000
 
 

@@ -64,7 +64,9 @@ class Rendered:
 def render(
     items: Sequence[Item], *, more: int = 0, recipient_name: str = "", zone: str = "UTC"
 ) -> Rendered:
-    """Subject and both bodies, newest last. `zone` is the recipient's IANA zone; `more` counts what isn't shown.
+    """Returns the subject, and both bodies with the newest item last. `zone` is the recipient's IANA zone.
+
+    `more` is the number of further notifications, which the mail only counts.
 
     Raises ValueError without items, or for an unknown zone.
     """

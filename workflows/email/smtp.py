@@ -10,8 +10,9 @@ from typing import Any, Final
 
 import aiosmtplib
 
-# Enhanced status codes (RFC 3463) of refusals that aren't the address's fault: our own address, a mailbox that is full,
-# a mail that is too long for it, and everything that isn't about addresses (x.1) or mailboxes (x.2), such as policies.
+# Enhanced status codes (RFC 3463) of refusals that aren't the address's fault. Our own address: x.1.7 and x.1.8. A full
+# mailbox, or a mail that is too long for it: x.2.2 and x.2.3. Neither addresses (x.1) nor mailboxes (x.2), but
+# policies, for example: x.3 to x.9.
 _NOT_THE_ADDRESS: Final = re.compile(r"5\.(?:1\.[78]|2\.[23]|[3-9]\.\d+)\b")
 # Out of order, and login needed: refusals of us, which an operator can correct.
 _NOT_FOR_US: Final = (503, 530)

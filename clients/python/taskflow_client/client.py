@@ -48,7 +48,7 @@ _OPTIONS: list[tuple[str, int]] = [
 # part: 30 s and 10 s by default. So a stream that is reopened gets a new connection.
 _PING_AFTER = 2 / 3
 _PING_TIMEOUT = 2 / 9
-# Seconds. Servers allow a ping every 10 s; a busy one may take some seconds to answer.
+# The least values of both (seconds). Servers allow a ping every 10 s, and a busy server may answer after some seconds.
 _LEAST_PING_AFTER = 10.0
 _LEAST_PING_TIMEOUT = 4.0
 

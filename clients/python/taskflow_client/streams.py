@@ -34,7 +34,7 @@ OnReconnect = Callable[[TaskFlowError], None]
 
 Response = TypeVar("Response")
 
-# Seconds. A unary call's first retry comes sooner, because a user may be waiting for it.
+# The wait before the first reconnect (seconds). Unary calls retry sooner, because a user may be waiting.
 _FIRST_BACKOFF = 0.2
 # The wait before a reconnect is multiplied by a random factor between 1 and this.
 _LATEST = 1.5

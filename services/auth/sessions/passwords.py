@@ -13,8 +13,8 @@ from typing import TypeVar
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
 
+from services.platform.rpc.caller_limits import limit_reached
 from services.platform.rpc.errors import DomainError, invalid
-from services.platform.rpc.limits import limit_reached
 from services.platform.rpc.nfc import nfc
 from services.platform.turns import Turns
 from taskflow.error.v1 import error_reason_pb2 as reasons
@@ -35,7 +35,7 @@ _RETRY_AFTER = 1.0
 # Part of its time that a thread may spend on hashing: some 10 passwords a second. Hashing takes caches and memory
 # bandwidth from everything else on the machine, whatever its priority.
 _SHARE = 0.2
-# Most processor time (seconds) that an idle thread saves up, and can then use for hashing without a pause.
+# The most processor time (seconds) that an idle thread saves up, and can then use for hashing without a pause.
 _BURST = 0.04
 # NIST SP 800-63B asks for at least 8, and for no limit below 64.
 _FEWEST_CHARACTERS = 10

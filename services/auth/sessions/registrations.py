@@ -2,7 +2,7 @@
 
 import time
 
-from services.platform.rpc.limits import limit_reached
+from services.platform.rpc.caller_limits import limit_reached
 
 _HOUR = 3600.0
 # Addresses that may register a whole hour's number again are forgotten when there are this many, or twice as many as

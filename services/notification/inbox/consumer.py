@@ -23,7 +23,7 @@ from taskflow.notification.v1.notification_pb2 import NotificationChange
 
 NAME = "notification"
 
-# Most events in one transaction: enough to share the cost of a commit, few enough to hold locks only briefly.
+# The most events in one transaction: enough to share the cost of a commit, few enough to hold locks only briefly.
 _BATCH = 100
 
 

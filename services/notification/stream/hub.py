@@ -30,9 +30,9 @@ from taskflow.notification.v1.notification_pb2 import NotificationChange
 
 log = structlog.get_logger()
 
-# Most changes that a reader which is behind reads with one query.
+# The most changes that one query reads for a reader that is behind.
 _PAGE = 200
-# Most readers that use the database at once. When thousands of readers resume, other calls still need connections.
+# The most readers that query the database at once. Other calls need connections, too, when thousands of readers resume.
 _DATABASE_READERS = 4
 # A heartbeat interval has _HEARTBEAT_TICKS ticks. To avoid bursts, each room gets its heartbeat at one of them, and a
 # repair at every _REPAIR_TICKS-th.

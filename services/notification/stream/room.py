@@ -9,7 +9,7 @@ from nats.aio.subscription import Subscription
 
 from services.notification.stream.messages import SEQUENCE_HEADER, Position
 
-# Most live messages that wait for a slow reader. A reader with more of them reads the database instead.
+# The most live messages that wait for a slow reader. A reader with more of them reads the database instead.
 _MOST_PENDING = 64
 
 

@@ -19,11 +19,11 @@ log = structlog.get_logger()
 
 _DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
-# Most cursors that a connection keeps, one per statement. The code has fewer statements.
+# The most cursors that a connection keeps, one per statement. The code has fewer statements.
 _CURSORS = 500
 
-# Time that a statement may wait for a row that another transaction has locked (milliseconds). Well below the 5 s for
-# which a call waits for a connection, so that calls that wait for one row don't keep the pool from all others.
+# Time that a statement may wait for a row that another transaction has locked (milliseconds). A call waits 5 s for a
+# connection. Calls that wait for one row must give their connections back well before that.
 _LOCK_TIMEOUT = 3000
 
 # psycopg's rows: named tuples with the statement's columns. Statements that declare `row` return a typed one.

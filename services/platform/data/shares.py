@@ -9,7 +9,7 @@ from types import TracebackType
 import psycopg_pool
 
 from services.platform.config import Settings
-from services.platform.rpc.limits import Limit, ScopeName, caller_keys, limit_reached
+from services.platform.rpc.caller_limits import Limit, ScopeName, caller_keys, limit_reached
 from services.platform.turns import Keys, Turns
 
 # Longest wait for a connection, and for a turn to search (seconds).

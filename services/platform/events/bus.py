@@ -26,14 +26,14 @@ log = structlog.get_logger()
 
 # Subject that wakes the relay. It is on core NATS, outside the stream: a lost message only delays publishing.
 WAKE_RELAY = "wake.relay"
-# Least time between two wake-ups of the relay (seconds). The relay takes longer than that for a batch.
+# The least time between two wake-ups of the relay (seconds). The relay takes longer than that for a batch.
 _WAKE_INTERVAL = 0.005
 
 # JetStream drops a repeated Nats-Msg-Id within this window (seconds).
 _DEDUPE_WINDOW = 120
 # JetStream delivers an event again when it wasn't acknowledged within this time (seconds), as after a kill.
 _ACK_WAIT = 8.0
-# Most unacknowledged events of one consumer: many, because events that wait for a retry must not block the others.
+# The most unacknowledged events of one consumer: many, because events that wait for a retry must not block others.
 _MAX_ACK_PENDING = 100_000
 # The server answers pings more often than this (seconds), or the connection is closed.
 _STALE = 60

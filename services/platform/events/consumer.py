@@ -35,7 +35,7 @@ MAX_DELIVERIES = 10
 _UNAVAILABLE_PAUSE = 0.5
 # Pause before the consumer binds again after an error (seconds).
 _RESTART_PAUSE = 0.5
-# Seconds; well within the 8 s after which JetStream delivers an unacknowledged event again.
+# The consumer reports progress at this interval (seconds), because JetStream redelivers a silent event after 8 s.
 _PROGRESS_INTERVAL = 2.5
 # Events whose progress is reported between two chances for other tasks to run.
 _REPORTED_AT_ONCE = 100
@@ -70,7 +70,7 @@ class DurableConsumer:
     subjects: list[str]
     handle: HandleBatch
     park: Park
-    # Most events in a batch.
+    # The most events in a batch.
     size: int
     # Events that are read ahead at most. Among them workspaces take turns; behind them everybody waits.
     read_ahead: int = 250

@@ -65,7 +65,7 @@ class Consumers:
         self._db = db
         self._bus = bus
         self._publisher = publisher
-        # Most bytes that the event stream holds.
+        # The event stream's size limit (bytes).
         self._limit = bus.settings.event_stream_bytes
         # Requests to keep a consumer, by the consumer's name. The next check answers them.
         self._requests: dict[str, Msg] = {}
@@ -149,7 +149,8 @@ class Consumers:
             else:
                 await self._check_detached(row, row.copied_to, found[row.name], stream)
         if detached:
-            # Checks again at once: the next published events could push unprocessed events out of the stream.
+            # Check again before the relay publishes more, to delete the detached consumer in JetStream. Further events
+            # could push unread ones out of the stream, and that consumer would skip them.
             await self._check()
         for message in requests.values():
             await message.respond(b"")
@@ -309,7 +310,7 @@ def _floor(info: ConsumerInfo, end: int) -> int:
 
 
 def _limit(stream: StreamInfo) -> int:
-    """Most bytes that the stream may hold; 0 without a limit."""
+    """The stream's size limit (bytes); 0 without one."""
     return max(0, stream.config.max_bytes or 0)
 
 

@@ -16,12 +16,12 @@ from services.platform.events.subjects import (
 )
 from services.platform.observe import metrics
 
-# Most copies that wait for a consumer: more than it processes in a second, and little space on disk.
+# The most copies that wait for a consumer: more than it processes in a second, and little space on disk.
 _WINDOW = 2_000
 _WINDOW_BYTES = 16 * 1024 * 1024
-# Most events in a page of copies.
+# The most events in a page of copies.
 _PAGE = 250
-# Most stream sequences that one page searches, whether the events match the consumer's subjects or not.
+# The most stream sequences that one page searches, whether the events match the consumer's subjects or not.
 _SPAN = 20_000
 
 

@@ -27,7 +27,7 @@ from services.platform.data.db import Statement
 from services.platform.data.tables import outbox, relay_position
 from services.platform.events.subjects import STREAM
 
-# Most events in a batch of the relay. Even on a slow disk a batch takes much less time than relay._TAKEOVER.
+# The most events in a batch of the relay. Even on a slow disk a batch takes much less time than relay._TAKEOVER.
 BATCH = 250
 
 

@@ -13,8 +13,8 @@ from typing import Final
 
 import httpx2
 
-# Most bytes in a response. A description of 20,000 characters takes up to 240,000 bytes as JSON within JSON, and models
-# that reason send more.
+# The most bytes in a response. A description of 20,000 characters takes up to 240,000 bytes as JSON within JSON, and
+# models that reason send more.
 MAX_RESPONSE: Final = 1024 * 1024
 
 _NAT64: Final = IPv6Network("64:ff9b::/96")

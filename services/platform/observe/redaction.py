@@ -1,7 +1,7 @@
 """Keeps secrets and personal data out of the log.
 
-A line holds plain values: strings, numbers, ids. An exception is reduced to its kind and place, because its text can
-quote a row, a parameter or a connection string, as psycopg's texts do.
+A line holds plain values: strings, numbers, ids. The log gets only an exception's kind and place. The text can quote a
+row, a parameter or a connection string, as psycopg's texts do.
 """
 
 import json
@@ -24,7 +24,7 @@ _SAFE_BUILTINS = (NameError, AttributeError, ImportError, OSError)
 # Packages whose exceptions have texts without values.
 _SAFE_PACKAGES = ("services.", "workflows.", "deploy.", "nats.")
 _ROOT = Path(__file__).resolve().parents[3]
-# Most frames of an exception in a log line, and most exceptions: the error, its causes, and members of groups.
+# The most frames per exception in a log line, and the most exceptions: the error, its causes, and members of groups.
 _MOST_FRAMES = 30
 _MOST_EXCEPTIONS = 8
 

@@ -23,10 +23,10 @@ from services.platform.config import Settings
 from services.platform.observe import logging, metrics, tracing
 from services.platform.rpc import grpc_services
 from services.platform.rpc.call_log import CallLog
+from services.platform.rpc.caller_limits import is_limit
 from services.platform.rpc.errors import DomainError, abort, public
 from services.platform.rpc.grpc_types import Context, Handler
 from services.platform.rpc.identity import Identity, current_caller
-from services.platform.rpc.limits import is_limit
 from services.platform.rpc.load_shedding import LoadShedder
 from services.platform.rpc.methods import METHODS
 from services.platform.rpc.shares import Held, Shares

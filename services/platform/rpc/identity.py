@@ -30,7 +30,7 @@ SERVICE_HEADER = "x-taskflow-service"
 
 # Verified tokens are cached until they expire: checking an ES256 signature takes tens of microseconds.
 _CACHED_TOKENS = 20_000
-# Least time (seconds) between two fetches of the signing keys, after an unknown key id or a failed fetch.
+# The least time (seconds) between two fetches of the signing keys, after an unknown key id or a failed fetch.
 _KEY_REFRESH_INTERVAL = 2.0
 # Time (seconds) between regular fetches of the signing keys. A new key is known before it signs.
 _KEY_FETCH_INTERVAL = 30.0

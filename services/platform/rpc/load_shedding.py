@@ -13,8 +13,8 @@ from taskflow.error.v1 import error_reason_pb2 as reasons
 
 log = structlog.get_logger()
 
-# Calls are at a standstill when none was answered for this long (seconds), while at least half as many calls are under
-# way as the gateway lets through.
+# A standstill: the process answered no call for this long (seconds), while many calls were under way. Many is half of
+# what the gateway lets through.
 _STANDSTILL = 0.5
 # Cap on the counted gap between two arriving calls (seconds): a longer gap means that this process itself stalled.
 _LONGEST_GAP = 0.05

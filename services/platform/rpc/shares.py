@@ -12,7 +12,7 @@ from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 from services.platform.config import Settings
-from services.platform.rpc.limits import ScopeName, caller_keys, limit_reached
+from services.platform.rpc.caller_limits import ScopeName, caller_keys, limit_reached
 
 # A caller that was away may make this many seconds' calls at once.
 _BURST_SECONDS = 1.0

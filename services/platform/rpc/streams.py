@@ -15,10 +15,10 @@ from services.platform.data.db import Database
 from services.platform.observe import logging, metrics
 from services.platform.rpc import directory
 from services.platform.rpc.call_log import CallLog
+from services.platform.rpc.caller_limits import is_limit
 from services.platform.rpc.errors import DomainError, abort, public
 from services.platform.rpc.grpc_types import Context
 from services.platform.rpc.identity import Caller, current_caller
-from services.platform.rpc.limits import is_limit
 from services.platform.rpc.shares import Held, Shares
 from taskflow.error.v1 import error_reason_pb2 as reasons
 

@@ -22,7 +22,7 @@ from taskflow.event.v1.event_pb2 import Event, MemberRemoved
 
 log = structlog.get_logger()
 
-# Most events in the ring, and most bytes.
+# The most events in the ring, and the most bytes.
 _EVENTS = 10_000
 _BYTES = 64 * 1024 * 1024
 # A new process starts this many stream sequences back, so that clients of the previous process resume from memory.
@@ -33,7 +33,7 @@ _CHUNK_EVENTS = 200
 _CHUNK_BYTES = 128 * 1024
 _CHUNK_SECONDS = 5
 
-# Most events in a batch of the feed.
+# The most events in a batch of the feed.
 _BATCH = 64
 
 # Errors that NATS calls raise while NATS is away or not ready.

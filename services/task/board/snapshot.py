@@ -12,8 +12,8 @@ from services.task.tasks import messages, pages, queries
 from services.task.tasks.list_queries import Order
 from taskflow.task.v1.task_pb2 import Task, TaskFilter
 
-# Most tasks and bytes in a page of a snapshot. Between pages a stream holds no database connection and little memory,
-# so slow clients do no harm.
+# The most tasks and bytes in a page of a snapshot. Between pages a stream holds no database connection and little
+# memory, so slow clients do no harm.
 _PAGE = 200
 _PAGE_BYTES = 128 * 1024
 _BY_CREATION = Order("created_at", descending=False)

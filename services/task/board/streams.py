@@ -29,7 +29,7 @@ log = structlog.get_logger()
 _FIRST_CONTACT = 2
 # A filtered stream lets other streams run at every entry whose sequence is a multiple of this.
 _TURN = 200
-# Most snapshot pages that the process reads at once.
+# The most snapshot pages that the process reads at once.
 _SNAPSHOT_READS = 8
 
 

@@ -11,7 +11,7 @@ from services.platform.rpc.bounds import MESSAGE_BYTES
 from services.platform.rpc.errors import invalid
 
 MAX_LEVELS = 16
-# Most bytes of a serialized payload. The gate rejects larger payloads before this module sees them.
+# The most bytes of a serialized payload. The gate rejects larger payloads before this module sees them.
 MAX_BYTES = MESSAGE_BYTES[Struct.DESCRIPTOR.full_name]
 
 

@@ -1,8 +1,8 @@
 """Plans reminders from a task's deadline, and sends each reminder at most once.
 
 The database records the outcome of each reminder. Whether one is sent is decided here, under the task's lock, however
-often and however late a worker calls. The deadline as the user set it and the offset identify a reminder, so another
-time zone or other zone rules move it, but never send it again.
+often and however late a worker calls. The deadline as the user set it and the offset identify a reminder. So
+another time zone or other zone rules move a reminder, but the service never sends it again.
 """
 
 from collections.abc import Sequence

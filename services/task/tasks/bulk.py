@@ -9,7 +9,7 @@ from services.platform.rpc import directory
 from services.task.tasks import changes, due, events, queries
 from services.task.tasks.queries import TaskRow
 
-# Most tasks in a batch. A task can hold 150 KB, and other calls wait while a batch is converted.
+# The most tasks in a batch. A task can hold 150 KB, and other calls wait while a batch is converted.
 BATCH = 50
 # Deadlines that are computed again in a batch, a millisecond of work for a hundred.
 _VISITED = 1000

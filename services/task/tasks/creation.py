@@ -36,7 +36,7 @@ from taskflow.task.v1.task_service_pb2 import CreateTaskRequest, CreateTaskRespo
 
 log = structlog.get_logger()
 
-# Most tasks in a batch.
+# The most tasks in a batch.
 _BATCH = 64
 # Pauses (seconds) before the retries of a task that is allowed but wasn't created: its batch failed, its number was
 # taken, or its assignee is being removed.
@@ -89,7 +89,7 @@ class Creation:
         Raises SESSION_REVOKED, NOT_FOUND, ROLE_TOO_LOW, INVALID_REQUEST, REQUEST_ID_REUSED, PROJECT_ARCHIVED,
         ASSIGNEE_NOT_MEMBER, PARENT_INVALID, and DEPENDENCY_UNAVAILABLE after the last retry.
         """
-        # A request that only validates has the digest of the request that creates, and so finds its answer.
+        # The digest ignores `validate_only`. So a validation finds the stored response if the task was created before.
         validate_only = request.validate_only
         request.ClearField("validate_only")
         repeatable = bool(request.request_id)

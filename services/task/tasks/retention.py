@@ -16,7 +16,7 @@ from services.task.tasks import bulk
 from services.task.tasks.models import tasks
 from services.task.tasks.queries import TaskId
 
-# Most tasks in a batch; each may have many rows in other tables.
+# The most tasks in a batch; each may have many rows in other tables.
 _BATCH = 50
 
 _ids = bindparam("ids", type_=ARRAY(Uuid))

@@ -29,7 +29,7 @@ from tests.faults.harness.scenario import Run
 
 Metadata = tuple[tuple[str, str], ...]
 
-# A person's token is replaced when less than this part of its lifetime is left.
+# A SeededPerson renews its access token when less than this part of the token's lifetime is left.
 _LEFT = 0.5
 
 # Channels that reconnect within a second after a server restarts and accept messages of any size.

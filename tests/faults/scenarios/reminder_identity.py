@@ -203,7 +203,7 @@ async def _all_in(world: World, ids: Sequence[str], zone: str) -> bool:
 
 
 async def _are_due(world: World, tasks: Sequence[Task]) -> bool:
-    """Whether these tasks are due at the instants that they were created with."""
+    """Whether the database has the same due time for each task as the response to its creation."""
     values = {
         "ids": _ids(tasks),
         "due": [task.due_time.ToDatetime(UTC) for task in tasks],

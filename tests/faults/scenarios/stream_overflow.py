@@ -117,7 +117,8 @@ async def _write(
         chunk = range(begin, min(begin + 10, count))
         await asyncio.gather(*(_one(world, number, due) for number in chunk))
         tally.operations += 2 * len(chunk)
-        # Wait until the relay has published all events, or else the shares would be read too late.
+        # Let the relay publish the whole chunk. Its reported shares have to be read before a later chunk makes the
+        # stream discard events.
         while await _unpublished(world):
             await asyncio.sleep(0.02)
         shares = await _shares(run)

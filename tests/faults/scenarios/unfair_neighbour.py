@@ -34,7 +34,7 @@ LIMIT_SECONDS = {"short": 240.0, "long": 1800.0}
 
 # How many times longer than alone the neighbour may wait.
 _MOST: Final = 2.0
-# Milliseconds. Below these, noise of the machine is larger than what a neighbour does.
+# Latencies (milliseconds) below which the machine's noise hides what a neighbour causes.
 _FLOORS: Final = {"create": 15.0, "notification": 50.0, "login": 100.0, "suggestion": 2500.0}
 # Creates of the quiet workspace per second.
 _RATE: Final = 20.0

@@ -27,7 +27,7 @@ from workflows.enrichment.enrichers.types import (
 )
 from workflows.enrichment.text_process import TextProcess
 
-# Seconds; the longest Retry-After that is honoured.
+# The longest Retry-After (seconds) that the worker obeys.
 _MAX_RETRY_AFTER: Final = 3_600.0
 _RETRYABLE: Final = frozenset({408, 409, 425, 429})
 _UNSUPPORTED: Final = frozenset({400, 404, 415, 422, 501})

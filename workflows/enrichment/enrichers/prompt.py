@@ -1,7 +1,7 @@
 """The prompt, and the schema of the answer.
 
-A task's text is data. It is sent as JSON strings between two marks with a random word, so that no text can close the
-mark, and the instruction tells the model to ignore orders in it.
+A task's text is data. The prompt holds it as JSON strings between two marks with a random word, so that no text can
+close the mark. The instruction tells the model to ignore orders in it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PROMPT_VERSION: Final = "enrich-1"
 
 # UTF-8 bytes per token, to estimate tokens. English averages four; three leaves room for other scripts.
 _BYTES_PER_TOKEN: Final = 3
-# Most tokens of a description that are sent, by that estimate.
+# The most tokens of a description that the prompt contains, by that estimate.
 _INPUT_TOKENS: Final = 6_000
 _MAX_TITLE: Final = 255
 _MAX_SIMILAR: Final = 10

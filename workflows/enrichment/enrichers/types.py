@@ -8,7 +8,7 @@ from typing import Final, Literal, Protocol
 Kind = Literal["priority", "description"]
 PriorityName = Literal["LOW", "MEDIUM", "HIGH", "URGENT"]
 
-# Characters; the API's limits for suggestions and tasks.
+# The API's limits (characters) for the reason of a suggestion and the description of a task.
 MAX_REASON: Final = 500
 MAX_DESCRIPTION: Final = 20_000
 

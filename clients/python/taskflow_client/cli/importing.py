@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Concurrent calls: enough to hide network latency, few enough not to load the server.
 _AT_ONCE = 8
-# Seconds. Long enough for an import to continue after a restart of the server.
+# An import retries calls for this long (seconds), so that it continues after a restart of the server.
 _PATIENT = 25.0
 # The most invalid cells that an error lists.
 _SHOWN = 50
@@ -60,8 +60,8 @@ async def import_tasks(
     objects with these names, or the output of `taskflow task list -o json`.
 
     The server checks all rows first; if one is invalid, nothing is imported. Within 24 hours, a row
-    with the same cells creates no second task, so an interrupted import can be repeated, and a file
-    can be mended and imported again.
+    with the same cells creates no second task. So you can repeat an interrupted import, or mend a
+    file and import it again.
     """
     from taskflow_client.cli import import_rows
 

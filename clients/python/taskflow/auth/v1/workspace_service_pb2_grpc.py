@@ -112,9 +112,9 @@ class WorkspaceServiceServicer:
     def AddMember(self, request, context):
         """Makes the user with this e-mail address a member. For admins; only an owner can add an owner.
 
-        Fails with INVALID_ARGUMENT for an e-mail that no mail can be sent to, as Register does, with NOT_FOUND when no account
-        has this e-mail, with ALREADY_EXISTS ALREADY_MEMBER for a member, and with UNAVAILABLE while thousands of tasks of a
-        former member are still being unassigned.
+        Fails with INVALID_ARGUMENT for an e-mail that no mail can be sent to, as Register does. Fails with NOT_FOUND when no
+        account has this e-mail, and with ALREADY_EXISTS ALREADY_MEMBER for a member. Fails with UNAVAILABLE
+        while the user is a former member who still has thousands of assigned tasks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -27,9 +27,9 @@ class WorkspaceServiceStub:
     AddMember: _aio.UnaryUnaryMultiCallable[_workspace_service_pb2.AddMemberRequest, _workspace_service_pb2.AddMemberResponse]
     """Makes the user with this e-mail address a member. For admins; only an owner can add an owner.
 
-    Fails with INVALID_ARGUMENT for an e-mail that no mail can be sent to, as Register does, with NOT_FOUND when no account
-    has this e-mail, with ALREADY_EXISTS ALREADY_MEMBER for a member, and with UNAVAILABLE while thousands of tasks of a
-    former member are still being unassigned.
+    Fails with INVALID_ARGUMENT for an e-mail that no mail can be sent to, as Register does. Fails with NOT_FOUND when no
+    account has this e-mail, and with ALREADY_EXISTS ALREADY_MEMBER for a member. Fails with UNAVAILABLE
+    while the user is a former member who still has thousands of assigned tasks.
     """
     ListMembers: _aio.UnaryUnaryMultiCallable[_workspace_service_pb2.ListMembersRequest, _workspace_service_pb2.ListMembersResponse]
     """Lists the members, longest membership first. A page ends early rather than exceeding 3 MiB."""
@@ -90,9 +90,9 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_workspace_service_pb2.AddMemberResponse]:
         """Makes the user with this e-mail address a member. For admins; only an owner can add an owner.
 
-        Fails with INVALID_ARGUMENT for an e-mail that no mail can be sent to, as Register does, with NOT_FOUND when no account
-        has this e-mail, with ALREADY_EXISTS ALREADY_MEMBER for a member, and with UNAVAILABLE while thousands of tasks of a
-        former member are still being unassigned.
+        Fails with INVALID_ARGUMENT for an e-mail that no mail can be sent to, as Register does. Fails with NOT_FOUND when no
+        account has this e-mail, and with ALREADY_EXISTS ALREADY_MEMBER for a member. Fails with UNAVAILABLE
+        while the user is a former member who still has thousands of assigned tasks.
         """
 
     @_abc_1.abstractmethod
