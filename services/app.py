@@ -1,7 +1,8 @@
 """The composition root: the only file that lists the features of each process."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 
 import grpc.aio
@@ -78,59 +79,46 @@ _FEATURES: dict[str, tuple[Register, ...]] = {
 
 async def run_service(name: str, settings: Settings, stop: asyncio.Event) -> None:
     """Runs the auth, task or notification service until `stop` is set."""
-    db = Database(settings, application=name)
-    await db.open()
-    bus = Bus(settings, name=name)
-    db.on_events = bus.wake_relay
-    identity = Identity(settings, _key_source(name, settings))
-    gate = Gate(settings, identity)
-    server = Server(
-        settings,
-        gate,
-        port=getattr(settings, f"{name}_port"),
-        http_port=getattr(settings, f"{name}_http_port"),
-        services=services_of(name),
-        checks=_checks(name, db, bus) | {"signing_keys": identity.wait_for_keys},
-    )
-    await wait_until_current(db)
-    platform = Platform(settings, db, bus, Seal(settings), gate)
-    loops = [bus.connect(), identity.keep_keys(), gate.streams.supervise(db)]
-    for register in _FEATURES[name]:
-        loops += register(server.grpc, platform)
-    await run_background(loops, server.run(stop))
-    await bus.close()
-    await db.close()
+    async with _database(settings, name) as db, _bus(settings, name) as bus:
+        db.on_events = bus.wake_relay
+        identity = Identity(settings, _key_source(name, settings))
+        gate = Gate(settings, identity)
+        server = Server(
+            settings,
+            gate,
+            port=getattr(settings, f"{name}_port"),
+            http_port=getattr(settings, f"{name}_http_port"),
+            services=services_of(name),
+            checks=_checks(name, db, bus) | {"signing_keys": identity.wait_for_keys},
+        )
+        await wait_until_current(db)
+        platform = Platform(settings, db, bus, Seal(settings), gate)
+        loops = [bus.connect(), identity.keep_keys(), gate.streams.supervise(db)]
+        for register in _FEATURES[name]:
+            loops += register(server.grpc, platform)
+        await run_background(loops, server.run(stop))
 
 
 async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
     """Runs the relay until `stop` is set."""
-    db = Database(settings, application="relay")
-    await db.open()
-    bus = Bus(settings, name="relay")
-    health = Health({}, _checks("relay", db, bus))
-    relay = Relay(settings, db, bus, lambda tx: _begin_again(settings, tx))
+    async with _database(settings, "relay") as db, _bus(settings, "relay") as bus:
+        health = Health({}, _checks("relay", db, bus))
+        relay = Relay(settings, db, bus, lambda tx: _begin_again(settings, tx))
 
-    async def publish() -> None:
-        await bus.connect()
-        await relay.run()
+        async def publish() -> None:
+            await bus.connect()
+            await relay.run()
 
-    async with http_server(settings.host, settings.relay_http_port, probes(health.report)):
-        await wait_until_current(db)
-        deleting = retention.run(settings, db, platform_retention.kinds(settings))
-        await run_background([publish(), backlog.run(db), health.run(), deleting], stop.wait())
-    await bus.close()
-    await db.close()
+        async with http_server(settings.host, settings.relay_http_port, probes(health.report)):
+            await wait_until_current(db)
+            deleting = retention.run(settings, db, platform_retention.kinds(settings))
+            await run_background([publish(), backlog.run(db), health.run(), deleting], stop.wait())
 
 
 async def grant_operator(settings: Settings, email: str) -> bool:
     """Lets a user see and replay dead letters, and prints the result. False when nobody has this e-mail."""
-    db = Database(settings, application="operator")
-    await db.open()
-    try:
-        async with db.transaction() as tx:
-            granted = await account_logic.grant_operator(tx, email)
-    finally:
-        await db.close()
+    async with _database(settings, "operator") as db, db.transaction() as tx:
+        granted = await account_logic.grant_operator(tx, email)
     print(f"{email} is an operator now." if granted else f"Nobody is registered as {email}.")
     return granted
 
@@ -141,13 +129,29 @@ async def recover(settings: Settings) -> None:
     For operators who restored a backup or lost Temporal's state. It doesn't check what NATS and Temporal still have, so
     events and workflows may repeat. It is one transaction, and running it twice does no harm.
     """
-    db = Database(settings, application="recovery")
+    async with _database(settings, "recovery") as db, db.transaction() as tx:
+        print(await _begin_again(settings, tx))
+
+
+@asynccontextmanager
+async def _database(settings: Settings, application: str) -> AsyncIterator[Database]:
+    """The process's pool. A pool that is connecting keeps the process from exiting, so it's always closed."""
+    db = Database(settings, application=application)
     await db.open()
     try:
-        async with db.transaction() as tx:
-            print(await _begin_again(settings, tx))
+        yield db
     finally:
         await db.close()
+
+
+@asynccontextmanager
+async def _bus(settings: Settings, name: str) -> AsyncIterator[Bus]:
+    """The process's connection to NATS, closed in the end. A background loop connects it."""
+    bus = Bus(settings, name=name)
+    try:
+        yield bus
+    finally:
+        await bus.close()
 
 
 async def _begin_again(settings: Settings, tx: Transaction) -> str:

@@ -1,6 +1,7 @@
 """A connection pooler in front of PostgreSQL, as clients see it: it drops options and hides the process id."""
 
 import asyncio
+import itertools
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -9,10 +10,16 @@ _PROTOCOL_3 = 196_608
 
 
 @asynccontextmanager
-async def a_pooler(port: int) -> AsyncIterator[int]:
-    """The port of a pooler in front of the PostgreSQL on `port`, set to ignore the startup parameter `options`."""
+async def a_pooler(port: int, served: int | None = None) -> AsyncIterator[int]:
+    """The port of a pooler in front of the PostgreSQL on `port`, set to ignore the startup parameter `options`.
+
+    After the first `served` connections, further ones get no answer.
+    """
+    connections = itertools.count(1)
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if served is not None and next(connections) > served:
+            return
         with suppress(OSError, asyncio.IncompleteReadError):
             startup = await _startup(reader, writer)
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", port)

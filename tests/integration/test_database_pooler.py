@@ -61,15 +61,14 @@ async def _options_of_the_account(settings: Settings) -> AsyncIterator[None]:
                 await connection.execute(f"ALTER ROLE taskflow_app RESET {name}".encode())
 
 
-async def test_a_process_says_which_time_limits_the_pooler_drops_and_exits(
-    pooled: Settings,
-) -> None:
+async def _task_process(settings: Settings) -> subprocess.CompletedProcess[str]:
+    """Runs the task service until it exits by itself."""
     environment = os.environ | {
-        "TASKFLOW_DATABASE_URL": pooled.postgres,
-        "TASKFLOW_DATA_DIR": str(pooled.data_dir),
+        "TASKFLOW_DATABASE_URL": settings.postgres,
+        "TASKFLOW_DATA_DIR": str(settings.data_dir),
         "TASKFLOW_LOG_LEVEL": "info",
     }
-    ended = await asyncio.to_thread(
+    return await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "services", "task"],
         cwd=ROOT,
@@ -78,10 +77,26 @@ async def test_a_process_says_which_time_limits_the_pooler_drops_and_exits(
         text=True,
         timeout=60,
     )
+
+
+async def test_a_process_says_which_time_limits_the_pooler_drops_and_exits(
+    pooled: Settings,
+) -> None:
+    ended = await _task_process(pooled)
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert line.startswith("configuration: TASKFLOW_DATABASE_URL leads to a connection pooler")
     assert "statement_timeout, idle_in_transaction_session_timeout, lock_timeout" in line
+
+
+async def test_a_process_that_cant_go_on_exits_while_it_still_opens_connections(
+    settings: Settings,
+) -> None:
+    async with a_pooler(settings.postgres_port, served=1) as port:
+        url = settings.postgres.replace(f":{settings.postgres_port}/", f":{port}/")
+        ended = await _task_process(Settings(**settings.model_dump() | {"database_url": url}))
+    assert ended.returncode == 1
+    assert "configuration: TASKFLOW_DATABASE_URL leads to a connection pooler" in ended.stderr
 
 
 async def test_a_process_starts_when_its_account_has_the_time_limits(pooled: Settings) -> None:

@@ -83,7 +83,9 @@ class Bus:
         return self.client.is_connected
 
     async def close(self) -> None:
-        await self.client.close()
+        # nats-py can't close a client that never connected, and such a client holds nothing.
+        if self.connections:
+            await self.client.close()
 
     def send(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
         """Sends a message on core NATS without waiting; drops it while disconnected."""
