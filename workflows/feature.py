@@ -43,7 +43,7 @@ class Activities:
     quick: Sequence[Callable[..., Any]]
     # contract.WORK_QUEUE
     slow: Sequence[Callable[..., Any]] = ()
-    # contract.MAIL_QUEUE
+    # Activities on contract.MAIL_QUEUE.
     mail: Sequence[Callable[..., Any]] = ()
     # Releases what the activities hold, when the process ends.
     close: Callable[[], Awaitable[None]] | None = None

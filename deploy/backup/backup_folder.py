@@ -32,7 +32,7 @@ class Manifest:
 
 
 def copy_secrets(source: Path, target: Path) -> None:
-    """Copies the generated secrets that there are from the folder `source` to `target`."""
+    """Copies the generated secrets from the folder `source` to `target`. Leaves out those that don't exist."""
     for name in SECRETS:
         if (source / name).exists():
             _copy(source / name, target / name)

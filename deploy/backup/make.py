@@ -110,7 +110,7 @@ async def _dump(settings: Settings, file: Path, say: Callable[[str], None]) -> N
 
 
 def _pg_dump(url: str) -> str:
-    """The program that dumps this database: the local stack's can't speak TLS."""
+    """The pg_dump for this database. The local stack's own pg_dump can't speak TLS."""
     if str(conninfo_to_dict(url).get("sslmode", "prefer")) in ("disable", "allow", "prefer"):
         return str(binaries.postgres("pg_dump"))
     installed = shutil.which("pg_dump")

@@ -17,7 +17,7 @@ from services.platform.rpc.methods import METHODS
 from taskflow.options.v1.options_pb2 import CAPACITY_NEW_PASSWORDS, CAPACITY_PASSWORDS
 
 _TEMPLATE = Path(__file__).resolve().parents[1] / "envoy" / "envoy.yaml.j2"
-# Of the administration in a container.
+# The port of Envoy's administration in a container.
 ADMIN_PORT = 9901
 _CERTIFICATE = "envoy-certificate.yaml"
 _SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"

@@ -195,7 +195,7 @@ class Team:
         return list(answer.members)
 
 
-# Where `guess` guesses from.
+# The network address from which `guess` tries passwords.
 GUESSER = "198.51.100.7"
 
 

@@ -32,10 +32,11 @@ from taskflow.notification.v1 import notification_pb2
 from taskflow.task.v1 import job_pb2, task_pb2
 from tests.conftest import settings_for
 from tests.fakes.mail_receiver import MailReceiver, mail_receiver
+from tests.integration.dispatching import dispatcher_bus
 from tests.workflows.services_double import SECRET, Job, Services, Task, serving_doubles
 from workflows import __main__ as process
 from workflows import service_stubs
-from workflows.dispatcher import CONSUMER, SUBJECTS, starts
+from workflows.dispatcher import starts
 from workflows.reminders.contract import reminder_id
 
 pytestmark = pytest.mark.xdist_group("dispatcher")
@@ -78,13 +79,8 @@ async def engines(
 
 @pytest.fixture(scope="module")
 async def bus(engines: Stack) -> AsyncIterator[Bus]:
-    connection = Bus(engines.settings, name="test")
-    await connection.connect()
-    await connection.ensure_stream()
-    # Create the stream and the consumer, as the relay does.
-    await connection.add_durable(CONSUMER, SUBJECTS, 0)
-    yield connection
-    await connection.close()
+    async with dispatcher_bus(engines.settings) as bus:
+        yield bus
 
 
 @pytest.fixture(scope="module")

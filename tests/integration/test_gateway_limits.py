@@ -128,41 +128,20 @@ async def test_a_call_over_the_gateway_limit_is_refused_at_once_like_a_service_w
         stream.cancel()
 
 
-async def test_logins_have_a_small_limit_of_their_own(
-    channel: grpc.aio.Channel, upstream: _BlockingUpstream
+@pytest.mark.parametrize(("filling", "other"), [(_LOGIN, _REFRESH), (_REGISTER, _LOGIN)])
+async def test_logins_and_registrations_have_small_limits_of_their_own_which_leave_others_their_places(
+    channel: grpc.aio.Channel, upstream: _BlockingUpstream, filling: str, other: str
 ) -> None:
     upstream.go_on.clear()
     most = 2 * PASSWORDS_AT_ONCE
-    login: Any = channel.unary_unary(_LOGIN)
-    refresh: Any = channel.unary_unary(_REFRESH)
-    calls = [asyncio.ensure_future(login(b"", timeout=30)) for _ in range(most)]
+    fill: Any = channel.unary_unary(filling)
+    call: Any = channel.unary_unary(other)
+    calls = [asyncio.ensure_future(fill(b"", timeout=30)) for _ in range(most)]
     async with asyncio.timeout(20):
         while upstream.waiting < most:
             await asyncio.sleep(0.01)
-    assert _status(await _refused(login)) == DomainError(reasons.ERROR_REASON_OVERLOADED).status()
-    calls.append(asyncio.ensure_future(refresh(b"", timeout=30)))
-    async with asyncio.timeout(20):
-        while upstream.waiting < most + 1:
-            await asyncio.sleep(0.01)
-    upstream.go_on.set()
-    assert await asyncio.gather(*calls) == [b""] * (most + 1)
-
-
-async def test_registrations_leave_logins_their_places(
-    channel: grpc.aio.Channel, upstream: _BlockingUpstream
-) -> None:
-    upstream.go_on.clear()
-    most = 2 * PASSWORDS_AT_ONCE
-    register: Any = channel.unary_unary(_REGISTER)
-    login: Any = channel.unary_unary(_LOGIN)
-    calls = [asyncio.ensure_future(register(b"", timeout=30)) for _ in range(most)]
-    async with asyncio.timeout(20):
-        while upstream.waiting < most:
-            await asyncio.sleep(0.01)
-    assert (
-        _status(await _refused(register)) == DomainError(reasons.ERROR_REASON_OVERLOADED).status()
-    )
-    calls.append(asyncio.ensure_future(login(b"", timeout=30)))
+    assert _status(await _refused(fill)) == DomainError(reasons.ERROR_REASON_OVERLOADED).status()
+    calls.append(asyncio.ensure_future(call(b"", timeout=30)))
     async with asyncio.timeout(20):
         while upstream.waiting < most + 1:
             await asyncio.sleep(0.01)

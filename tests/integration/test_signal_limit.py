@@ -31,10 +31,11 @@ from taskflow.notification.v1 import notification_pb2
 from taskflow.task.v1 import task_pb2
 from tests.conftest import settings_for
 from tests.fakes.mail_receiver import MailReceiver, mail_receiver
+from tests.integration.dispatching import dispatcher_bus
 from tests.workflows.services_double import SECRET, Services, Task, serving_doubles
 from workflows import __main__ as process
 from workflows import history_limit
-from workflows.dispatcher import CONSUMER, SUBJECTS, Dispatcher
+from workflows.dispatcher import CONSUMER, Dispatcher
 from workflows.email.contract import email_id
 from workflows.reminders.contract import reminder_id
 from workflows.service_stubs import ServiceStubs
@@ -92,17 +93,12 @@ async def engines(
 @pytest.fixture(scope="module")
 async def bus(engines: Stack) -> AsyncIterator[Bus]:
     """The bus, while dispatcher and worker run."""
-    connection = Bus(engines.settings, name="test")
-    await connection.connect()
-    await connection.ensure_stream()
-    # Create the stream and the consumers, as the relay does.
-    await connection.add_durable(CONSUMER, SUBJECTS, 0)
-    stop = asyncio.Event()
-    running = asyncio.create_task(process.run(engines.settings, stop))
-    yield connection
-    stop.set()
-    await asyncio.wait_for(running, 10)
-    await connection.close()
+    async with dispatcher_bus(engines.settings) as bus:
+        stop = asyncio.Event()
+        running = asyncio.create_task(process.run(engines.settings, stop))
+        yield bus
+        stop.set()
+        await asyncio.wait_for(running, 10)
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from services.platform.events.bus import Bus
 from taskflow.event.v1.event_pb2 import Event, TaskCreated
 from taskflow.task.v1.task_pb2 import Task as TaskMessage
 from tests.conftest import settings_for
+from tests.integration.dispatching import dispatcher_bus
 from tests.workflows.services_double import SECRET, Services, Task, serving_doubles
 from workflows import __main__ as process
-from workflows.dispatcher import CONSUMER, SUBJECTS
 
 pytestmark = pytest.mark.xdist_group("turns")
 
@@ -52,13 +52,8 @@ async def engines(
 
 @pytest.fixture(scope="module")
 async def bus(engines: Stack) -> AsyncIterator[Bus]:
-    connection = Bus(engines.settings, name="test")
-    await connection.connect()
-    await connection.ensure_stream()
-    # Set up as by the relay.
-    await connection.add_durable(CONSUMER, SUBJECTS, 0)
-    yield connection
-    await connection.close()
+    async with dispatcher_bus(engines.settings) as bus:
+        yield bus
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""MoveDueTimes: after a change of a user's time zone, the ends of the days on which the user's tasks are due."""
+"""MoveDueTimes: moves the due times of a user's tasks after a change of the user's time zone."""
 
 from temporalio import workflow
 
@@ -36,7 +36,7 @@ class MoveDueTimes:
                 start_to_close_timeout=CALL_TIMEOUT,
                 retry_policy=CALL_RETRIES,
             )
-            # Before the pause as well: signals count, too.
+            # Checked before the pause as well, because signals make the history longer, too.
             if history_limit.exceeded():
                 workflow.continue_as_new(user)
             if more:

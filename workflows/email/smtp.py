@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import aiosmtplib
 
-# Enhanced status codes (RFC 3463) of refusals that aren't the address's fault. Our own address: x.1.7 and x.1.8. A full
-# mailbox, or a mail that is too long for it: x.2.2 and x.2.3. Neither addresses (x.1) nor mailboxes (x.2), but
-# policies, for example: x.3 to x.9.
+# Enhanced status codes (RFC 3463) of refusals whose cause isn't the recipient's address. The server refuses our own
+# address (x.1.7, x.1.8), the mailbox is full or the mail too long for it (x.2.2, x.2.3), or the cause is something
+# else, such as a policy (x.3 to x.9).
 _NOT_THE_ADDRESS: Final = re.compile(r"5\.(?:1\.[78]|2\.[23]|[3-9]\.\d+)\b")
-# Out of order, and login needed: refusals of us, which an operator can correct.
+# 503 (commands out of order) and 530 (login needed) refuse us, not the address. An operator can correct that.
 _NOT_FOR_US: Final = (503, 530)
 # Seconds that we wait for the goodbye of a server that has accepted the mail.
 _GOODBYE: Final = 5.0

@@ -6,11 +6,11 @@ from services.platform.rpc.nfc import nfc
 
 
 def lookup_key(email: str) -> str:
-    """The local part NFC and case-folded, the domain as IDNA A-labels.
+    """The key by which an account is found: the local part in NFC and case-folded, the domain as IDNA A-labels.
 
-    UTS 46 maps the domain instead of case folding, which would merge domains that can have different owners: ß and ss.
-    Text that is no address is returned as it is: no account has it as its key. Which addresses a new account may have
-    is stricter, see services.platform.rpc.mail_address; earlier accounts are found by theirs.
+    UTS 46 maps the domain. Case folding would merge domains that can have different owners: ß and ss. A text that is no
+    address is returned as it is, and no account has it as its key. New accounts are checked more strictly
+    (services.platform.rpc.mail_address); accounts from before that check are still found.
     """
     local, at, domain = nfc(email).rpartition("@")
     if not (local and at and domain) or domain.endswith("."):

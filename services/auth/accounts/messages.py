@@ -6,7 +6,7 @@ from taskflow.auth.v1 import user_pb2
 
 
 def own_user(row: User | UserWithPassword) -> user_pb2.User:
-    """The caller's own account, with what nobody else sees."""
+    """The message of the caller's own account, with the fields that only its owner sees."""
     message = user(row)
     if row.email_bounced_at is not None:
         message.email_bounce_time.FromDatetime(row.email_bounced_at)

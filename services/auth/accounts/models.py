@@ -26,7 +26,7 @@ users = Table(
     Column("display_name", Text, nullable=False),
     Column("time_zone", Text, nullable=False),
     Column("email_notifications", Boolean, nullable=False, server_default=text("true")),
-    # Only newer notifications are mailed. NULL: all are.
+    # Since when mail is on: only later notifications are mailed. NULL: all are mailed.
     Column("email_on_since", DateTime(timezone=True)),
     # When a mail server refused the address for good. NULL: no server did.
     Column("email_bounced_at", DateTime(timezone=True)),

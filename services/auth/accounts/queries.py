@@ -88,7 +88,7 @@ SWITCH_MAIL_ON = Statement(
     .where(users.c.id == bindparam("user_id", type_=Uuid))
     .values(email_on_since=func.clock_timestamp(), email_bounced_at=None)
 )
-# Changes nothing when the user has another address by now.
+# Changes no row when the refused address isn't the user's address any more.
 MARK_BOUNCED = Statement(
     update(users)
     .where(

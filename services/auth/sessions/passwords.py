@@ -24,9 +24,10 @@ _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 # Cores that may hash passwords: half of them, the same half in all processes of a machine.
 _ALL_CORES = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else [0]
 _CORES = _ALL_CORES[-max(1, len(_ALL_CORES) // 2) :]
-# Reject passwords of an address once its oldest waiter exceeds this (seconds): the threads slow down on a busy machine.
+# A call is refused once the oldest waiting call of its address has waited this long (seconds): threads slow down on a
+# busy machine.
 _LONGEST_WAIT = 1.0
-# Reject passwords once this many wait in their queue, or this many of their address: about a second of work for one
+# A call is refused once this many wait in its queue, or this many of its address: about a second of work for one
 # thread. The gateway passes on more logins than one address may have waiting (deploy/local/envoy.py).
 _QUEUE_LIMIT = 12
 _ADDRESS_LIMIT = 10
@@ -53,7 +54,7 @@ def check_length(field: str, password: str) -> None:
 
 
 class Passwords:
-    """Hashes and verifies. Logins and new passwords have a queue each, and the threads serve both by turns.
+    """Hashes and verifies passwords. Logins and new passwords have a queue each, and the threads serve both by turns.
 
     In a queue the addresses take turns. Both methods raise OVERLOADED when the queue is full, and
     CALLER_LIMIT_REACHED for an address that has too many waiting, or one for too long.
@@ -71,11 +72,11 @@ class Passwords:
         self._dummy_hash = hasher.hash(os.urandom(16))
 
     def check_queue(self, address: str = "", *, new: bool = False) -> None:
-        """Raises as a login, or a new password, would now. Lets a call fail before it costs anything."""
+        """Raises what `verify`, or with `new` what `hash`, would raise now, so that a call can fail at no cost."""
         (self._new if new else self._logins).check(address)
 
     async def hash(self, password: str, address: str = "", *, login: bool = False) -> str:
-        """The hash of a new password, or at a `login` the new hash of an old one."""
+        """Returns the hash of a new password. With `login` it is a login's password, whose stored hash is outdated."""
         queue = self._logins if login else self._new
         return await self._run(queue, address, lambda: self._hasher.hash(_canonical(password)))
 

@@ -5,8 +5,8 @@ import time
 from services.platform.rpc.caller_limits import limit_reached
 
 _HOUR = 3600.0
-# Addresses that may register a whole hour's number again are forgotten when there are this many, or twice as many as
-# may not.
+# Addresses that have their full number of registrations again are forgotten when this many addresses are known, and
+# then whenever the number of the others has doubled.
 _FEW_ADDRESSES = 1_000
 
 
@@ -23,7 +23,7 @@ class Registrations:
         return len(self._spent_until)
 
     def count(self, address: str) -> None:
-        """Raises CALLER_LIMIT_REACHED."""
+        """Counts a registration. Raises CALLER_LIMIT_REACHED for one too many."""
         now = time.monotonic()
         spent_until = max(self._spent_until.get(address, now), now) + self._interval
         # Half an interval more, because sums of fractions aren't exact.

@@ -21,7 +21,8 @@ from taskflow.error.v1 import error_reason_pb2 as reasons
 
 # The networks of the gateways.
 Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
-# An account's limit for all addresses together, in limits for one. NIST 800-63B allows 100 wrong passwords.
+# The limit of an account for all addresses together is this many times its limit for one address. NIST 800-63B allows
+# 100 wrong passwords.
 _ADDRESSES = 10
 
 
@@ -65,7 +66,7 @@ class Throttle:
             raise DomainError(reasons.ERROR_REASON_LOGIN_THROTTLED, retry_after=max(waits))
 
     async def succeeded(self, tx: Transaction, attempt: Attempt) -> None:
-        """Clears the account's counts, not the address's: an attacker's own account would clear it.
+        """Clears the account's counts. The address keeps its count: attackers could clear it by a login of theirs.
 
         Raises LOGIN_THROTTLED when concurrent guesses have reached a limit.
         """
@@ -108,7 +109,7 @@ def client_address(
             if key == "x-forwarded-for" and isinstance(value, str)
             for entry in value.split(",")
         ]
-        # With fewer entries the call came past the proxies: the gateway's entry is the client.
+        # With fewer entries the call bypassed the proxies, and the gateway's entry is the client.
         hops = trusted_hops if len(forwarded) > trusted_hops else 0
         if forwarded:
             peer = _address(forwarded[-1 - hops]) or peer

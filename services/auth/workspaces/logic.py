@@ -21,7 +21,7 @@ from taskflow.auth.v1 import workspace_pb2, workspace_service_pb2
 from taskflow.auth.v1.workspace_pb2 import Role
 from taskflow.error.v1 import error_reason_pb2 as reasons
 
-# The arguments are the workspace and the user.
+# Takes the transaction, the workspace and the user.
 _OfMember = Callable[[Transaction, UUID, UUID], Awaitable[bool]]
 
 
@@ -33,7 +33,7 @@ class Removal:
     begin: Sequence[Callable[[Transaction, UUID, UUID, UUID], Awaitable[None]]]
     # Whether tasks may still be assigned to the former member.
     is_former: _OfMember
-    # Unassigns a batch of them. False when none was left.
+    # Unassigns a batch of the former member's tasks. False when none was left.
     go_on: _OfMember
 
 

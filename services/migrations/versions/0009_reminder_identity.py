@@ -1,4 +1,4 @@
-"""A reminder's identity is its deadline as the user set it, and no longer the instant derived from that."""
+"""Identifies a reminder by its deadline as the user set it, instead of the instant computed from the deadline."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Members who were removed, until nothing of theirs is left in the workspace; and turns of workspaces in the outbox."""
+"""Adds the lists of former members with work left to do, and an index by which workspaces take turns in the outbox."""
 
 import sqlalchemy as sa
 from alembic import op

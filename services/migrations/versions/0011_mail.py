@@ -1,4 +1,4 @@
-"""Refused addresses, since when mail is on, and the deadlines that mails show."""
+"""Adds when a mail address was refused, since when mail is on, and the deadlines that mails show."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -63,7 +63,7 @@ ALL = Statement(
     .limit(bindparam("limit", type_=Integer)),
     row=FormerMember,
 )
-# No row while another process works on this member.
+# Locks the former member's row. Returns no row while another process works on this member.
 TRY_LOCK = Statement(
     select(*_columns).where(_this).with_for_update(skip_locked=True), row=FormerMember
 )

@@ -91,7 +91,7 @@ async def _delete_batch(tx: Transaction, member: FormerMember) -> bool:
 
 
 async def _delete(tx: Transaction, user_id: UUID, entries: list[FeedEntry]) -> None:
-    """Streams that show them get a change; those that resume don't get to see them."""
+    """Deletes notifications. Open streams get a change that removes them, and resumed streams never get them."""
     if not entries:
         return
     await tx.run_many(

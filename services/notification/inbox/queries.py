@@ -130,7 +130,7 @@ _mark = (
 MARK = Statement(
     _mark.where(notifications.c.id == any_(_ids)).returning(notifications.c.id), row=IdRow
 )
-# The :count oldest of them.
+# Marks at most :count unread notifications up to a sequence, the oldest first.
 MARK_UP_TO = Statement(
     _mark.where(
         notifications.c.id

@@ -79,7 +79,7 @@ class Notifications(notification_service_pb2_grpc.NotificationServiceServicer):
         caller = current_caller()
         async with self._db.read() as tx:
             head = (await stream.head(tx, caller)).sequence
-        # Newer ones stay unread, however long this takes.
+        # Notifications that come while the batches are marked stay unread.
         up_to = min(request.up_to_sequence or head, head)
         total = 0
         while up_to:

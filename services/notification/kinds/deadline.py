@@ -40,7 +40,7 @@ def _why_substitutes(event: Event) -> str:
 
 
 def _day(event: Event) -> str:
-    """The day as it is called where the deadline was computed: an event can come late."""
+    """How the deadline's day was called in its time zone when the event occurred: the event can be processed later."""
     reminder = event.task_reminder_due
     left = reminder.task.due_time.seconds - event.occur_time.seconds
     if left < 2 * _DAY:

@@ -9,7 +9,7 @@ from services.platform.data.db import Database
 
 
 class UnsuitableDatabase(Exception):
-    """The text is a sentence for operators."""
+    """Raised for a database address that can't keep our promises. The text is a sentence for operators."""
 
 
 async def check_options(db: Database) -> None:

@@ -113,7 +113,7 @@ class _Places:
         return _Place(self, keys)
 
     def refusal(self, keys: Keys, since: float) -> Exception:
-        """The error of a caller that has waited since then in vain.
+        """The error for a caller that has waited in vain since that time (time.monotonic()).
 
         The caller's limit is to blame only if the database answered other callers meanwhile. All connections are in
         use when it answers too slowly.

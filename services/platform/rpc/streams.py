@@ -84,7 +84,7 @@ class Streams:
                 async with aclosing(serve(request, context)) as messages:
                     async for message in messages:
                         if not held.proven:
-                            # The first message proves the membership.
+                            # The servicer sends a first message to members only, so this caller is one.
                             held.succeeded()
                         if stream.ended_by is not None:
                             # `end` cancelled this task, but the cancellation got lost, see `run_background`.

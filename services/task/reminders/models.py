@@ -35,7 +35,8 @@ reminders = Table(
     Column("recorded_at", DateTime(timezone=True), nullable=False),
     UniqueConstraint("task_id", "due_said", "offset_seconds", name="reminders_identity"),
 )
-# Walks over tasks in the order of their ids, which compute deadlines or plan reminders again (walks.py).
+# How far each walk is. A walk visits tasks in the order of their ids, and computes due times or plans reminders again
+# (walks.py).
 walks = Table(
     "walks",
     metadata,

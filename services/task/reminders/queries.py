@@ -132,7 +132,7 @@ RECORD = Statement(
     )
     .on_conflict_do_nothing()
 )
-# As `Due.said`.
+# The deadline as the user set it, in the same form as `Due.said`.
 _said = case(
     (tasks.c.due_date.is_not(None), func.to_char(tasks.c.due_date, "YYYY-MM-DD")),
     else_=func.to_char(tasks.c.due_local, 'YYYY-MM-DD"T"HH24:MI:SS.US') + " " + tasks.c.due_zone,

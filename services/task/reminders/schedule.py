@@ -69,7 +69,7 @@ def _before(due_at: datetime, offset: int) -> datetime:
     try:
         return due_at - timedelta(seconds=offset)
     except OverflowError:
-        # Before the year 1.
+        # The time would be before the year 1.
         return datetime.min.replace(tzinfo=UTC)
 
 

@@ -41,7 +41,7 @@ async def go_on(tx: Transaction, workspace_id: UUID, user_id: UUID) -> bool:
 
 
 async def is_former(tx: Transaction, workspace_id: UUID, user_id: UUID) -> bool:
-    """Whether tasks may be left."""
+    """Whether the user is a former member, who may still have tasks."""
     key = {"workspace_id": workspace_id, "user_id": user_id}
     return await tx.one(queries.LOCK_FORMER_MEMBER, **key) is not None
 

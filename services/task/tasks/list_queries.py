@@ -203,7 +203,7 @@ def _assignees(shape: Shape) -> list[ColumnElement[bool]]:
     if not name:
         return [true()]
     left = select(former_members.c.user_id).where(former_members.c.workspace_id == _workspace_id)
-    # Apart from the others, so that each uses the index of assignees. There is hardly ever a former member.
+    # A condition of its own, so that each condition uses the index of assignees. There is hardly ever a former member.
     former = and_(tasks.c.assignee_id == any_(func.array(left.scalar_subquery())), assignee_left)
     return [_condition(name, True), former]
 

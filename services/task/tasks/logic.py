@@ -158,7 +158,7 @@ async def _require_parent(tx: Transaction, row: TaskRow, parent_id: UUID) -> Non
 
 
 async def _with_due_time(tx: Transaction, old: TaskRow, new: TaskRow) -> TaskRow:
-    """`new` with the instant of its deadline, computed again: the deadline, its zone or the zone's rules may differ."""
+    """Returns `new` with its due time computed again: the deadline, its zone or the zone's rules may have changed."""
     same = due.of(old) == due.of(new) and old.assignee_id == new.assignee_id
     reopened = (old.finished_at and not new.finished_at) or old.deleted_at
     if same and not reopened:

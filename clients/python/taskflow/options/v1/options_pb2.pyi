@@ -135,9 +135,9 @@ class _CapacityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Capacity.Val
     CAPACITY_UNSPECIFIED: _Capacity.ValueType  # 0
     """The service's limit for ordinary calls."""
     CAPACITY_PASSWORDS: _Capacity.ValueType  # 1
-    """The lower limit of logins. They hash a password, which takes much processor time."""
+    """The limit of logins, which is lower: each hashes a password, and that takes much processor time."""
     CAPACITY_NEW_PASSWORDS: _Capacity.ValueType  # 2
-    """The still lower limit of calls that hash a new password. They leave logins their own places."""
+    """The limit of calls that hash a new password. It is lower still, and apart, so that logins keep their places."""
 
 class Capacity(_Capacity, metaclass=_CapacityEnumTypeWrapper):
     """The gateway's concurrency limit that a method's calls count against. Each service has its own limits, and streams
@@ -147,9 +147,9 @@ class Capacity(_Capacity, metaclass=_CapacityEnumTypeWrapper):
 CAPACITY_UNSPECIFIED: Capacity.ValueType  # 0
 """The service's limit for ordinary calls."""
 CAPACITY_PASSWORDS: Capacity.ValueType  # 1
-"""The lower limit of logins. They hash a password, which takes much processor time."""
+"""The limit of logins, which is lower: each hashes a password, and that takes much processor time."""
 CAPACITY_NEW_PASSWORDS: Capacity.ValueType  # 2
-"""The still lower limit of calls that hash a new password. They leave logins their own places."""
+"""The limit of calls that hash a new password. It is lower still, and apart, so that logins keep their places."""
 Global___Capacity: _TypeAlias = Capacity  # noqa: Y015
 
 @_typing.final
