@@ -1,10 +1,17 @@
-"""Background loops, cancelled when the main task ends; and the signals that end it."""
+"""Background loops, which end with the main task and go on after failures; and the signals that end a process."""
 
 import asyncio
 import signal
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
+
+import structlog
+
+from services.platform.observe.redaction import describe
+from services.platform.rpc.errors import is_unavailable
+
+log = structlog.get_logger()
 
 
 def stop_signal() -> asyncio.Event:
@@ -45,3 +52,23 @@ async def run_background(
             with suppress(asyncio.CancelledError):
                 _, unfinished = await asyncio.wait(unfinished, timeout=patience)
         await asyncio.gather(main, *tasks, return_exceptions=True)
+
+
+async def work_off(work: str, step: Callable[[], Awaitable[float]], idle: float) -> None:
+    """Does background work in small steps for ever; the log calls it `work`.
+
+    `step` returns the pause (seconds) before the next step, or 0 when nothing was left to do. Then, and after a
+    failure, the pause is `idle` (seconds).
+    """
+    pause = idle
+    while True:
+        await asyncio.sleep(pause)
+        try:
+            pause = await step() or idle
+        except Exception as error:
+            pause = idle
+            if is_unavailable(error):
+                log.warning("background work waits", work=work, error=describe(error))
+            else:
+                # Not raised, so that the process serves its calls, and the next step may succeed.
+                log.error("background work waits", work=work, exc_info=error)

@@ -5,22 +5,16 @@ Until they are deleted, these notifications are neither listed nor mailed (queri
 member again.
 """
 
-import asyncio
 from uuid import UUID
-
-import structlog
 
 from services.notification.inbox import former_member_queries as queries
 from services.notification.inbox import queries as inbox_queries
 from services.notification.inbox.former_member_queries import FeedEntry, FormerMember
 from services.notification.stream import logic as stream
+from services.platform.background import work_off
 from services.platform.data.db import Transaction
-from services.platform.observe.redaction import describe
-from services.platform.rpc.errors import is_unavailable
 from services.platform.runtime import Platform
 from taskflow.notification.v1.notification_pb2 import NotificationChange, NotificationsRemoved
-
-log = structlog.get_logger()
 
 # Seconds between looks for former members.
 _LOOK_INTERVAL = 0.5
@@ -39,18 +33,11 @@ async def begin(tx: Transaction, workspace_id: UUID, user_id: UUID, actor_id: UU
 
 async def run(platform: Platform) -> None:
     """Runs for ever; any number of processes share the work."""
-    pause = _LOOK_INTERVAL
-    while True:
-        await asyncio.sleep(pause)
-        try:
-            pause = _PAUSE if await run_once(platform) else _LOOK_INTERVAL
-        except Exception as error:
-            pause = _LOOK_INTERVAL
-            if is_unavailable(error):
-                log.warning("nothing deleted", kind="former members", error=describe(error))
-            else:
-                # Not raised, so that the process serves its calls, and the next try may succeed.
-                log.error("nothing deleted", kind="former members", exc_info=error)
+
+    async def step() -> float:
+        return _PAUSE if await run_once(platform) else 0
+
+    await work_off("notifications of former members", step, _LOOK_INTERVAL)
 
 
 async def run_once(platform: Platform) -> bool:

@@ -4,26 +4,20 @@ A task's reminders are otherwise planned again only when the task changes. Other
 unarchived project change no task. A walk goes on where it was when a process ends.
 """
 
-import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
-import structlog
-
+from services.platform.background import work_off
 from services.platform.data.db import Database, Transaction
 from services.platform.events.outbox import add_events_for
 from services.platform.events.subjects import DISPATCHER
-from services.platform.observe.redaction import describe
 from services.platform.rpc import zones
-from services.platform.rpc.errors import is_unavailable
 from services.platform.runtime import Loop, Platform
 from services.task.reminders import queries
 from services.task.reminders.schedule import Rules, rules
 from services.task.tasks import bulk, events
-
-log = structlog.get_logger()
 
 _DUE_TIMES: Final = "due times"
 _REMINDERS: Final = "reminders"
@@ -110,17 +104,14 @@ def loop(platform: Platform) -> Loop:
 
 async def _run(db: Database, of_reminders: Rules) -> None:
     begun = False
-    while True:
-        try:
-            async with db.transaction() as tx:
-                if not begun:
-                    await begin(tx, of_reminders)
-                await step(tx, of_reminders)
-            begun = True
-        except Exception as error:
-            if is_unavailable(error):
-                log.warning("a walk waits", error=describe(error))
-            else:
-                # Not raised, so that the process goes on serving.
-                log.error("a walk waits", exc_info=error)
-        await asyncio.sleep(_PAUSE)
+
+    async def next_step() -> float:
+        nonlocal begun
+        async with db.transaction() as tx:
+            if not begun:
+                await begin(tx, of_reminders)
+            await step(tx, of_reminders)
+        begun = True
+        return _PAUSE
+
+    await work_off("walks over tasks", next_step, _PAUSE)

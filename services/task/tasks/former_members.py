@@ -4,18 +4,13 @@ The removal itself writes a row of `former_members`, and the rest follows from t
 Until it's done, such tasks count as unassigned everywhere (queries.SHOWN).
 """
 
-import asyncio
+from functools import partial
 from uuid import UUID
 
-import structlog
-
+from services.platform.background import work_off
 from services.platform.data.db import Transaction
-from services.platform.observe.redaction import describe
-from services.platform.rpc.errors import is_unavailable
 from services.platform.runtime import Platform
 from services.task.tasks import bulk, queries
-
-log = structlog.get_logger()
 
 # Seconds between looks for former members.
 _LOOK_INTERVAL = 0.5
@@ -48,18 +43,7 @@ async def is_former(tx: Transaction, workspace_id: UUID, user_id: UUID) -> bool:
 
 async def run(platform: Platform) -> None:
     """Runs for ever; any number of processes share the work."""
-    pause = _LOOK_INTERVAL
-    while True:
-        await asyncio.sleep(pause)
-        try:
-            pause = await run_once(platform) or _LOOK_INTERVAL
-        except Exception as error:
-            pause = _LOOK_INTERVAL
-            if is_unavailable(error):
-                log.warning("nothing unassigned", error=describe(error))
-            else:
-                # Not raised, so that the process serves its calls, and the next try may succeed.
-                log.error("nothing unassigned", exc_info=error)
+    await work_off("tasks of former members", partial(run_once, platform), _LOOK_INTERVAL)
 
 
 async def run_once(platform: Platform) -> float:
